@@ -1,0 +1,42 @@
+"""The seam to where secrets live: Prefect blocks in production, a dictionary in tests. No secret is ever rendered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, Protocol
+
+from pydantic import SecretStr
+
+from stackwright.domain.errors import SecretMissingError
+
+# One block type each (blocks/); the fields are those of the block.
+Kind = Literal[
+    "ssh-key",  # private_key, passphrase
+    "registration",  # code
+    "registry",  # username, password
+    "api-key",  # access_key, secret_key (ClearML)
+    "s3",  # access_key, secret_key
+    "cluster-access",  # kubeconfig
+    "secret-text",  # value (tokens, passwords, licences, PEM)
+    "certificate",  # certificate, private_key (PEM)
+]
+
+
+class Secrets(Protocol):
+    """Read and keep secrets by kind and document name."""
+
+    def read(self, kind: Kind, name: str) -> Mapping[str, SecretStr] | None:
+        """Return the fields of a block, or None where there is no such block."""
+        ...
+
+    def write(self, kind: Kind, name: str, fields: Mapping[str, SecretStr]) -> None:
+        """Create or replace a block."""
+        ...
+
+
+def need(secrets: Secrets, kind: Kind, name: str) -> Mapping[str, SecretStr]:
+    """Return the fields of a block. Raises SecretMissingError when it does not exist."""
+    fields = secrets.read(kind, name)
+    if fields is None:
+        raise SecretMissingError("the block does not exist", where=f"block {kind}/{name}", wanted=f"a block of type {kind}")
+    return fields

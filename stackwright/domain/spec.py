@@ -1,0 +1,420 @@
+"""The site file's shape: what is wanted of one site. Frozen, no unknown keys, no secrets (block names only).
+
+Only shapes and units live here. Rules that look at several fields are in spec_checks.py; reading the file is in sitefile.py.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+Role = Literal["server", "worker", "storage", "gpu"]
+GpuVendor = Literal["nvidia", "amd", "intel"]
+BlockName = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", description="Document name of a Prefect block")]
+
+
+class Model(BaseModel):
+    """Base of every section: a spec is a value, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Disk(Model):
+    device: str
+    """Block device, such as /dev/disk/by-id/...; it must exist on the node."""
+    mount: str = "/var/lib/longhorn"
+    """Where the device is mounted."""
+    use: Literal["storage", "data"] = "storage"
+    """`storage` disks are handed to SUSE Storage."""
+    tags: tuple[str, ...] = ()
+    """Disk tags for SUSE Storage's disk selector."""
+
+
+class Taint(Model):
+    key: str
+    value: str = ""
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] = "NoSchedule"
+
+    def __str__(self) -> str:
+        return f"{self.key}={self.value}:{self.effect}"
+
+
+class Gpu(Model):
+    vendor: GpuVendor = "nvidia"
+    count: int = Field(ge=1, le=16)
+    """GPUs that the node must offer to Kubernetes."""
+    model: str = ""
+    """Product name, for reports only."""
+
+
+class Node(Model):
+    name: str
+    """Host name and Kubernetes node name: lower case, unique."""
+    address: str
+    """IP address that the other nodes and the controller reach."""
+    port: Port = 22
+    """SSH port."""
+    roles: tuple[Role, ...]
+    """`server` holds etcd and the API; `worker`, `storage` and `gpu` are agents."""
+    labels: dict[str, str] = {}
+    """Kubernetes labels. They act at registration; later changes go through the API."""
+    taints: tuple[Taint, ...] = ()
+    disks: tuple[Disk, ...] = ()
+    gpu: Gpu | None = None
+    host_key: str | None = None
+    """Pinned SSH host key: `ssh-ed25519 AAAA...`, or `SHA256:...` fingerprint."""
+
+    @property
+    def is_server(self) -> bool:
+        return "server" in self.roles
+
+
+class Ssh(Model):
+    user: str = "root"
+    """Login user. Any other than root needs password-less sudo."""
+    key_block: BlockName = "ssh"
+    """Block of type SSH key."""
+    host_keys: Literal["pinned", "accept-new"] = "pinned"
+    """`accept-new` trusts a key at first sight and remembers it; a changed key is always refused."""
+    connect_timeout_s: float = Field(10.0, gt=0)
+    width: int = Field(64, ge=1, le=500)
+    """Nodes worked on at once."""
+
+
+class Registration(Model):
+    kind: Literal["scc", "rmt", "multi-linux-manager", "none"] = "none"
+    """Where SLES gets its packages from."""
+    url: str | None = None
+    """RMT or Multi-Linux Manager server, https only."""
+    code_block: BlockName | None = None
+    """Block with the SCC/RMT registration code, or the Multi-Linux Manager activation key."""
+    email: str | None = None
+    products: tuple[str, ...] = ()
+    """Modules and extensions, as NAME/VERSION/ARCH."""
+    ca_fingerprint: str | None = None
+    """SHA-256 fingerprint of the RMT server's CA."""
+    bootstrap_script: str | None = None
+    """Name of the Multi-Linux Manager bootstrap script below /pub/bootstrap/."""
+
+
+class Repository(Model):
+    name: str
+    url: str
+    gpg_check: bool = True
+
+
+class Packages(Model):
+    repositories: tuple[Repository, ...] = ()
+    extra: tuple[str, ...] = ()
+    """Packages to install beside those that the platform needs."""
+    lock_timeout_s: int = Field(300, ge=1)
+    """How long to wait for another zypper."""
+
+
+class Time(Model):
+    servers: tuple[str, ...] = ()
+    """NTP servers for chrony. Empty: leave chrony as it is and only check it."""
+    max_offset_ms: float = Field(500.0, gt=0)
+    """Largest offset from true time that a node may have."""
+
+
+class Dns(Model):
+    servers: tuple[str, ...] = ()
+    """Name servers written to the node. Empty: leave the resolver as it is and only check it."""
+    search: tuple[str, ...] = ()
+    hosts: dict[str, str] = {}
+    """Static names (name: address) for /etc/hosts of all nodes, and for the controller's own calls."""
+
+
+class Firewall(Model):
+    mode: Literal["disabled", "open-ports", "unmanaged"] = "disabled"
+    """RKE2's default CNI conflicts with firewalld: `disabled` is its documentation's advice."""
+
+
+class Registries(Model):
+    mirrors: dict[str, tuple[str, ...]] = {}
+    """Upstream registry host to mirror endpoints (https://...), for registries.yaml on every node."""
+    rewrites: dict[str, dict[str, str]] = {}
+    """Per upstream host: regular expression to replacement, on the repository path."""
+    credentials: dict[str, BlockName] = {}
+    """Registry host to the block with its user and password."""
+    ca_file: str | None = None
+    """PEM file, on the controller, of the CA that signs the mirrors."""
+    system_default_registry: str | None = None
+    """host[:port] for RKE2's own images."""
+    disable_default_endpoint: bool = False
+    """Never fall back to the public registry (air gap)."""
+
+
+class Proxy(Model):
+    http: str | None = None
+    https: str | None = None
+    no_proxy: tuple[str, ...] = ()
+
+
+class Artifacts(Model):
+    source: Literal["url", "folder"] = "url"
+    """`url`: nodes download; `folder`: the controller sends files over SSH (air gap)."""
+    url: str | None = None
+    """Base URL: <url>/<version>/rke2.linux-amd64.tar.gz, sha256sum-amd64.txt, and <url>/install.sh."""
+    folder: str | None = None
+    """Folder on the controller, or on every node when `on_nodes` is set."""
+    on_nodes: bool = False
+    images: bool = False
+    """Also place the image archives (air gap without a registry mirror)."""
+    ca_file: str | None = None
+    """PEM file, on the controller, of the CA of `url`."""
+
+
+class Rke2(Model):
+    version: str
+    """Exact release, such as v1.34.10+rke2r1."""
+    cni: Literal["canal", "calico", "cilium", "flannel"] = "canal"
+    ingress_controller: Literal["traefik", "ingress-nginx", "none"] = "traefik"
+    """Said explicitly because RKE2's default changes between releases."""
+    registration_address: str
+    """Load balancer name or address that answers 9345 and 6443 for all servers."""
+    tls_san: tuple[str, ...] = ()
+    """Further names and addresses of the API certificate; `registration_address` must be among them."""
+    api_port: Port = 6443
+    profile: Literal["none", "cis", "etcd"] = "none"
+    selinux: bool = False
+    cluster_cidr: str = "10.42.0.0/16"
+    service_cidr: str = "10.43.0.0/16"
+    node_cidrs: tuple[str, ...] = ()
+    """Networks that the nodes live in, to be kept apart from pods and services."""
+    cluster_domain: str = "cluster.local"
+    registries: Registries = Registries()
+    proxy: Proxy = Proxy()
+    kubelet_args: tuple[str, ...] = ()
+    etcd_args: tuple[str, ...] = ()
+    disable: tuple[str, ...] = ()
+    snapshot_cron: str = "0 */6 * * *"
+    snapshot_retention: int = Field(10, ge=1)
+    artifacts: Artifacts = Artifacts()
+    token_block: BlockName = "rke2-token"
+    """Block that keeps the cluster token. Made at the first deploy when it does not exist."""
+    kubeconfig_block: BlockName = "cluster-access"
+    allow_single_server: bool = False
+    """A single server has no quorum to lose, and no cluster after a lost disk: for trials only."""
+    agent_batch: int = Field(50, ge=1, le=50)
+    """Agents that join at once; a server takes few join requests at a time."""
+    join_timeout_s: int = Field(1800, ge=1)
+    poll_s: float = Field(2.0, gt=0)
+    """Seconds between two looks at a node that is joining."""
+
+
+class Charts(Model):
+    mirror: str | None = None
+    """oci://host[:port]/path that holds all charts (air gap). Empty: the vendors' own places."""
+    credentials: dict[str, BlockName] = {}
+    """Registry host to the block with its user and password, for charts and for pull secrets."""
+    ca_file: str | None = None
+    """PEM file, on the controller, of the CA of the chart registry."""
+
+
+class Ingress(Model):
+    domain: str
+    """Base domain of the platform's own names: rancher.<domain>, registry.<domain> ..."""
+    https_port: Port = 443
+    tls: Literal["private-ca", "secret"] = "private-ca"
+    """`private-ca`: cert-manager signs with the site CA of `ca_block`. `secret`: certificate from `certificate_block`."""
+    ca_block: BlockName | None = "site-ca"
+    certificate_block: BlockName | None = None
+    ca_file: str | None = None
+    """PEM file, on the controller, that verifies the platform's HTTPS names."""
+
+
+class Layer(Model):
+    enabled: bool = True
+    version: str | None = None
+    """Chart version. Empty: the version that this release of Stackwright is tested with."""
+    values: dict[str, Any] = {}
+    """Merged over the values that Stackwright sets. Secrets as ${secret:BLOCK} or ${secret:BLOCK.KEY}."""
+    adopt: bool = False
+    """Take over a release of this name that Stackwright did not make."""
+    timeout_s: int = Field(2400, ge=1)
+    """How long the layer's gates may take."""
+
+
+class MetalLb(Layer):
+    enabled: bool = False
+    addresses: tuple[str, ...] = ()
+    """Pool: CIDR or first-last."""
+
+
+class Rancher(Layer):
+    replicas: int = Field(3, ge=1)
+    bootstrap_block: BlockName = "rancher-bootstrap"
+
+
+class Storage(Layer):
+    replicas: int = Field(3, ge=1, le=5)
+    data_path: str = "/var/lib/longhorn"
+
+
+class Security(Layer):
+    admin_block: BlockName = "security-admin"
+
+
+class Registry(Layer):
+    admin_block: BlockName = "registry-admin"
+    size_gib: int = Field(500, ge=1)
+
+
+class Observability(Layer):
+    license_block: BlockName = "observability-license"
+    profile: str = "10-nonha"
+    """Sizing profile: trial, 10-nonha ... 4000-ha."""
+
+
+class GpuOperator(Layer):
+    vendor: GpuVendor | Literal["auto"] = "auto"
+    """`auto` takes the vendor of the site's GPU nodes."""
+    driver: Literal["host", "operator"] = "host"
+    """`host`: the driver is installed on SLES and only checked; `operator`: the operator brings it."""
+
+
+class SuseAi(Layer):
+    namespace: str = "suse-ai"
+    ollama_gpus: int = Field(0, ge=0)
+    models: tuple[str, ...] = ()
+
+
+class ClearmlServer(Layer):
+    pass
+
+
+class Layers(Model):
+    cert_manager: Layer = Layer()
+    metallb: MetalLb = MetalLb()
+    rancher: Rancher = Rancher()
+    rancher_backup: Layer = Layer()
+    storage: Storage = Storage()
+    security: Security = Security()
+    registry: Registry = Registry()
+    observability: Observability = Observability()
+    gpu_operator: GpuOperator = GpuOperator()
+    suse_ai: SuseAi = SuseAi()
+    clearml: ClearmlServer = ClearmlServer()
+
+
+class PortRange(Model):
+    start: Port
+    end: Port
+
+
+class Clearml(Model):
+    base_domain: str
+    """api., app., files. and the tenants' routers live below it."""
+    supervisor_block: BlockName = "clearml-supervisor"
+    """Block with the platform-level API key that onboards tenants."""
+    supervisor_mode: Literal["apiserver-key", "supervisor"] = "apiserver-key"
+    """`apiserver-key`: the chart's own system credential. `supervisor`: the guide's supervisor user (its spelling corrected)."""
+    registry_block: BlockName = "clearml-registry"
+    """Block with user and token for ClearML's charts and images."""
+    agent_version: str | None = None
+    gateway_version: str | None = None
+    auth_cookie_name: str = "clearml-token-k8s"
+    """Name of the server's login cookie, needed by the application gateway."""
+
+
+class Quota(Model):
+    cpu: int = Field(16, ge=1)
+    """Cores, summed over the tenant's pods."""
+    memory_gib: int = Field(64, ge=1)
+    gpus: int = Field(0, ge=0)
+    storage_gib: int = Field(200, ge=1)
+    pods: int = Field(50, ge=1)
+
+
+class Queue(Model):
+    name: str
+    gpus: int = Field(0, ge=0)
+    """GPUs of one job of this queue."""
+    max_pods: int = Field(5, ge=1)
+
+
+class Tenant(Model):
+    name: str
+    """Company name in ClearML and, after `clearml-`, the namespace."""
+    admin_name: str = "Tenant Admin"
+    admin_email: str
+    quota: Quota = Quota()
+    queues: tuple[Queue, ...] = (Queue(name="default"),)
+    tcp_ports: PortRange | None = None
+    """Port range of the application gateway's TCP sessions."""
+    allowed_namespaces: tuple[str, ...] = ()
+    """Namespaces whose pods may reach the tenant's pods, beside its own and the ingress controller's."""
+
+    @property
+    def namespace(self) -> str:
+        return f"clearml-{self.name}"
+
+    @property
+    def credentials_block(self) -> str:
+        return f"clearml-tenant-{self.name}"
+
+
+class Validation(Model):
+    workload: bool = True
+    """Run a training workload through each tenant's first queue."""
+    workload_timeout_s: int = Field(900, ge=1)
+    pipeline: bool = False
+
+
+class Backup(Model):
+    endpoint: str
+    """S3-compatible store outside the cluster, https://..."""
+    bucket: str
+    region: str = "us-east-1"
+    folder: str = ""
+    credentials_block: BlockName = "backup-store"
+    ca_file: str | None = None
+
+
+class StackSpec(Model):
+    """One site: its nodes, its cluster, its layers, its tenants."""
+
+    site: str
+    """Name of the site; the file's name without .yaml."""
+    environment: Literal["production", "lab"] = "production"
+    """`lab` marks every report: its machines and products are stand-ins."""
+    nodes: tuple[Node, ...]
+    ssh: Ssh = Ssh()
+    registration: Registration = Registration()
+    packages: Packages = Packages()
+    time: Time = Time()
+    dns: Dns = Dns()
+    firewall: Firewall = Firewall()
+    rke2: Rke2
+    charts: Charts = Charts()
+    ingress: Ingress
+    layers: Layers = Layers()
+    clearml: Clearml
+    tenants: tuple[Tenant, ...] = ()
+    validation: Validation = Validation()
+    backup: Backup | None = None
+
+    @property
+    def servers(self) -> tuple[Node, ...]:
+        return tuple(node for node in self.nodes if node.is_server)
+
+    @property
+    def agents(self) -> tuple[Node, ...]:
+        return tuple(node for node in self.nodes if not node.is_server)
+
+    @property
+    def storage_nodes(self) -> tuple[Node, ...]:
+        return tuple(node for node in self.nodes if "storage" in node.roles)
+
+    @property
+    def gpu_nodes(self) -> tuple[Node, ...]:
+        return tuple(node for node in self.nodes if "gpu" in node.roles)
+
+    def url(self, name: str, domain: str | None = None) -> str:
+        """Return the HTTPS address of one of the platform's names, such as `url("rancher")`."""
+        port = "" if self.ingress.https_port == 443 else f":{self.ingress.https_port}"
+        return f"https://{name}.{domain or self.ingress.domain}{port}"

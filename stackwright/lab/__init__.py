@@ -1,0 +1,1 @@
+"""A data centre in a folder: real wires, stand-in machines. Production never imports it."""
