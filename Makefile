@@ -1,0 +1,60 @@
+# Every target sets up what is missing. PYTHON chooses the interpreter (3.11 to 3.13).
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+SHELL  := /bin/bash
+
+export DO_NOT_TRACK = 1
+
+.PHONY: help setup demo test check format bench bench-nodes kill-test docs lock clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 18
+
+# --no-deps: the lock file is the whole closure; hashes are checked; the index is whatever pip is set up with.
+$(STAMP): requirements.lock pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing pinned dependencies (once)..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $(STAMP)
+
+setup: $(STAMP) ## Install dependencies and the lab's tools
+	@$(BIN)/python -m stackwright.lab.tools
+
+demo: setup ## Deploy the whole platform on the embedded lab, onboard two tenants, validate, plan again
+	@$(BIN)/stackwright demo
+
+test: setup ## Run the default test suite
+	@$(BIN)/python -m pytest
+
+check: $(STAMP) ## Format, lint, types and import contract
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/python -m pytest -q tests/test_imports.py
+
+format: $(STAMP) ## Format the code
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+bench: bench-nodes ## Run the benchmarks; one JSON object a line, kept in build/bench
+
+bench-nodes: setup ## Node preparation against 50 OpenSSH hosts, beside a bare floor, Ansible and pyinfra
+	@mkdir -p build/bench
+	@$(BIN)/python -m benchmarks.node_prep | tee build/bench/node_prep.json
+
+kill-test: setup ## Kill the deploy at many points, start again, compare the end states
+	@$(BIN)/python -m tests.kill.run
+
+docs: setup ## Write the generated documents again
+	@$(BIN)/stackwright docs
+
+lock: $(STAMP) ## Pin the dependencies again, with hashes and without index addresses
+	@$(BIN)/python -m pip install --quiet uv
+	@$(BIN)/uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --no-strip-extras \
+		--python-version 3.11 --extra lab --extra dev pyproject.toml -o requirements.lock
+
+clean: ## Remove what was built
+	@rm -rf build $(VENV)

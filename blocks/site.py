@@ -1,0 +1,57 @@
+"""`load_site`: reads a site file and bundles how to reach the site. Blocks are opened, nothing is connected."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from blocks.store import BlockSecrets
+from stackwright.clients.site import Site
+from stackwright.clients.connect import connect
+from stackwright.domain.errors import Problem, SiteFileError
+from stackwright.domain.sitefile import parse_site
+from stackwright.domain.spec import StackSpec
+
+
+def site_folders() -> list[Path]:
+    """Return the folders that hold site files: STACKWRIGHT_SITES (separated by `:`), else deployments/sites."""
+    given = os.environ.get("STACKWRIGHT_SITES")
+    if given:
+        return [Path(folder) for folder in given.split(os.pathsep)]
+    return [Path.cwd() / "deployments" / "sites", Path(__file__).parent.parent / "deployments" / "sites"]
+
+
+def site_names() -> list[str]:
+    """Return the names of the sites that exist here, sorted."""
+    return sorted({path.stem for folder in site_folders() for path in folder.glob("*.yaml")})
+
+
+def read_spec(name: str) -> StackSpec:
+    """Read and check a site file. Raises SiteFileError with every problem at once."""
+    for folder in site_folders():
+        path = folder / f"{name}.yaml"
+        if path.is_file():
+            spec = parse_site(path.read_text(encoding="utf-8"), str(path))
+            if spec.site != name:
+                problem = Problem("site", "is another name than the file's", "rename one of them", name, spec.site)
+                raise SiteFileError("the site file was refused", [problem], where=str(path))
+            return spec
+    problem = Problem(name, "no such site file", f"choose one of {', '.join(site_names()) or '(none)'}")
+    raise SiteFileError("the site is not known", [problem], where=", ".join(str(folder) for folder in site_folders()))
+
+
+def state_folder(site: str) -> Path:
+    """Return the controller's own folder for a site (known host keys, helm caches), mode 0700. It holds no truth."""
+    base = os.environ.get("STACKWRIGHT_STATE") or os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    folder = Path(base) / "stackwright" / site
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
+
+
+def load_site(name: str) -> tuple[StackSpec, Site]:
+    """Read a site and bundle its clients. Raises SiteFileError or SecretMissingError; connects to nothing.
+
+    Call it in a thread: blocks are read from the Prefect server.
+    """
+    spec = read_spec(name)
+    return spec, connect(spec, BlockSecrets(), state_folder(name))

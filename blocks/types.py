@@ -1,0 +1,110 @@
+"""The block types, one for each kind of secret that a site file may name. Values are masked wherever Prefect shows them.
+
+Register them with `prefect block register --module blocks.types`; `stackwright setup` does so too.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from prefect.blocks.core import Block
+from pydantic import Field, SecretStr
+
+from stackwright.clients.secrets import Kind
+
+
+class SshKey(Block):
+    """Key that logs in to a site's nodes."""
+
+    _block_type_name: ClassVar[str] = "Stackwright SSH key"
+    _block_type_slug: ClassVar[str] = "stackwright-ssh-key"
+    _description: ClassVar[str] = "Private key for the nodes of a site. The site file names it in ssh.key_block."
+
+    private_key: SecretStr = Field(description="Private key in OpenSSH or PEM format")
+    passphrase: SecretStr = Field(default=SecretStr(""), description="Passphrase of the key; empty for none")
+
+
+class SuseRegistration(Block):
+    """Registration code of SUSE Customer Center or RMT, or an activation key of Multi-Linux Manager."""
+
+    _block_type_name: ClassVar[str] = "Stackwright SUSE registration"
+    _block_type_slug: ClassVar[str] = "stackwright-registration"
+    _description: ClassVar[str] = "Registration code for SLES. The site file names it in registration.code_block."
+
+    code: SecretStr = Field(description="Registration code or activation key")
+
+
+class RegistryCredentials(Block):
+    """Login for a container or chart registry."""
+
+    _block_type_name: ClassVar[str] = "Stackwright registry login"
+    _block_type_slug: ClassVar[str] = "stackwright-registry"
+    _description: ClassVar[str] = "User and password (or token) for a registry of images or charts."
+
+    username: SecretStr = Field(description="User name")
+    password: SecretStr = Field(description="Password or access token")
+
+
+class ApiKey(Block):
+    """ClearML API key: the platform's supervisor, or a tenant's administrator."""
+
+    _block_type_name: ClassVar[str] = "Stackwright ClearML key"
+    _block_type_slug: ClassVar[str] = "stackwright-api-key"
+    _description: ClassVar[str] = "Access key and secret key of a ClearML identity."
+
+    access_key: SecretStr = Field(description="Access key")
+    secret_key: SecretStr = Field(description="Secret key")
+
+
+class S3Credentials(Block):
+    """Key of the S3-compatible store that keeps the bundles."""
+
+    _block_type_name: ClassVar[str] = "Stackwright S3 key"
+    _block_type_slug: ClassVar[str] = "stackwright-s3"
+    _description: ClassVar[str] = "Access key and secret key of the bundle store. The site file names it in backup.credentials_block."
+
+    access_key: SecretStr = Field(description="Access key")
+    secret_key: SecretStr = Field(description="Secret key")
+
+
+class ClusterAccess(Block):
+    """Administrator's kubeconfig of a site's cluster, written by the deploy."""
+
+    _block_type_name: ClassVar[str] = "Stackwright cluster access"
+    _block_type_slug: ClassVar[str] = "stackwright-cluster-access"
+    _description: ClassVar[str] = "Kubeconfig with administrator rights. Written by the deploy; carries a one-year certificate."
+
+    kubeconfig: SecretStr = Field(description="Kubeconfig, YAML")
+
+
+class SecretText(Block):
+    """A token, password or licence."""
+
+    _block_type_name: ClassVar[str] = "Stackwright secret"
+    _block_type_slug: ClassVar[str] = "stackwright-secret-text"
+    _description: ClassVar[str] = "One secret value: cluster token, admin password, licence key."
+
+    value: SecretStr = Field(description="The secret")
+
+
+class Certificate(Block):
+    """Certificate with its private key: a site CA, or a ready server certificate."""
+
+    _block_type_name: ClassVar[str] = "Stackwright certificate"
+    _block_type_slug: ClassVar[str] = "stackwright-certificate"
+    _description: ClassVar[str] = "Certificate (with its chain) and private key, both PEM."
+
+    certificate: SecretStr = Field(description="Certificate and chain, PEM")
+    private_key: SecretStr = Field(description="Private key, PEM")
+
+
+BLOCKS: dict[Kind, type[Block]] = {
+    "ssh-key": SshKey,
+    "registration": SuseRegistration,
+    "registry": RegistryCredentials,
+    "api-key": ApiKey,
+    "s3": S3Credentials,
+    "cluster-access": ClusterAccess,
+    "secret-text": SecretText,
+    "certificate": Certificate,
+}

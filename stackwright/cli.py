@@ -1,0 +1,267 @@
+"""The shell's front door over the flows: `stackwright check|plan|apply|validate|tenant|report ...`.
+
+It parses, starts a run of the catalogue and prints; it decides nothing. Exit codes are in EXIT.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from stackwright.domain.errors import (
+    ApiUnavailableError,
+    LeaseHeldError,
+    PlanMovedError,
+    PlanRefusedError,
+    SiteFileError,
+    StackError,
+)
+
+EXIT = {
+    "ok": 0,
+    "failed": 1,  # the run failed, or its evidence says that the platform does not work
+    "refused": 2,  # wrong usage, a refused site file, refused parameters
+    "plan moved": 3,  # the approved plan does not hold any more, or the facts forbid a plan
+    "lease held": 4,  # another run is changing the site
+    "no server": 5,  # the Prefect server does not answer
+}
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Build and run the SUSE AI + ClearML platform. Every command below starts the same flows as the Prefect UI.",
+)
+tenant_app = typer.Typer(no_args_is_help=True, help="Tenants of a site.")
+block_app = typer.Typer(no_args_is_help=True, help="Blocks that keep a site's secrets.")
+app.add_typer(tenant_app, name="tenant")
+app.add_typer(block_app, name="block")
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+SiteArg = Annotated[str, typer.Argument(help="Name of the site: its file in deployments/sites, without .yaml.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+
+
+@app.command()
+def sites() -> None:
+    """List the sites that have a site file here."""
+    from blocks.site import site_names
+
+    for name in site_names():
+        out.print(name)
+
+
+@app.command()
+def lint(site: SiteArg) -> None:
+    """Check a site file alone: no server, no host is asked."""
+    from blocks.site import read_spec
+
+    spec = read_spec(site)
+    out.print(f"{site}: {len(spec.nodes)} nodes, {len(spec.tenants)} tenants, RKE2 {spec.rke2.version}: no problem found")
+
+
+@app.command()
+def schema(output: Annotated[Path | None, typer.Option(help="Write to this file.")] = None) -> None:
+    """Print the JSON Schema of the site file, for editors."""
+    from stackwright.domain.sitefile import site_schema
+
+    text = json.dumps(site_schema(), indent=2) + "\n"
+    if output:
+        output.write_text(text, encoding="utf-8")
+    else:
+        sys.stdout.write(text)
+
+
+@app.command()
+def setup() -> None:
+    """Bring the Prefect server to the catalogue: block types, work pool, deployments. Safe to run again."""
+    from stackwright.runs import set_up
+
+    for line in set_up():
+        out.print(line)
+
+
+@app.command()
+def check(site: SiteArg, as_json: JsonOption = False) -> None:
+    """Look at every host and the cluster, and list what stands in the way. Changes nothing."""
+    _run("check-site", {"site": site}, as_json)
+
+
+@app.command()
+def plan(site: SiteArg, as_json: JsonOption = False) -> None:
+    """Show what `apply` would do: steps, effects, guide sections and the plan's hash. Changes nothing."""
+    _run("plan-stack", {"site": site}, as_json)
+
+
+@app.command()
+def apply(
+    site: SiteArg,
+    plan_hash: Annotated[str | None, typer.Option("--plan", help="Hash of the plan that was read and approved.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Apply whatever the plan is now, unseen.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Carry out the plan. A run that died is continued by the same command."""
+    if not plan_hash and not yes:
+        raise typer.BadParameter("say which plan you approve: --plan HASH (see `stackwright plan`), or --yes")
+    _run("deploy-stack", {"site": site, "plan_hash": plan_hash}, as_json)
+
+
+@app.command()
+def validate(
+    site: SiteArg,
+    light: Annotated[bool, typer.Option(help="Only look: no training workload is started.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Prove that the platform works."""
+    _run("validate-stack", {"site": site, "light": light}, as_json)
+
+
+@tenant_app.command("onboard")
+def tenant_onboard(
+    site: SiteArg, tenant: Annotated[str, typer.Argument(help="A tenant of the site file.")], as_json: JsonOption = False
+) -> None:
+    """Bring one tenant to a working queue."""
+    _run("onboard-tenant", {"site": site, "tenant": tenant}, as_json)
+
+
+@app.command()
+def report(site: SiteArg, as_json: JsonOption = False) -> None:
+    """Print the verdict of the site's last run and where its report lies."""
+    from stackwright.reports.store import latest_report
+
+    _print_report(latest_report(site), as_json)
+
+
+@block_app.command("set")
+def block_set(
+    kind: Annotated[str, typer.Argument(help="Kind, such as ssh-key; `stackwright block kinds` lists them.")],
+    name: Annotated[str, typer.Argument(help="Name by which the site file calls it.")],
+    fields: Annotated[list[str], typer.Argument(help="FIELD=@file, FIELD=env:VARIABLE or FIELD=- (ask). Never the value.")],
+) -> None:
+    """Keep a secret in a block. Values come from files, the environment or a prompt, never from the command line."""
+    from pydantic import SecretStr
+
+    from blocks.store import BlockSecrets
+    from blocks.types import BLOCKS
+
+    if kind not in BLOCKS:
+        raise typer.BadParameter(f"no such kind; one of {', '.join(BLOCKS)}")
+    values: dict[str, SecretStr] = {}
+    for item in fields:
+        field, _, source = item.partition("=")
+        if field not in BLOCKS[kind].model_fields:
+            raise typer.BadParameter(f"{kind} has no field {field}; one of {', '.join(BLOCKS[kind].model_fields)}")
+        values[field] = SecretStr(_secret_from(source, f"{kind}/{name} {field}"))
+    BlockSecrets().write(kind, name, values)
+    out.print(f"{kind}/{name}: kept ({', '.join(values)})")
+
+
+@block_app.command("kinds")
+def block_kinds() -> None:
+    """List the kinds of blocks and their fields."""
+    from blocks.types import BLOCKS
+
+    for kind, block in BLOCKS.items():
+        out.print(f"{kind:16} {', '.join(block.model_fields):28} {block._description}")
+
+
+def _secret_from(source: str, label: str) -> str:
+    if source.startswith("@"):
+        return Path(source[1:]).read_text(encoding="utf-8")
+    if source.startswith("env:"):
+        if source[4:] not in os.environ:
+            raise typer.BadParameter(f"{label}: the variable {source[4:]} is not set")
+        return os.environ[source[4:]]
+    if source == "-":
+        return str(typer.prompt(label, hide_input=True))
+    raise typer.BadParameter(f"{label}: give @file, env:VARIABLE or -, never the value itself")
+
+
+def _run(name: str, parameters: dict[str, Any], as_json: bool) -> None:
+    """Start one run of the catalogue here, then print its report; exit by its verdict."""
+    from stackwright.reports.store import report_of
+    from stackwright.runs import start_here
+
+    parameters = {key: value for key, value in parameters.items() if value is not None}
+    run, state = asyncio.run(start_here(name, parameters))
+    found = report_of(parameters["site"], str(run.id))
+    if found is not None:
+        _print_report(found, as_json)
+    if not state.is_completed():
+        error = asyncio.run(_error_of(state))
+        if isinstance(error, StackError):
+            raise error
+        if found is None:
+            err.print(f"[bold]{state.name}[/]: {state.message}")
+        raise typer.Exit(EXIT["failed"])
+
+
+async def _error_of(state: Any) -> Any:
+    return await state.aresult(raise_on_failure=False)
+
+
+def _print_report(found: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        sys.stdout.write(json.dumps(found) + "\n")
+        return
+    steps = found["plan"]["steps"]
+    if steps:
+        out.print(_table(("step", "effect", "guide", "what"), ((s["id"], s["effect"], s["guide"], s["summary"]) for s in steps)))
+    checks = found["evidence"]
+    bad = [c for c in checks if c["verdict"] in ("fail", "unknown")]
+    if bad:
+        out.print(_table(("check", "verdict", "wanted", "seen"), ((c["id"], c["verdict"], c["wanted"], c["seen"]) for c in bad)))
+    done = sum(c["verdict"] == "pass" for c in checks)
+    out.print(f"plan {found['plan']['hash']}: {len(steps)} step(s); checks {done}/{len(checks)} passed; verdict: {found['verdict']}")
+    if found.get("html"):
+        out.print(f"report: {found['html']}")
+
+
+def _table(columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Table:
+    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _exit_code(error: StackError) -> int:
+    for kinds, code in (
+        ((SiteFileError,), EXIT["refused"]),
+        ((PlanMovedError, PlanRefusedError), EXIT["plan moved"]),
+        ((LeaseHeldError,), EXIT["lease held"]),
+        ((ApiUnavailableError,), EXIT["no server"]),
+    ):
+        if isinstance(error, kinds):
+            return code
+    return EXIT["failed"]
+
+
+def main() -> None:
+    """Run the command line; our own errors are printed whole, without a traceback."""
+    try:
+        from stackwright.lab.cli import demo, docs, lab_app
+    except ImportError:  # the lab is an optional part: an installation for production has none of its libraries
+        pass
+    else:
+        app.add_typer(lab_app, name="lab")
+        app.command()(demo)
+        app.command(hidden=True)(docs)
+    try:
+        app()
+    except StackError as error:
+        err.print(str(error), style="red", markup=False)
+        sys.exit(_exit_code(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,519 @@
+"""The Kubernetes wire, on the official client: objects as plain dictionaries, server-side apply, watches, service proxy.
+
+What an object's status means is in domain/cluster.py. The official client gives the kubeconfig, TLS and login; paths come
+from discovery, read once for each API group when it is first needed, so that any kind works without a generated class.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+from urllib.parse import quote, urlencode
+
+import urllib3
+import yaml
+from kubernetes import client as kubernetes_client
+from kubernetes import config as kubernetes_config
+from pydantic import SecretStr
+
+from stackwright.domain.cluster import HttpAnswer, NodeStatus, Obj, Rollout, node_status, rollout_of
+from stackwright.domain.errors import ApiError, ApiUnavailableError, ConflictError, GateTimeoutError, NotFoundError, ToolError
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+MANAGER = "stackwright"
+POOL_SIZE = 16  # threads of one run that talk to the API server at once
+WATCH_S = 60  # one watch request; the deadline is kept by `wait`
+PAGE = 500
+UNAVAILABLE = frozenset({429, 502, 503, 504})
+# An internal error of these kinds passes by itself: a webhook whose pods are not up yet, an etcd that changes its leader.
+PASSING_CAUSES = ("failed calling webhook", "etcdserver:", "context deadline exceeded", "connection refused")
+
+
+@dataclass(frozen=True)
+class Resource:
+    """One kind as discovery names it."""
+
+    plural: str
+    namespaced: bool
+
+
+class KubeClient(Protocol):
+    """What tasks ask of a cluster."""
+
+    def get(self, api_version: str, kind: str, name: str, ns: str | None = None) -> Obj | None: ...
+    def list(
+        self, api_version: str, kind: str, ns: str | None = None, *, label_selector: str = "", field_selector: str = ""
+    ) -> list[Obj]: ...
+    def apply(self, obj: Mapping[str, Any], *, field_manager: str = MANAGER, force: bool = False) -> tuple[Obj, bool]: ...
+    def create(self, obj: Mapping[str, Any]) -> Obj: ...
+    def create_dry_run(self, obj: Mapping[str, Any]) -> Obj: ...
+    def patch_merge(
+        self, api_version: str, kind: str, name: str, patch: Mapping[str, Any], ns: str | None = None, *, subresource: str = ""
+    ) -> Obj: ...
+    def delete(self, api_version: str, kind: str, name: str, ns: str | None = None, *, propagation: str = "Background") -> bool: ...
+    def nodes(self) -> list[NodeStatus]: ...
+    def rollout(self, kind: str, name: str, ns: str) -> Rollout: ...
+    def wait(
+        self,
+        api_version: str,
+        kind: str,
+        check: Callable[[list[Obj]], T | None],
+        *,
+        ns: str | None = None,
+        name: str = "",
+        label_selector: str = "",
+        timeout_s: float,
+        what: str,
+        where: str = "",
+    ) -> T: ...
+    def service_request(
+        self,
+        ns: str,
+        service: str,
+        port: int | str,
+        method: str = "GET",
+        path: str = "/",
+        *,
+        json_body: Any = None,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        scheme: str = "http",
+        timeout_s: float | None = None,
+    ) -> HttpAnswer: ...
+    def secret_value(self, name: str, ns: str, key: str) -> SecretStr | None: ...
+    def pod_logs(self, name: str, ns: str, *, container: str = "", tail: int = 100, previous: bool = False) -> str: ...
+    def evict(self, pod: str, ns: str, *, grace_s: int | None = None) -> bool: ...
+    def can_i(self, verb: str, resource: str, *, group: str = "", ns: str = "") -> bool: ...
+    def server_version(self) -> str: ...
+    def has_kind(self, api_version: str, kind: str) -> bool: ...
+
+
+class Kube:
+    """One cluster, reached with a kubeconfig: a path, its text, or its content as a dictionary.
+
+    May be used from several threads at once; they share a pool of connections. `timeout_s` limits each request.
+    `resolve` maps host names of the kubeconfig to addresses, with the certificate still checked for the name.
+    """
+
+    def __init__(
+        self, kubeconfig: Path | str | Mapping[str, Any], *, timeout_s: float = 30.0, resolve: Mapping[str, str] | None = None
+    ) -> None:
+        self._timeout_s = timeout_s
+        self._lock = threading.Lock()
+        self._kinds: dict[str, dict[str, Resource]] = {}
+        settings = kubernetes_client.Configuration()
+        settings.connection_pool_maxsize = POOL_SIZE
+        content = _resolved(_content(kubeconfig), resolve or {})
+        try:
+            kubernetes_config.load_kube_config_from_dict(content, client_configuration=settings, persist_config=False)
+        except kubernetes_config.ConfigException as error:
+            remedy = "Fetch the kubeconfig again (it is in the cluster's block), or name the context in it."
+            raise ToolError("the kubeconfig cannot be used", where="kubeconfig", seen=str(error), remedy=remedy) from error
+        self._settings = settings
+        self._client = kubernetes_client.ApiClient(settings)
+        self.host = str(settings.host).rstrip("/")
+
+    def close(self) -> None:
+        """Close the pooled connections."""
+        self._client.close()
+
+    # --- objects -----------------------------------------------------------------------------------------------------
+
+    def get(self, api_version: str, kind: str, name: str, ns: str | None = None) -> Obj | None:
+        """Return an object, or None where there is none; also None where the cluster does not know the kind."""
+        try:
+            return self._request("GET", self._path(api_version, kind, ns, name))
+        except NotFoundError:
+            return None
+
+    def list(
+        self, api_version: str, kind: str, ns: str | None = None, *, label_selector: str = "", field_selector: str = ""
+    ) -> list[Obj]:
+        """Return all objects of a kind, of one namespace or of all. A kind that is not served raises NotFoundError."""
+        return self._list(api_version, kind, ns, label_selector, field_selector)[0]
+
+    def apply(self, obj: Mapping[str, Any], *, field_manager: str = MANAGER, force: bool = False) -> tuple[Obj, bool]:
+        """Apply an object server-side; return what is there now and whether that changed anything.
+
+        Raises ConflictError naming the other owner when a field is owned by someone else and `force` is not set.
+        """
+        path = self._path_of(obj)
+        before = None
+        with contextlib.suppress(NotFoundError):
+            before = self._request("GET", path)
+        query = {"fieldManager": field_manager, "force": "true" if force else "false"}
+        after = self._request("PATCH", path, body=dict(obj), query=query, content="application/apply-patch+yaml")
+        return after, before is None or _version(before) != _version(after)
+
+    def create(self, obj: Mapping[str, Any]) -> Obj:
+        """Create an object. Raises ConflictError when it exists."""
+        return self._request("POST", self._path_of(obj, collection=True), body=dict(obj), query={"fieldManager": MANAGER})
+
+    def create_dry_run(self, obj: Mapping[str, Any]) -> Obj:
+        """Let the server do everything for a create (validation, admission webhooks) except keep it."""
+        return self._request("POST", self._path_of(obj, collection=True), body=dict(obj), query={"dryRun": "All", "fieldManager": MANAGER})
+
+    def patch_merge(
+        self, api_version: str, kind: str, name: str, patch: Mapping[str, Any], ns: str | None = None, *, subresource: str = ""
+    ) -> Obj:
+        """Merge a patch into an object that exists (JSON merge patch: null removes a key)."""
+        path = self._path(api_version, kind, ns, name) + (f"/{subresource}" if subresource else "")
+        query = {"fieldManager": MANAGER}
+        return self._request("PATCH", path, body=dict(patch), query=query, content="application/merge-patch+json")
+
+    def delete(self, api_version: str, kind: str, name: str, ns: str | None = None, *, propagation: str = "Background") -> bool:
+        """Delete an object; False where there is none. It may live on until its finalizers are done."""
+        try:
+            path = self._path(api_version, kind, ns, name)
+            self._request("DELETE", path, body={"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": propagation})
+        except NotFoundError:
+            return False
+        return True
+
+    def nodes(self) -> list[NodeStatus]:
+        """Return all nodes, by name."""
+        return sorted((node_status(node) for node in self.list("v1", "Node")), key=lambda node: node.name)
+
+    def rollout(self, kind: str, name: str, ns: str) -> Rollout:
+        """Say whether a workload of apps/v1 (or a Job or a claim) is as wanted."""
+        group = {"Job": "batch/v1", "PersistentVolumeClaim": "v1"}.get(kind, "apps/v1")
+        obj = self.get(group, kind, name, ns)
+        return rollout_of(obj and {"kind": kind, **obj})
+
+    def secret_value(self, name: str, ns: str, key: str) -> SecretStr | None:
+        """Return one value of a Secret, or None where the Secret or the key is not there."""
+        obj = self.get("v1", "Secret", name, ns)
+        value = ((obj or {}).get("data") or {}).get(key)
+        return None if value is None else SecretStr(base64.b64decode(value).decode())
+
+    def pod_logs(self, name: str, ns: str, *, container: str = "", tail: int = 100, previous: bool = False) -> str:
+        """Return a pod's last log lines."""
+        query = {"tailLines": str(tail)} | ({"container": container} if container else {}) | ({"previous": "true"} if previous else {})
+        return self._raw("GET", f"/api/v1/namespaces/{quote(ns)}/pods/{quote(name)}/log", query=query).text
+
+    def evict(self, pod: str, ns: str, *, grace_s: int | None = None) -> bool:
+        """Ask for a pod's eviction; False where a disruption budget refuses it now. A pod that is gone counts as evicted."""
+        body: Obj = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": ns}}
+        if grace_s is not None:
+            body["deleteOptions"] = {"gracePeriodSeconds": grace_s}
+        answer = self._send("POST", f"/api/v1/namespaces/{quote(ns)}/pods/{quote(pod)}/eviction", body=body)
+        causes = ((answer.json() or {}).get("details") or {}).get("causes") or () if not answer.ok else ()
+        if answer.status == 429 and any(cause.get("reason") == "DisruptionBudget" for cause in causes):
+            return False
+        if answer.status != 404:
+            _raise_for(answer, f"pod {ns}/{pod}", "evict")
+        return True
+
+    def can_i(self, verb: str, resource: str, *, group: str = "", ns: str = "") -> bool:
+        """Ask the server whether this login may do something."""
+        attributes = {"verb": verb, "resource": resource, "group": group} | ({"namespace": ns} if ns else {})
+        kind = {"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview"}
+        answer = self._request("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", body=kind | {"spec": {"resourceAttributes": attributes}})
+        return bool((answer.get("status") or {}).get("allowed"))
+
+    def server_version(self) -> str:
+        """Return the API server's version, such as v1.34.10+rke2r1."""
+        return str(self._request("GET", "/version")["gitVersion"])
+
+    def has_kind(self, api_version: str, kind: str) -> bool:
+        """Say whether the cluster serves a kind now (a CRD may have come or gone since the last look)."""
+        self._forget(api_version)
+        try:
+            self._resource(api_version, kind)
+        except NotFoundError:
+            return False
+        return True
+
+    # --- waiting -----------------------------------------------------------------------------------------------------
+
+    def wait(
+        self,
+        api_version: str,
+        kind: str,
+        check: Callable[[list[Obj]], T | None],
+        *,
+        ns: str | None = None,
+        name: str = "",
+        label_selector: str = "",
+        timeout_s: float,
+        what: str,
+        where: str = "",
+    ) -> T:
+        """Watch objects until `check` of them returns something, and return that.
+
+        `check` is called with the objects (none, or one when `name` is given) at the start and after each change.
+        Raises GateTimeoutError with the last state when the deadline passes. An API server that goes away for a moment
+        does not end the wait: it is asked again until the deadline.
+        """
+        deadline = time.monotonic() + timeout_s
+        fields = f"metadata.name={name}" if name else ""
+        last, pause_s = "nothing was seen", 0.1
+        while True:
+            try:
+                for objects in self._changes(api_version, kind, ns, label_selector, fields, deadline):
+                    found = check(objects)
+                    if found is not None:
+                        return found
+                    last, pause_s = _summary(objects), 0.1
+            except (ApiUnavailableError, NotFoundError) as error:
+                last = error.seen or error.what
+                threading.Event().wait(min(pause_s, max(0.0, deadline - time.monotonic())))
+                pause_s = min(pause_s * 2, 5.0)
+            if time.monotonic() >= deadline:
+                raise GateTimeoutError(f"{what} was not seen within {timeout_s:.0f} s", where=where or kind, wanted=what, seen=last)
+
+    def _changes(
+        self, api_version: str, kind: str, ns: str | None, labels: str, fields: str, deadline: float
+    ) -> Iterator[list[Obj]]:
+        """Yield the objects, then again after each watch event, until the watch ends or the deadline passes."""
+        listed, version = self._list(api_version, kind, ns, labels, fields)
+        objects = {_identity(item): item for item in listed}
+        yield list(objects.values())
+        left = deadline - time.monotonic()
+        if left <= 0:
+            return
+        limit = max(1, min(WATCH_S, int(left)))
+        query = {"watch": "1", "resourceVersion": version, "timeoutSeconds": str(limit)}
+        query |= {key: value for key, value in (("labelSelector", labels), ("fieldSelector", fields)) if value}
+        for event in self._events(self._path(api_version, kind, ns), query, limit, deadline):
+            if event.get("type") == "ERROR":  # the version is too old: list again
+                return
+            if event.get("type") == "BOOKMARK":
+                continue
+            item = event["object"]
+            if event["type"] == "DELETED":
+                objects.pop(_identity(item), None)
+            else:
+                objects[_identity(item)] = item
+            yield list(objects.values())
+
+    def _events(self, path: str, query: Mapping[str, str], limit_s: int, deadline: float) -> Iterator[Obj]:
+        """Yield a watch's events. The read time limit ends a watch whose server hangs."""
+        read_s = max(0.2, min(limit_s + 2.0, deadline - time.monotonic()))
+        try:
+            with contextlib.closing(self._open("GET", path, query, None, {}, read_s=read_s)) as response:
+                if response.status != 200:
+                    _raise_for(HttpAnswer(response.status, dict(response.headers), response.read()), path, "watch")
+                for line in _lines(response):
+                    yield json.loads(line)
+        except (urllib3.exceptions.ReadTimeoutError, urllib3.exceptions.ProtocolError):
+            return  # an idle watch, or one cut off: the caller lists again
+
+    # --- the service proxy -------------------------------------------------------------------------------------------
+
+    def service_request(
+        self,
+        ns: str,
+        service: str,
+        port: int | str,
+        method: str = "GET",
+        path: str = "/",
+        *,
+        json_body: Any = None,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        scheme: str = "http",
+        timeout_s: float | None = None,
+    ) -> HttpAnswer:
+        """Send a request to a Service through the API server, and return the Service's answer whatever its status.
+
+        The API server takes the Authorization header for itself and does not pass it on. Raises ApiUnavailableError when the
+        API server finds no endpoint behind the Service, NotFoundError when there is no Service.
+        """
+        target = f"{scheme}:{service}:{port}" if scheme == "https" else f"{service}:{port}"
+        full = f"/api/v1/namespaces/{quote(ns)}/services/{quote(target)}/proxy/{path.lstrip('/')}"
+        data, extra = body, dict(headers or {})
+        if json_body is not None:
+            data = json.dumps(json_body).encode()
+            extra.setdefault("Content-Type", "application/json")
+        answer = self._fetch(method, full, {}, data, extra, read_s=timeout_s)
+        status = answer.json() if not answer.ok else None
+        if isinstance(status, dict) and status.get("kind") == "Status" and status.get("apiVersion") == "v1":
+            _raise_for(answer, f"service {ns}/{service}:{port}", method)
+        return answer
+
+    # --- requests ----------------------------------------------------------------------------------------------------
+
+    def _list(self, api_version: str, kind: str, ns: str | None, labels: str, fields: str) -> tuple[list[Obj], str]:
+        path, found, token = self._path(api_version, kind, ns), [], ""
+        while True:
+            query = {"limit": str(PAGE)} | ({"continue": token} if token else {})
+            query |= {key: value for key, value in (("labelSelector", labels), ("fieldSelector", fields)) if value}
+            page = self._request("GET", path, query=query)
+            found += page.get("items") or []
+            meta = page.get("metadata") or {}
+            token = meta.get("continue") or ""
+            if not token:
+                # The items of a list leave these two out; an object should say what it is.
+                return [{"apiVersion": api_version, "kind": kind, **item} for item in found], meta.get("resourceVersion", "")
+
+    def _path_of(self, obj: Mapping[str, Any], *, collection: bool = False) -> str:
+        meta = obj["metadata"]
+        return self._path(obj["apiVersion"], obj["kind"], meta.get("namespace"), "" if collection else meta["name"])
+
+    def _path(self, api_version: str, kind: str, ns: str | None, name: str = "") -> str:
+        resource = self._resource(api_version, kind)
+        scope = f"/namespaces/{quote(ns)}" if ns and resource.namespaced else ""
+        if name and resource.namespaced and not ns:
+            raise ApiError(f"{kind} {name} needs a namespace", where=f"{kind} {name}", wanted="a namespace")
+        return f"{_root(api_version)}{scope}/{resource.plural}" + (f"/{quote(name)}" if name else "")
+
+    def _resource(self, api_version: str, kind: str) -> Resource:
+        with self._lock:
+            known = self._kinds.get(api_version, {}).get(kind)
+        if known is None:
+            # A CRD may have been added since: discovery of the one group is read again before giving up.
+            listed = self._request("GET", _root(api_version), where=f"API {api_version}").get("resources") or ()
+            table = {item["kind"]: Resource(item["name"], item["namespaced"]) for item in listed if "/" not in item["name"]}
+            with self._lock:
+                self._kinds[api_version] = table
+            known = table.get(kind)
+        if known is None:
+            remedy = "Install the product that brings this kind first."
+            raise NotFoundError("the cluster does not know this kind", where=f"{api_version} {kind}", remedy=remedy, status=404)
+        return known
+
+    def _forget(self, api_version: str) -> None:
+        with self._lock:
+            self._kinds.pop(api_version, None)
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Any = None,
+        query: Mapping[str, str] | None = None,
+        content: str = "application/json",
+        where: str = "",
+    ) -> Obj:
+        answer = self._send(method, path, body=body, query=query, content=content)
+        _raise_for(answer, where or path, method)
+        result: Obj = answer.json()
+        return result
+
+    def _raw(self, method: str, path: str, *, query: Mapping[str, str] | None = None) -> HttpAnswer:
+        answer = self._send(method, path, query=query)
+        _raise_for(answer, path, method)
+        return answer
+
+    def _send(
+        self, method: str, path: str, *, body: Any = None, query: Mapping[str, str] | None = None, content: str = "application/json"
+    ) -> HttpAnswer:
+        data = None if body is None else json.dumps(body).encode()
+        return self._fetch(method, path, query or {}, data, {"Content-Type": content} if data else {})
+
+    def _fetch(
+        self, method: str, path: str, query: Mapping[str, str], body: bytes | None, headers: Mapping[str, str], read_s: float | None = None
+    ) -> HttpAnswer:
+        response = self._open(method, path, query, body, headers, read_s=read_s)
+        try:
+            return HttpAnswer(response.status, dict(response.headers), response.read())
+        except urllib3.exceptions.HTTPError as error:
+            raise ApiUnavailableError("the API server's answer broke off", where=self.host, seen=type(error).__name__) from error
+        finally:
+            response.release_conn()
+
+    def _open(
+        self, method: str, path: str, query: Mapping[str, str], body: bytes | None, headers: Mapping[str, str], read_s: float | None = None
+    ) -> urllib3.BaseHTTPResponse:
+        url = f"{self.host}{path}" + (f"?{urlencode(query)}" if query else "")
+        sent = {"Accept": "application/json, */*", "User-Agent": MANAGER, **headers}
+        for login in self._settings.auth_settings().values():  # reads a token file or exec plugin again when it is due
+            if login.get("in") == "header" and login.get("value"):
+                sent[login["key"]] = login["value"]
+        limit = urllib3.Timeout(connect=min(self._timeout_s, 10.0), read=read_s or self._timeout_s)
+        pool = self._client.rest_client.pool_manager
+        try:
+            response: urllib3.BaseHTTPResponse = pool.request(
+                method, url, body=body, headers=sent, timeout=limit, retries=False, preload_content=False
+            )
+        except urllib3.exceptions.SSLError as error:
+            remedy = "Check the CA in the kubeconfig, and that the API certificate names the address that is used."
+            raise ApiError("TLS with the API server failed", where=self.host, seen=str(error), remedy=remedy) from error
+        except urllib3.exceptions.HTTPError as error:
+            raise ApiUnavailableError("the API server does not answer", where=self.host, seen=type(error).__name__) from error
+        return response
+
+
+def _raise_for(answer: HttpAnswer, where: str, verb: str) -> None:
+    """Raise the error that an answer stands for, with the server's own reason and message."""
+    if answer.ok:
+        return
+    status = answer.json()
+    status = status if isinstance(status, dict) else {}
+    reason, message = status.get("reason", ""), status.get("message") or answer.text[:500]
+    seen = f"{answer.status} {reason}: {message}".replace(" : ", ": ")
+    what = f"the API server refused {verb}"
+    if answer.status == 404:
+        raise NotFoundError("there is no such object", where=where, seen=seen, status=404)
+    if answer.status == 409:
+        raise ConflictError(what, where=where, seen=seen, status=409)
+    if answer.status in UNAVAILABLE or (answer.status == 500 and any(cause in message for cause in PASSING_CAUSES)):
+        raise ApiUnavailableError("the API server cannot do this now", where=where, seen=seen, status=answer.status)
+    remedy = {401: "Fetch the kubeconfig again.", 403: "Give this login the right, or lift the quota or policy that the message names."}
+    raise ApiError(what, where=where, seen=seen, status=answer.status, remedy=remedy.get(answer.status, ""))
+
+
+def _content(kubeconfig: Path | str | Mapping[str, Any]) -> dict[str, Any]:
+    if isinstance(kubeconfig, Mapping):
+        return dict(kubeconfig)
+    text = kubeconfig.read_text() if isinstance(kubeconfig, Path) else kubeconfig
+    content = yaml.safe_load(text)
+    if not isinstance(content, dict):
+        raise ToolError("the kubeconfig is no mapping", where="kubeconfig", wanted="a kubeconfig in YAML")
+    return content
+
+
+def _resolved(content: dict[str, Any], resolve: Mapping[str, str]) -> dict[str, Any]:
+    """Put addresses in the place of names, keeping the name for the certificate check."""
+    if not resolve:
+        return content
+    clusters = []
+    for entry in content.get("clusters") or ():
+        cluster = dict(entry["cluster"])
+        url = urllib3.util.parse_url(cluster.get("server", ""))
+        if url.host in resolve:
+            cluster["server"] = url._replace(host=resolve[url.host]).url
+            cluster.setdefault("tls-server-name", url.host)
+        clusters.append({**entry, "cluster": cluster})
+    return {**content, "clusters": clusters}
+
+
+def _root(api_version: str) -> str:
+    return f"/apis/{api_version}" if "/" in api_version else f"/api/{api_version}"
+
+
+def _lines(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
+    rest = b""
+    for chunk in response.stream(65536, decode_content=True):
+        *lines, rest = (rest + chunk).split(b"\n")
+        yield from (line for line in lines if line.strip())
+
+
+def _version(obj: Mapping[str, Any]) -> str:
+    return str((obj.get("metadata") or {}).get("resourceVersion", ""))
+
+
+def _identity(obj: Mapping[str, Any]) -> tuple[str, str]:
+    meta = obj.get("metadata") or {}
+    return meta.get("namespace", ""), meta.get("name", "")
+
+
+def _summary(objects: list[Obj]) -> str:
+    """Say in one line what was seen last: names with what is not ready about them."""
+    parts = []
+    for obj in objects[:5]:
+        rollout = rollout_of(obj)
+        parts.append(f"{_identity(obj)[1]} ({'ready' if rollout.ready else rollout.detail})")
+    return ", ".join(parts) + (f" and {len(objects) - 5} more" if len(objects) > 5 else "") or "none exist"

@@ -1,0 +1,105 @@
+"""A Prefect server of the demo's and the tests' own: real server, own folder, own port, loopback only."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+
+from stackwright.domain.errors import GateTimeoutError, ToolError
+
+START_LIMIT_S = 180.0
+
+
+class PrefectServer:
+    """Start a server in `home` (created at need; kept between starts, because an empty database costs 8 s more)."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home.absolute()
+        self.port = _free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Address of the API."""
+        return f"http://127.0.0.1:{self.port}/api"
+
+    @property
+    def ui(self) -> str:
+        """Address of the UI."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables with which clients, workers and the server itself find each other and their settings."""
+        return {
+            "PREFECT_HOME": str(self.home),
+            "PREFECT_API_URL": self.url,
+            "PREFECT_SERVER_UI_API_URL": self.url,
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",
+            "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+            "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
+            "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "100",
+            "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+            "PREFECT_LOGGING_EXTRA_LOGGERS": "stackwright,tasks,flows,blocks",
+            "DO_NOT_TRACK": "1",
+        }
+
+    def launch(self) -> None:
+        """Start the process without waiting for it."""
+        self.home.mkdir(parents=True, exist_ok=True)
+        log = (self.home / "server.log").open("ab")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(self.port)],
+            env={**os.environ, **self.environment},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        log.close()
+
+    def wait(self) -> None:
+        """Wait until the API is healthy. Raises ToolError when the server ended, GateTimeoutError at the limit."""
+        deadline = time.monotonic() + START_LIMIT_S
+        while not self._healthy():
+            if self._process is None or self._process.poll() is not None:
+                raise ToolError("the Prefect server ended at its start", where=str(self.home), seen=self._tail())
+            if time.monotonic() > deadline:
+                raise GateTimeoutError("the Prefect server did not get healthy", where=self.url, seen=self._tail())
+            time.sleep(0.1)
+
+    def stop(self) -> None:
+        """Stop the server and wait for its end."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(15)
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, 9)
+            self._process.wait()
+        self._process = None
+
+    def _healthy(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/health", timeout=2).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def _tail(self) -> str:
+        path = self.home / "server.log"
+        return path.read_text(errors="replace")[-1500:] if path.exists() else ""
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

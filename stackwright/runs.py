@@ -1,0 +1,135 @@
+"""Starting the flows of the catalogue from a shell: the same deployments, parameters and checks as from the Prefect UI.
+
+A run started here is a run of the deployment, carried out by this process instead of a worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import yaml
+from prefect.blocks.core import Block
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.objects import FlowRun
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound, PrefectHTTPStatusError
+from prefect.flow_engine import run_flow
+from prefect.flows import Flow, load_flow_from_entrypoint
+from prefect.settings import get_current_settings
+from prefect.states import Pending, State
+
+from stackwright.domain.errors import ApiUnavailableError, NotFoundError, Problem, ProblemsError, ToolError
+
+HOME = Path(__file__).parent.parent
+CATALOGUE = HOME / "prefect.yaml"
+
+
+def catalogue() -> dict[str, dict[str, Any]]:
+    """Return the deployments of prefect.yaml by name."""
+    entries: list[dict[str, Any]] = yaml.safe_load(CATALOGUE.read_text(encoding="utf-8"))["deployments"]
+    return {entry["name"]: entry for entry in entries}
+
+
+def server_url() -> str:
+    """Return the Prefect server's API address. Raises ApiUnavailableError when none is set."""
+    url = get_current_settings().api.url
+    if not url:
+        raise ApiUnavailableError(
+            "no Prefect server is set",
+            where="PREFECT_API_URL",
+            wanted="the address of the server, such as http://127.0.0.1:4200/api",
+            remedy="Start one with `prefect server start`, then set PREFECT_API_URL.",
+        )
+    return url
+
+
+async def start_here(name: str, parameters: dict[str, Any]) -> tuple[FlowRun, State[Any]]:
+    """Run one deployment in this process and return its run and final state.
+
+    Raises ProblemsError when the server refuses the parameters, NotFoundError when the deployment is not there,
+    ApiUnavailableError when the server does not answer.
+    """
+    entry = catalogue()[name]
+    flow = load_flow_from_entrypoint(str(HOME / entry["entrypoint"]), use_placeholder_flow=False)
+    run = await _create_run(f"{flow.name}/{name}", parameters)
+    state = await _carry_out(flow, run)
+    return run, state
+
+
+async def _create_run(name: str, parameters: dict[str, Any]) -> FlowRun:
+    url = server_url()
+    try:
+        async with get_client() as client:
+            deployment = await client.read_deployment_by_name(name)
+            # Pending, not Scheduled: a worker takes scheduled runs only, and this run is ours.
+            return await client.create_flow_run_from_deployment(deployment.id, parameters=parameters, state=Pending())
+    except ObjectNotFound as error:
+        raise NotFoundError(
+            "the deployment is not on the server", where=name, seen=url, remedy="Run `stackwright setup` once."
+        ) from error
+    except PrefectHTTPStatusError as error:
+        detail = str(error.response.json().get("detail", error.response.status_code))
+        raise ProblemsError(
+            "the server refused the parameters", [Problem(name, detail, "correct the parameter named here")]
+        ) from error
+    except httpx.TransportError as error:
+        raise ApiUnavailableError("the Prefect server does not answer", where=url, seen=type(error).__name__) from error
+
+
+async def _carry_out(flow: Flow[..., Any], run: FlowRun) -> State[Any]:
+    outcome = run_flow(flow, flow_run=run, parameters=run.parameters, return_type="state")
+    state = await outcome if asyncio.iscoroutine(outcome) else outcome
+    assert isinstance(state, State)  # noqa: S101 - return_type="state" promises it; this tells the type checker
+    return state
+
+
+async def ensure_work_pool(name: str = "stackwright") -> bool:
+    """Create the process work pool unless it is there; tell whether it was created."""
+    async with get_client() as client:
+        try:
+            await client.create_work_pool(WorkPoolCreate(name=name, type="process"))
+        except ObjectAlreadyExists:
+            return False
+    return True
+
+
+def set_up() -> list[str]:
+    """Register the block types, create the work pool and deploy the catalogue; return one line for each.
+
+    Raises ApiUnavailableError when no server is set or it does not answer, ToolError when `prefect deploy` fails.
+    """
+    from blocks.types import BLOCKS
+
+    url = server_url()
+    try:
+        created = asyncio.run(_register(list(BLOCKS.values())))
+    except httpx.TransportError as error:
+        raise ApiUnavailableError("the Prefect server does not answer", where=url, seen=type(error).__name__) from error
+    done = subprocess.run(
+        [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
+        cwd=HOME,
+        env={**os.environ, "STACKWRIGHT_HOME": str(HOME)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise ToolError("`prefect deploy --all` failed", where=str(CATALOGUE), seen=(done.stdout + done.stderr)[-1000:])
+    return [
+        f"{len(BLOCKS)} block types registered",
+        f"work pool stackwright: {'created' if created else 'there'}",
+        *(f"deployment {name}" for name in catalogue()),
+    ]
+
+
+async def _register(blocks: list[type[Block]]) -> bool:
+    for block in blocks:
+        await block.aregister_type_and_schema()
+    return await ensure_work_pool()

@@ -1,0 +1,1 @@
+"""Retriable units of work, one file a layer: look, decide, change, look again."""

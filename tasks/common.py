@@ -1,0 +1,50 @@
+"""What all task wrappers share: the one retry rule, the step into a worker thread, and bounded gathering."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, ParamSpec, TypeVar
+
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.tasks import Task
+
+from stackwright.domain.errors import StackError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Item = TypeVar("Item")
+
+
+async def only_transient(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:
+    """Retry errors that call themselves transient; never an act that was refused.
+
+    A retried task looks again before it acts, so an act whose outcome is unknown is not repeated blindly.
+    """
+    outcome = await state.aresult(raise_on_failure=False)
+    return isinstance(outcome, StackError) and outcome.transient
+
+
+async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run blocking work (paramiko, helm, kubernetes) in a thread; it has time limits of its own."""
+    return await asyncio.to_thread(work, *args, **kwargs)
+
+
+async def gather_all(items: Iterable[Item], start: Callable[[Item], Awaitable[T]], width: int = 64) -> list[T]:
+    """Run `start` for every item, at most `width` at once, and look at every outcome.
+
+    All are let finish; then the first failure is raised with the others as notes. Results keep the items' order.
+    """
+    gate = asyncio.Semaphore(width)
+
+    async def one(item: Item) -> T:
+        async with gate:
+            return await start(item)
+
+    outcomes = await asyncio.gather(*(one(item) for item in items), return_exceptions=True)
+    failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+    if failures:
+        for other in failures[1:]:
+            failures[0].add_note(f"also failed: {other}")
+        raise failures[0]
+    return [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]

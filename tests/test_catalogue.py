@@ -1,0 +1,35 @@
+"""prefect.yaml names every flow, each entrypoint loads, and its form is typed and described."""
+
+from pathlib import Path
+
+import pytest
+from prefect.flows import load_flow_from_entrypoint
+from prefect.utilities.callables import parameter_schema
+
+from stackwright.runs import HOME, catalogue
+
+ENTRIES = catalogue()
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_the_entrypoint_loads_and_its_form_is_described(name: str) -> None:
+    """Each deployment's flow can be loaded and every parameter has a type, a description and no secret."""
+    flow = load_flow_from_entrypoint(str(HOME / ENTRIES[name]["entrypoint"]), use_placeholder_flow=False)
+    assert flow.name == name
+    assert ENTRIES[name]["description"]
+    properties = parameter_schema(flow).properties
+    assert properties, "a flow without parameters cannot be told for which site it runs"
+    for parameter, form in properties.items():
+        assert form.get("description"), f"{name}.{parameter} has no help"
+        assert "type" in form or "anyOf" in form, f"{name}.{parameter} has no type"
+
+
+def test_every_flow_file_is_in_the_catalogue() -> None:
+    """A flow that is not in prefect.yaml cannot be started by an operator."""
+    named = {Path(entry["entrypoint"].split(":")[0]).name for entry in ENTRIES.values()}
+    assert {path.name for path in (HOME / "flows").glob("*.py") if path.name != "__init__.py"} == named
+
+
+def test_parameters_in_the_catalogue_hold_no_template_of_a_secret() -> None:
+    """`{{ prefect.blocks... }}` in parameters is resolved at deploy time and stored in clear: it must not be used."""
+    assert "prefect.blocks" not in (HOME / "prefect.yaml").read_text(encoding="utf-8")
