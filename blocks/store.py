@@ -10,7 +10,7 @@ from prefect.exceptions import ObjectNotFound
 from pydantic import SecretStr
 
 from blocks.types import BLOCKS
-from stackwright.clients.secrets import Kind
+from stackwright.domain.kinds import Kind
 
 
 class BlockSecrets:

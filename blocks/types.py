@@ -10,7 +10,7 @@ from typing import ClassVar
 from prefect.blocks.core import Block
 from pydantic import Field, SecretStr
 
-from stackwright.clients.secrets import Kind
+from stackwright.domain.kinds import Kind
 
 
 class SshKey(Block):

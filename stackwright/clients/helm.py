@@ -75,11 +75,11 @@ UNAVAILABLE_WORDS = (
     "response status code 504",
 )
 STATE_WORDS = {
-    "another operation (install/upgrade/rollback) is in progress": "Another helm works on this release, or one was killed at it.",
+    "another operation (install/upgrade/rollback) is in progress": "Another helm works on it, or one was killed at it.",
     "cannot reuse a name that is still in use": "The release appeared in between: start again, it is looked at first.",
     "cannot re-use a name that is still in use": "The release appeared in between: start again, it is looked at first.",
     "has no deployed releases": "No revision ever succeeded: look at `helm history`, then uninstall the release.",
-    "invalid ownership metadata": "An object of this chart belongs to another release: remove it there, or uninstall that release.",
+    "invalid ownership metadata": "An object of this chart belongs to another release: remove it there.",
 }
 
 
@@ -95,7 +95,9 @@ class HelmClient(Protocol):
     def upgrade_install(self, want: ReleaseWant) -> Release: ...
     def rollback(self, name: str, ns: str, revision: int = 0, *, timeout_s: int = 300) -> None: ...
     def uninstall(self, name: str, ns: str, *, hooks: bool = True, timeout_s: int = 300) -> None: ...
-    def template(self, want: ReleaseWant, *, kube_version: str = "", api_versions: Sequence[str] = ()) -> list[dict[str, Any]]: ...
+    def template(
+        self, want: ReleaseWant, *, kube_version: str = "", api_versions: Sequence[str] = ()
+    ) -> list[dict[str, Any]]: ...
     def show_values(self, chart: str, version: str, repo: str | None = None) -> dict[str, Any]: ...
 
 
@@ -166,9 +168,20 @@ class Helm:
         rows = self._json(["list", *scope, "--max", "0", *self._dialect.list_all])
         return tuple(_row(row, row["name"], row["namespace"]) for row in rows)
 
-    def template(self, want: ReleaseWant, *, kube_version: str = "", api_versions: Sequence[str] = ()) -> list[dict[str, Any]]:
+    def template(
+        self, want: ReleaseWant, *, kube_version: str = "", api_versions: Sequence[str] = ()
+    ) -> list[dict[str, Any]]:
         """Render a release without a cluster, CRDs and hooks included. The result holds secrets."""
-        argv = ["template", want.name, *self._chart(want), "--namespace", want.namespace, "--include-crds", "--values", "-"]
+        argv = [
+            "template",
+            want.name,
+            *self._chart(want),
+            "--namespace",
+            want.namespace,
+            "--include-crds",
+            "--values",
+            "-",
+        ]
         argv += ["--kube-version", kube_version] if kube_version else []
         argv += [part for version in api_versions for part in ("--api-versions", version)]
         text = self._run(argv, stdin=_stdin(want), secrets=secrets_in(want.values), where=_where(want), cluster=False)
@@ -209,7 +222,9 @@ class Helm:
             self._run(argv, where=f"chart {chart} {version}", cluster=False)
             archive = next(scratch.glob("*.tgz"), None)
             if archive is None:
-                raise ToolError("helm pull reported success but wrote no archive", where=f"chart {chart}", wanted=version)
+                raise ToolError(
+                    "helm pull reported success but wrote no archive", where=f"chart {chart}", wanted=version
+                )
             digest = hashlib.sha256(archive.read_bytes()).hexdigest()
             kept = self._folder("charts", digest) / archive.name
             archive.replace(kept)
@@ -244,7 +259,15 @@ class Helm:
 
     def rollback(self, name: str, ns: str, revision: int = 0, *, timeout_s: int = 300) -> None:
         """Go back to a revision; 0 is the one before the newest."""
-        argv = ["rollback", name, *([str(revision)] if revision else []), "--namespace", ns, "--history-max", str(HISTORY_KEPT)]
+        argv = [
+            "rollback",
+            name,
+            *([str(revision)] if revision else []),
+            "--namespace",
+            ns,
+            "--history-max",
+            str(HISTORY_KEPT),
+        ]
         argv += ["--timeout", f"{timeout_s}s", *self._dialect.rollback]
         self._run(argv, where=f"release {ns}/{name}", timeout_s=self._timeout_s + timeout_s)
 
@@ -278,7 +301,18 @@ class Helm:
         return folder
 
     def _environment(self) -> dict[str, str]:
-        kept = ("PATH", "LANG", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR")
+        kept = (
+            "PATH",
+            "LANG",
+            "HTTP_PROXY",
+            "HTTPS_PROXY",
+            "NO_PROXY",
+            "http_proxy",
+            "https_proxy",
+            "no_proxy",
+            "SSL_CERT_FILE",
+            "SSL_CERT_DIR",
+        )
         config = self._folder("config")
         return {
             **{name: os.environ[name] for name in kept if name in os.environ},
@@ -308,7 +342,11 @@ class Helm:
         limit_s = timeout_s or self._timeout_s
         with self._lock:
             self._secrets.update(text for text in secrets if text)
-        command = [self._binary, *argv, *(("--kubeconfig", str(self._kubeconfig)) if cluster and self._kubeconfig else ())]
+        command = [
+            self._binary,
+            *argv,
+            *(("--kubeconfig", str(self._kubeconfig)) if cluster and self._kubeconfig else ()),
+        ]
         self._on_command(command)
         try:
             process = subprocess.Popen(  # noqa: S603 - the operator's own helm, arguments as a list
@@ -322,7 +360,9 @@ class Helm:
             )
         except OSError as error:
             remedy = "Install helm 3.17 or newer, or helm 4, on this machine, and name it in the site's settings."
-            raise ToolError("helm cannot be started", where=self._binary, seen=error.strerror or "", remedy=remedy) from error
+            raise ToolError(
+                "helm cannot be started", where=self._binary, seen=error.strerror or "", remedy=remedy
+            ) from error
         try:
             out, err = process.communicate(stdin, timeout=limit_s)
         except subprocess.TimeoutExpired:
@@ -331,7 +371,7 @@ class Helm:
                 f"helm {argv[0]} did not end within {limit_s:.0f} s and was stopped",
                 where=where,
                 seen=self._last_lines(err),
-                remedy="Look at the release's hooks and events; then start the flow again: the release is looked at first.",
+                remedy="Look at the release's hooks and events, then start the flow again: it looks first.",
             ) from None
         finally:
             if process.poll() is None:
@@ -405,7 +445,9 @@ def _time(text: str | None) -> datetime | None:
     if not found:
         return None
     day, clock, fraction, zone = found.groups()
-    return datetime.fromisoformat(f"{day}T{clock}{(fraction or '.0')[:7].ljust(7, '0')}{'+00:00' if zone == 'Z' else zone}")
+    return datetime.fromisoformat(
+        f"{day}T{clock}{(fraction or '.0')[:7].ljust(7, '0')}{'+00:00' if zone == 'Z' else zone}"
+    )
 
 
 def _row(row: Mapping[str, Any], name: str, ns: str) -> Release:

@@ -1,6 +1,6 @@
-"""The Kubernetes wire, on the official client: objects as plain dictionaries, server-side apply, watches, service proxy.
+"""The Kubernetes wire, on the official client: objects as dictionaries, server-side apply, watches, service proxy.
 
-What an object's status means is in domain/cluster.py. The official client gives the kubeconfig, TLS and login; paths come
+What an object's status means is in domain/cluster.py. The official client gives kubeconfig, TLS and login; paths come
 from discovery, read once for each API group when it is first needed, so that any kind works without a generated class.
 """
 
@@ -25,17 +25,26 @@ from kubernetes import config as kubernetes_config
 from pydantic import SecretStr
 
 from stackwright.domain.cluster import HttpAnswer, NodeStatus, Obj, Rollout, node_status, rollout_of
-from stackwright.domain.errors import ApiError, ApiUnavailableError, ConflictError, GateTimeoutError, NotFoundError, ToolError
+from stackwright.domain.errors import (
+    ApiError,
+    ApiUnavailableError,
+    ConflictError,
+    GateTimeoutError,
+    NotFoundError,
+    ToolError,
+)
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+Objs = list[Obj]
+Nodes = list[NodeStatus]
 
 MANAGER = "stackwright"
 POOL_SIZE = 16  # threads of one run that talk to the API server at once
 WATCH_S = 60  # one watch request; the deadline is kept by `wait`
 PAGE = 500
 UNAVAILABLE = frozenset({429, 502, 503, 504})
-# An internal error of these kinds passes by itself: a webhook whose pods are not up yet, an etcd that changes its leader.
+# An internal error of these kinds passes by itself: a webhook whose pods are not up yet, an etcd without a leader.
 PASSING_CAUSES = ("failed calling webhook", "etcdserver:", "context deadline exceeded", "connection refused")
 
 
@@ -53,21 +62,32 @@ class KubeClient(Protocol):
     def get(self, api_version: str, kind: str, name: str, ns: str | None = None) -> Obj | None: ...
     def list(
         self, api_version: str, kind: str, ns: str | None = None, *, label_selector: str = "", field_selector: str = ""
-    ) -> list[Obj]: ...
-    def apply(self, obj: Mapping[str, Any], *, field_manager: str = MANAGER, force: bool = False) -> tuple[Obj, bool]: ...
+    ) -> Objs: ...
+    def apply(
+        self, obj: Mapping[str, Any], *, field_manager: str = MANAGER, force: bool = False
+    ) -> tuple[Obj, bool]: ...
     def create(self, obj: Mapping[str, Any]) -> Obj: ...
     def create_dry_run(self, obj: Mapping[str, Any]) -> Obj: ...
     def patch_merge(
-        self, api_version: str, kind: str, name: str, patch: Mapping[str, Any], ns: str | None = None, *, subresource: str = ""
+        self,
+        api_version: str,
+        kind: str,
+        name: str,
+        patch: Mapping[str, Any],
+        ns: str | None = None,
+        *,
+        subresource: str = "",
     ) -> Obj: ...
-    def delete(self, api_version: str, kind: str, name: str, ns: str | None = None, *, propagation: str = "Background") -> bool: ...
-    def nodes(self) -> list[NodeStatus]: ...
+    def delete(
+        self, api_version: str, kind: str, name: str, ns: str | None = None, *, propagation: str = "Background"
+    ) -> bool: ...
+    def nodes(self) -> Nodes: ...
     def rollout(self, kind: str, name: str, ns: str) -> Rollout: ...
     def wait(
         self,
         api_version: str,
         kind: str,
-        check: Callable[[list[Obj]], T | None],
+        check: Callable[[Objs], T | None],
         *,
         ns: str | None = None,
         name: str = "",
@@ -106,7 +126,11 @@ class Kube:
     """
 
     def __init__(
-        self, kubeconfig: Path | str | Mapping[str, Any], *, timeout_s: float = 30.0, resolve: Mapping[str, str] | None = None
+        self,
+        kubeconfig: Path | str | Mapping[str, Any],
+        *,
+        timeout_s: float = 30.0,
+        resolve: Mapping[str, str] | None = None,
     ) -> None:
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
@@ -115,12 +139,15 @@ class Kube:
         settings.connection_pool_maxsize = POOL_SIZE
         content = _resolved(_content(kubeconfig), resolve or {})
         try:
-            kubernetes_config.load_kube_config_from_dict(content, client_configuration=settings, persist_config=False)
+            load: Any = kubernetes_config.load_kube_config_from_dict
+            load(content, client_configuration=settings, persist_config=False)
         except kubernetes_config.ConfigException as error:
             remedy = "Fetch the kubeconfig again (it is in the cluster's block), or name the context in it."
-            raise ToolError("the kubeconfig cannot be used", where="kubeconfig", seen=str(error), remedy=remedy) from error
+            raise ToolError(
+                "the kubeconfig cannot be used", where="kubeconfig", seen=str(error), remedy=remedy
+            ) from error
         self._settings = settings
-        self._client = kubernetes_client.ApiClient(settings)
+        self._client: Any = kubernetes_client.ApiClient(settings)
         self.host = str(settings.host).rstrip("/")
 
     def close(self) -> None:
@@ -138,7 +165,7 @@ class Kube:
 
     def list(
         self, api_version: str, kind: str, ns: str | None = None, *, label_selector: str = "", field_selector: str = ""
-    ) -> list[Obj]:
+    ) -> Objs:
         """Return all objects of a kind, of one namespace or of all. A kind that is not served raises NotFoundError."""
         return self._list(api_version, kind, ns, label_selector, field_selector)[0]
 
@@ -153,34 +180,52 @@ class Kube:
             before = self._request("GET", path)
         query = {"fieldManager": field_manager, "force": "true" if force else "false"}
         after = self._request("PATCH", path, body=dict(obj), query=query, content="application/apply-patch+yaml")
-        return after, before is None or _version(before) != _version(after)
+        return after, before is None or _wanted_part(before) != _wanted_part(after)
 
     def create(self, obj: Mapping[str, Any]) -> Obj:
         """Create an object. Raises ConflictError when it exists."""
-        return self._request("POST", self._path_of(obj, collection=True), body=dict(obj), query={"fieldManager": MANAGER})
+        return self._request(
+            "POST", self._path_of(obj, collection=True), body=dict(obj), query={"fieldManager": MANAGER}
+        )
 
     def create_dry_run(self, obj: Mapping[str, Any]) -> Obj:
         """Let the server do everything for a create (validation, admission webhooks) except keep it."""
-        return self._request("POST", self._path_of(obj, collection=True), body=dict(obj), query={"dryRun": "All", "fieldManager": MANAGER})
+        return self._request(
+            "POST",
+            self._path_of(obj, collection=True),
+            body=dict(obj),
+            query={"dryRun": "All", "fieldManager": MANAGER},
+        )
 
     def patch_merge(
-        self, api_version: str, kind: str, name: str, patch: Mapping[str, Any], ns: str | None = None, *, subresource: str = ""
+        self,
+        api_version: str,
+        kind: str,
+        name: str,
+        patch: Mapping[str, Any],
+        ns: str | None = None,
+        *,
+        subresource: str = "",
     ) -> Obj:
         """Merge a patch into an object that exists (JSON merge patch: null removes a key)."""
         path = self._path(api_version, kind, ns, name) + (f"/{subresource}" if subresource else "")
         query = {"fieldManager": MANAGER}
         return self._request("PATCH", path, body=dict(patch), query=query, content="application/merge-patch+json")
 
-    def delete(self, api_version: str, kind: str, name: str, ns: str | None = None, *, propagation: str = "Background") -> bool:
+    def delete(
+        self, api_version: str, kind: str, name: str, ns: str | None = None, *, propagation: str = "Background"
+    ) -> bool:
         """Delete an object; False where there is none. It may live on until its finalizers are done."""
         try:
             path = self._path(api_version, kind, ns, name)
-            self._request("DELETE", path, body={"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": propagation})
+            self._request(
+                "DELETE", path, body={"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": propagation}
+            )
         except NotFoundError:
             return False
         return True
 
-    def nodes(self) -> list[NodeStatus]:
+    def nodes(self) -> Nodes:
         """Return all nodes, by name."""
         return sorted((node_status(node) for node in self.list("v1", "Node")), key=lambda node: node.name)
 
@@ -198,11 +243,16 @@ class Kube:
 
     def pod_logs(self, name: str, ns: str, *, container: str = "", tail: int = 100, previous: bool = False) -> str:
         """Return a pod's last log lines."""
-        query = {"tailLines": str(tail)} | ({"container": container} if container else {}) | ({"previous": "true"} if previous else {})
+        query = (
+            {"tailLines": str(tail)}
+            | ({"container": container} if container else {})
+            | ({"previous": "true"} if previous else {})
+        )
         return self._raw("GET", f"/api/v1/namespaces/{quote(ns)}/pods/{quote(name)}/log", query=query).text
 
     def evict(self, pod: str, ns: str, *, grace_s: int | None = None) -> bool:
-        """Ask for a pod's eviction; False where a disruption budget refuses it now. A pod that is gone counts as evicted."""
+        """Ask for a pod's eviction; False where a disruption budget refuses it now. A pod that is gone counts as evicted.
+        """
         body: Obj = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": ns}}
         if grace_s is not None:
             body["deleteOptions"] = {"gracePeriodSeconds": grace_s}
@@ -218,7 +268,11 @@ class Kube:
         """Ask the server whether this login may do something."""
         attributes = {"verb": verb, "resource": resource, "group": group} | ({"namespace": ns} if ns else {})
         kind = {"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview"}
-        answer = self._request("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", body=kind | {"spec": {"resourceAttributes": attributes}})
+        answer = self._request(
+            "POST",
+            "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews",
+            body=kind | {"spec": {"resourceAttributes": attributes}},
+        )
         return bool((answer.get("status") or {}).get("allowed"))
 
     def server_version(self) -> str:
@@ -240,7 +294,7 @@ class Kube:
         self,
         api_version: str,
         kind: str,
-        check: Callable[[list[Obj]], T | None],
+        check: Callable[[Objs], T | None],
         *,
         ns: str | None = None,
         name: str = "",
@@ -270,11 +324,13 @@ class Kube:
                 threading.Event().wait(min(pause_s, max(0.0, deadline - time.monotonic())))
                 pause_s = min(pause_s * 2, 5.0)
             if time.monotonic() >= deadline:
-                raise GateTimeoutError(f"{what} was not seen within {timeout_s:.0f} s", where=where or kind, wanted=what, seen=last)
+                raise GateTimeoutError(
+                    f"{what} was not seen within {timeout_s:.0f} s", where=where or kind, wanted=what, seen=last
+                )
 
     def _changes(
         self, api_version: str, kind: str, ns: str | None, labels: str, fields: str, deadline: float
-    ) -> Iterator[list[Obj]]:
+    ) -> Iterator[Objs]:
         """Yield the objects, then again after each watch event, until the watch ends or the deadline passes."""
         listed, version = self._list(api_version, kind, ns, labels, fields)
         objects = {_identity(item): item for item in listed}
@@ -327,8 +383,8 @@ class Kube:
     ) -> HttpAnswer:
         """Send a request to a Service through the API server, and return the Service's answer whatever its status.
 
-        The API server takes the Authorization header for itself and does not pass it on. Raises ApiUnavailableError when the
-        API server finds no endpoint behind the Service, NotFoundError when there is no Service.
+        The API server takes the Authorization header for itself and does not pass it on. Raises ApiUnavailableError when it
+        finds no endpoint behind the Service, NotFoundError when there is no Service.
         """
         target = f"{scheme}:{service}:{port}" if scheme == "https" else f"{service}:{port}"
         full = f"/api/v1/namespaces/{quote(ns)}/services/{quote(target)}/proxy/{path.lstrip('/')}"
@@ -344,8 +400,9 @@ class Kube:
 
     # --- requests ----------------------------------------------------------------------------------------------------
 
-    def _list(self, api_version: str, kind: str, ns: str | None, labels: str, fields: str) -> tuple[list[Obj], str]:
-        path, found, token = self._path(api_version, kind, ns), [], ""
+    def _list(self, api_version: str, kind: str, ns: str | None, labels: str, fields: str) -> tuple[Objs, str]:
+        found: Objs = []
+        path, token = self._path(api_version, kind, ns), ""
         while True:
             query = {"limit": str(PAGE)} | ({"continue": token} if token else {})
             query |= {key: value for key, value in (("labelSelector", labels), ("fieldSelector", fields)) if value}
@@ -355,7 +412,9 @@ class Kube:
             token = meta.get("continue") or ""
             if not token:
                 # The items of a list leave these two out; an object should say what it is.
-                return [{"apiVersion": api_version, "kind": kind, **item} for item in found], meta.get("resourceVersion", "")
+                return [{"apiVersion": api_version, "kind": kind, **item} for item in found], meta.get(
+                    "resourceVersion", ""
+                )
 
     def _path_of(self, obj: Mapping[str, Any], *, collection: bool = False) -> str:
         meta = obj["metadata"]
@@ -374,13 +433,17 @@ class Kube:
         if known is None:
             # A CRD may have been added since: discovery of the one group is read again before giving up.
             listed = self._request("GET", _root(api_version), where=f"API {api_version}").get("resources") or ()
-            table = {item["kind"]: Resource(item["name"], item["namespaced"]) for item in listed if "/" not in item["name"]}
+            table = {
+                item["kind"]: Resource(item["name"], item["namespaced"]) for item in listed if "/" not in item["name"]
+            }
             with self._lock:
                 self._kinds[api_version] = table
             known = table.get(kind)
         if known is None:
             remedy = "Install the product that brings this kind first."
-            raise NotFoundError("the cluster does not know this kind", where=f"{api_version} {kind}", remedy=remedy, status=404)
+            raise NotFoundError(
+                "the cluster does not know this kind", where=f"{api_version} {kind}", remedy=remedy, status=404
+            )
         return known
 
     def _forget(self, api_version: str) -> None:
@@ -408,28 +471,49 @@ class Kube:
         return answer
 
     def _send(
-        self, method: str, path: str, *, body: Any = None, query: Mapping[str, str] | None = None, content: str = "application/json"
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Any = None,
+        query: Mapping[str, str] | None = None,
+        content: str = "application/json",
     ) -> HttpAnswer:
         data = None if body is None else json.dumps(body).encode()
         return self._fetch(method, path, query or {}, data, {"Content-Type": content} if data else {})
 
     def _fetch(
-        self, method: str, path: str, query: Mapping[str, str], body: bytes | None, headers: Mapping[str, str], read_s: float | None = None
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        body: bytes | None,
+        headers: Mapping[str, str],
+        read_s: float | None = None,
     ) -> HttpAnswer:
         response = self._open(method, path, query, body, headers, read_s=read_s)
         try:
             return HttpAnswer(response.status, dict(response.headers), response.read())
         except urllib3.exceptions.HTTPError as error:
-            raise ApiUnavailableError("the API server's answer broke off", where=self.host, seen=type(error).__name__) from error
+            raise ApiUnavailableError(
+                "the API server's answer broke off", where=self.host, seen=type(error).__name__
+            ) from error
         finally:
             response.release_conn()
 
     def _open(
-        self, method: str, path: str, query: Mapping[str, str], body: bytes | None, headers: Mapping[str, str], read_s: float | None = None
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        body: bytes | None,
+        headers: Mapping[str, str],
+        read_s: float | None = None,
     ) -> urllib3.BaseHTTPResponse:
         url = f"{self.host}{path}" + (f"?{urlencode(query)}" if query else "")
         sent = {"Accept": "application/json, */*", "User-Agent": MANAGER, **headers}
-        for login in self._settings.auth_settings().values():  # reads a token file or exec plugin again when it is due
+        logins: Mapping[str, Any] = self._settings.auth_settings()
+        for login in logins.values():  # reads a token file or exec plugin again when it is due
             if login.get("in") == "header" and login.get("value"):
                 sent[login["key"]] = login["value"]
         limit = urllib3.Timeout(connect=min(self._timeout_s, 10.0), read=read_s or self._timeout_s)
@@ -442,7 +526,9 @@ class Kube:
             remedy = "Check the CA in the kubeconfig, and that the API certificate names the address that is used."
             raise ApiError("TLS with the API server failed", where=self.host, seen=str(error), remedy=remedy) from error
         except urllib3.exceptions.HTTPError as error:
-            raise ApiUnavailableError("the API server does not answer", where=self.host, seen=type(error).__name__) from error
+            raise ApiUnavailableError(
+                "the API server does not answer", where=self.host, seen=type(error).__name__
+            ) from error
         return response
 
 
@@ -461,7 +547,10 @@ def _raise_for(answer: HttpAnswer, where: str, verb: str) -> None:
         raise ConflictError(what, where=where, seen=seen, status=409)
     if answer.status in UNAVAILABLE or (answer.status == 500 and any(cause in message for cause in PASSING_CAUSES)):
         raise ApiUnavailableError("the API server cannot do this now", where=where, seen=seen, status=answer.status)
-    remedy = {401: "Fetch the kubeconfig again.", 403: "Give this login the right, or lift the quota or policy that the message names."}
+    remedy = {
+        401: "Fetch the kubeconfig again.",
+        403: "Give this login the right, or lift the quota or policy that the message names.",
+    }
     raise ApiError(what, where=where, seen=seen, status=answer.status, remedy=remedy.get(answer.status, ""))
 
 
@@ -483,7 +572,7 @@ def _resolved(content: dict[str, Any], resolve: Mapping[str, str]) -> dict[str, 
     for entry in content.get("clusters") or ():
         cluster = dict(entry["cluster"])
         url = urllib3.util.parse_url(cluster.get("server", ""))
-        if url.host in resolve:
+        if url.host and url.host in resolve:
             cluster["server"] = url._replace(host=resolve[url.host]).url
             cluster.setdefault("tls-server-name", url.host)
         clusters.append({**entry, "cluster": cluster})
@@ -501,8 +590,14 @@ def _lines(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
         yield from (line for line in lines if line.strip())
 
 
-def _version(obj: Mapping[str, Any]) -> str:
-    return str((obj.get("metadata") or {}).get("resourceVersion", ""))
+def _wanted_part(obj: Mapping[str, Any]) -> Obj:
+    """Leave out what changes by itself: status, versions and the book-keeping of field owners."""
+    meta = {
+        key: value
+        for key, value in obj["metadata"].items()
+        if key not in {"resourceVersion", "generation", "managedFields"}
+    }
+    return {key: value for key, value in obj.items() if key not in {"status", "metadata"}} | {"metadata": meta}
 
 
 def _identity(obj: Mapping[str, Any]) -> tuple[str, str]:
@@ -510,7 +605,7 @@ def _identity(obj: Mapping[str, Any]) -> tuple[str, str]:
     return meta.get("namespace", ""), meta.get("name", "")
 
 
-def _summary(objects: list[Obj]) -> str:
+def _summary(objects: Objs) -> str:
     """Say in one line what was seen last: names with what is not ready about them."""
     parts = []
     for obj in objects[:5]:

@@ -3,24 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, Protocol
+from typing import Protocol
 
 from pydantic import SecretStr
 
 from stackwright.domain.errors import SecretMissingError
-
-# One block type each (blocks/); the fields are those of the block.
-Kind = Literal[
-    "ssh-key",  # private_key, passphrase
-    "registration",  # code
-    "registry",  # username, password
-    "api-key",  # access_key, secret_key (ClearML)
-    "s3",  # access_key, secret_key
-    "cluster-access",  # kubeconfig
-    "secret-text",  # value (tokens, passwords, licences, PEM)
-    "certificate",  # certificate, private_key (PEM)
-]
-
+from stackwright.domain.kinds import Kind
 
 class Secrets(Protocol):
     """Read and keep secrets by kind and document name."""

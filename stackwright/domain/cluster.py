@@ -119,7 +119,11 @@ def condition_of(obj: Mapping[str, Any] | None, name: str) -> Mapping[str, str]:
 
 def _deployment(obj: Mapping[str, Any], status: Mapping[str, Any]) -> Rollout:
     want = _replicas(obj)
-    updated, available, total = status.get("updatedReplicas", 0), status.get("availableReplicas", 0), status.get("replicas", 0)
+    updated, available, total = (
+        status.get("updatedReplicas", 0),
+        status.get("availableReplicas", 0),
+        status.get("replicas", 0),
+    )
     ready = updated == want == available and total == want
     return Rollout(ready, f"{available}/{want} available, {updated} updated" + _why_not(obj, "Progressing", ready))
 
@@ -129,7 +133,9 @@ def _stateful_set(obj: Mapping[str, Any], status: Mapping[str, Any]) -> Rollout:
     current, update = status.get("currentRevision"), status.get("updateRevision")
     on_delete = ((obj.get("spec") or {}).get("updateStrategy") or {}).get("type") == "OnDelete"
     settled = current == update or on_delete or status.get("updatedReplicas", 0) == want
-    return Rollout(ready_count == want and settled, f"{ready_count}/{want} ready" + ("" if settled else ", update under way"))
+    return Rollout(
+        ready_count == want and settled, f"{ready_count}/{want} ready" + ("" if settled else ", update under way")
+    )
 
 
 def _daemon_set(obj: Mapping[str, Any], status: Mapping[str, Any]) -> Rollout:
@@ -150,4 +156,8 @@ def _replicas(obj: Mapping[str, Any]) -> int:
 
 def _why_not(obj: Mapping[str, Any], name: str, ready: bool) -> str:
     condition = condition_of(obj, name)
-    return f" ({condition['reason']})" if not ready and condition.get("status") == "False" and condition.get("reason") else ""
+    return (
+        f" ({condition['reason']})"
+        if not ready and condition.get("status") == "False" and condition.get("reason")
+        else ""
+    )

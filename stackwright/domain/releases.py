@@ -1,4 +1,4 @@
-"""Helm releases as values: what is wanted, what was seen, and the one rule that says what may be done about the difference.
+"""Helm releases as values: what is wanted, what was seen, and the one rule that says what may be done about it.
 
 Pure. Running helm is in clients/helm.py; which layers may be rolled back is said by the layer, not here.
 """
@@ -17,6 +17,7 @@ from typing import Any, Literal
 from pydantic import SecretStr
 
 from stackwright.domain.errors import Problem
+from stackwright.domain.versions import parse_chart
 
 VALUES_LABEL = "stackwright.io/values"
 SITE_LABEL = "stackwright.io/site"
@@ -151,7 +152,9 @@ def values_hash(values: Mapping[str, Any], *, salt: str = "") -> str:
     Key order and the way a number is written make no difference. A secret goes in as a slow digest salted with `salt`
     and its path, so a changed secret changes the hash and the hash does not give the secret away.
     """
-    text = json.dumps(_canonical(values, salt), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    text = json.dumps(
+        _canonical(values, salt), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
+    )
     return hashlib.sha256(text.encode()).hexdigest()[:HASH_CHARS]
 
 
@@ -178,18 +181,6 @@ def chart_base_name(chart: str) -> str:
     return re.sub(r"-v?\d+\.\d+\.\d+.*\.tgz$", "", last).removesuffix(".tgz").split("@")[0]
 
 
-def version_key(version: str) -> tuple[tuple[int, ...], bool, tuple[tuple[int, str], ...], str]:
-    """Return a sort key for chart versions: semantic versioning, a leading v ignored, build metadata as the last resort.
-
-    The build part counts because the Rancher catalogue tells releases of one product apart by it (108.0.9+up2.11.2).
-    """
-    core, _, build = version.removeprefix("v").partition("+")
-    numbers, _, pre = core.partition("-")
-    digits = tuple(int(part) if part.isdigit() else 0 for part in numbers.split("."))
-    marks = tuple((int(part), "") if part.isdigit() else (-1, part) for part in pre.split(".")) if pre else ()
-    return digits, not pre, marks, build
-
-
 def decide_release(want: ReleaseWant, seen: Release | None, facts: ReleaseFacts) -> ReleaseAction:
     """Say what may be done to bring one release to what is wanted.
 
@@ -205,7 +196,9 @@ def decide_release(want: ReleaseWant, seen: Release | None, facts: ReleaseFacts)
     if seen.status == "deployed":
         return _deployed(want, seen)
     if seen.status in RETRYABLE:
-        return ReleaseAction("retry-failed", f"revision {seen.revision} is {seen.status}: {seen.description}".rstrip(": "), ("apply",))
+        return ReleaseAction(
+            "retry-failed", f"revision {seen.revision} is {seen.status}: {seen.description}".rstrip(": "), ("apply",)
+        )
     return _refuse(
         "refuse-state",
         want,
@@ -224,18 +217,25 @@ def _foreign(want: ReleaseWant, seen: Release) -> ReleaseAction | None:
         return _refuse("refuse-foreign", want, "the release belongs to another site", owner, remedy, wanted=want.site)
     if owner is None and VALUES_LABEL not in seen.labels and not want.adopt:
         remedy = "Set `adopt: true` for this layer to take the release over (its values are replaced), or uninstall it first."
-        return _refuse("refuse-foreign", want, "the release was not made by Stackwright", f"{seen.chart} {seen.version}", remedy)
+        return _refuse(
+            "refuse-foreign", want, "the release was not made by Stackwright", f"{seen.chart} {seen.version}", remedy
+        )
     if seen.chart != want.named:
         remedy = f"Moving from {seen.chart} to {want.named} is a migration: follow the vendor's procedure, or uninstall {want.name} first."
-        return _refuse("refuse-foreign", want, "the release was made from another chart", seen.chart, remedy, wanted=want.named)
+        return _refuse(
+            "refuse-foreign", want, "the release was made from another chart", seen.chart, remedy, wanted=want.named
+        )
     return None
 
 
 def _downgrade(want: ReleaseWant, seen: Release) -> ReleaseAction | None:
-    if version_key(seen.version) <= version_key(want.version):
+    newer, wanted = parse_chart(seen.version), parse_chart(want.version)
+    if newer is None or wanted is None or newer <= wanted:
         return None
     remedy = f"Set the layer's version to {seen.version} or newer; to really go back, restore a backup of before the upgrade."
-    return _refuse("refuse-downgrade", want, "the release is newer than wanted", seen.version, remedy, wanted=want.version)
+    return _refuse(
+        "refuse-downgrade", want, "the release is newer than wanted", seen.version, remedy, wanted=want.version
+    )
 
 
 def _pending(want: ReleaseWant, seen: Release, facts: ReleaseFacts) -> ReleaseAction:
@@ -243,11 +243,22 @@ def _pending(want: ReleaseWant, seen: Release, facts: ReleaseFacts) -> ReleaseAc
     if not facts.run_dead and age_s <= facts.pending_limit_s:
         until = timedelta(seconds=round(facts.pending_limit_s - age_s))
         remedy = f"Let that run end. If it is dead, start again in {until}, or after it lost the site's lease."
-        return _refuse("refuse-busy", want, f"another helm is at work for {round(age_s)} s", seen.status, remedy, wanted="no pending change")
-    why = f"revision {seen.revision} was left {seen.status}" + (", its run is dead" if facts.run_dead else f" for {age_s:.0f} s")
+        return _refuse(
+            "refuse-busy",
+            want,
+            f"another helm is at work for {round(age_s)} s",
+            seen.status,
+            remedy,
+            wanted="no pending change",
+        )
+    why = f"revision {seen.revision} was left {seen.status}" + (
+        ", its run is dead" if facts.run_dead else f" for {age_s:.0f} s"
+    )
     if seen.status == "pending-install":
         # Where the data would suffer, the objects stay and the install takes them over: they carry the release's name.
-        return ReleaseAction("recover-pending-install", why, ("uninstall" if want.rollback_ok else "drop-revision", "apply"))
+        return ReleaseAction(
+            "recover-pending-install", why, ("uninstall" if want.rollback_ok else "drop-revision", "apply")
+        )
     return ReleaseAction("recover-pending-upgrade", why, ("rollback" if want.rollback_ok else "drop-revision", "apply"))
 
 
@@ -262,7 +273,9 @@ def _deployed(want: ReleaseWant, seen: Release) -> ReleaseAction:
     return ReleaseAction("nothing", f"revision {seen.revision} has this version and these values")
 
 
-def _refuse(kind: ActionKind, want: ReleaseWant, what: str, seen: str, remedy: str, *, wanted: str = "") -> ReleaseAction:
+def _refuse(
+    kind: ActionKind, want: ReleaseWant, what: str, seen: str, remedy: str, *, wanted: str = ""
+) -> ReleaseAction:
     where = f"release {want.namespace}/{want.name}"
     return ReleaseAction(kind, what, (), Problem(where, what, remedy, wanted or f"{want.named} {want.version}", seen))
 
@@ -270,7 +283,9 @@ def _refuse(kind: ActionKind, want: ReleaseWant, what: str, seen: str, remedy: s
 def _canonical(value: Any, salt: str, path: str = "") -> Any:
     if isinstance(value, SecretStr):
         key = f"stackwright/{salt}/{path}".encode()
-        return {"$secret": hashlib.pbkdf2_hmac("sha256", value.get_secret_value().encode(), key, SECRET_DIGEST_ROUNDS).hex()}
+        return {
+            "$secret": hashlib.pbkdf2_hmac("sha256", value.get_secret_value().encode(), key, SECRET_DIGEST_ROUNDS).hex()
+        }
     if isinstance(value, Mapping):
         return {str(key): _canonical(item, salt, f"{path}.{key}") for key, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):

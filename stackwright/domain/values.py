@@ -58,7 +58,7 @@ def secret(block: str, key: str = "") -> str:
 
 def markers_in(tree: Any) -> frozenset[Marker]:
     """Return every marker of a tree."""
-    return frozenset(Marker(found.group(1), found.group(2)) for text in _strings(tree) for found in _MARKER.finditer(text))
+    return frozenset(_marker(found) for text in _strings(tree) for found in _MARKER.finditer(text))
 
 
 def resolve(tree: Any, opened: Mapping[Marker, SecretStr]) -> Any:
@@ -77,13 +77,19 @@ def resolve(tree: Any, opened: Mapping[Marker, SecretStr]) -> Any:
 
 def _resolve_text(text: str, opened: Mapping[Marker, SecretStr]) -> str | SecretStr:
     def exchange(found: re.Match[str]) -> str:
-        marker = Marker(found.group(1), found.group(2))  # type: ignore[arg-type]  # the pattern allows no other kind
+        marker = _marker(found)
         if marker not in opened:
-            raise SecretMissingError("nothing stands behind the marker", where=f"block {marker.block}", wanted=str(marker))
+            raise SecretMissingError(
+                "nothing stands behind the marker", where=f"block {marker.block}", wanted=str(marker)
+            )
         return opened[marker].get_secret_value()
 
     exchanged = _MARKER.sub(exchange, text)
     return SecretStr(exchanged) if _MARKER.search(text) else text
+
+
+def _marker(found: re.Match[str]) -> Marker:
+    return Marker(found.group(1), found.group(2))  # type: ignore[arg-type]  # the pattern allows no other kind
 
 
 def docker_config(host: str, username: str, password: str) -> str:
@@ -104,12 +110,12 @@ def deep_merge(base: Tree, over: Tree) -> dict[str, Any]:
 
 
 def canonical(tree: Any) -> str:
-    """Return the tree as JSON text that is equal for trees that mean the same: key order and 1 versus 1.0 do not count."""
+    """Return the tree as JSON text, equal for trees that mean the same: key order and 1 versus 1.0 do not count."""
     return json.dumps(_plain(tree), sort_keys=True, separators=(",", ":"))
 
 
 def dotted(tree: Tree, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (dotted path, value) of every leaf; lists and empty maps are leaves. A dot inside a key is written `\\.`."""
+    """Yield (dotted path, value) of every leaf; lists and empty maps are leaves. A dot in a key is written `\\.`."""
     for key, value in tree.items():
         path = f"{prefix}{key}".replace(".", "\\.") if not prefix else f"{prefix}." + str(key).replace(".", "\\.")
         if isinstance(value, Mapping) and value:
@@ -121,14 +127,18 @@ def dotted(tree: Tree, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def without_empty(tree: Tree) -> dict[str, Any]:
     """Drop keys whose value is None, at any depth: a value that the spec leaves to the chart."""
     return {
-        key: without_empty(value) if isinstance(value, Mapping) else value for key, value in tree.items() if value is not None
+        key: without_empty(value) if isinstance(value, Mapping) else value
+        for key, value in tree.items()
+        if value is not None
     }
 
 
 def covers(seen: Any, wanted: Any) -> bool:
     """Tell whether an object that was seen holds all that is wanted; what it holds beside that does not count."""
     if isinstance(wanted, Mapping):
-        return isinstance(seen, Mapping) and all(key in seen and covers(seen[key], value) for key, value in wanted.items())
+        return isinstance(seen, Mapping) and all(
+            key in seen and covers(seen[key], value) for key, value in wanted.items()
+        )
     if isinstance(wanted, Sequence) and not isinstance(wanted, str):
         if not isinstance(seen, Sequence) or isinstance(seen, str) or len(seen) != len(wanted):
             return False
@@ -137,7 +147,7 @@ def covers(seen: Any, wanted: Any) -> bool:
 
 
 def sealed(manifest: Mapping[str, Any], opened: Callable[[Any], Any]) -> dict[str, Any]:
-    """Return a manifest ready for the API: markers exchanged by `opened`, and a Secret's `stringData` moved into `data`."""
+    """Return a manifest ready for the API: markers exchanged by `opened`, a Secret's `stringData` moved into `data`."""
     plain: dict[str, Any] = opened(manifest)
     if plain.get("kind") == "Secret" and "stringData" in plain:
         texts = plain.pop("stringData")

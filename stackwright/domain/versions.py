@@ -7,7 +7,7 @@ vendor names. Which layers a site has is said in domain/layers; nothing here loo
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import total_ordering
 
@@ -44,6 +44,11 @@ class Version:
         """True for a chart of the Rancher catalogue, which wraps another chart."""
         return self.upstream != (0, 0, 0)
 
+    @property
+    def effective(self) -> Version:
+        """The version that the product itself has: the wrapped one where there is one."""
+        return Version(*self.upstream) if self.wrapped else self
+
     def __lt__(self, other: Version) -> bool:
         return self._key() < other._key()
 
@@ -64,13 +69,13 @@ def parse_rke2(text: str) -> Version | None:
 
 
 def parse_chart(text: str) -> Version | None:
-    """Read a chart version: semver, a leading v allowed, the Rancher catalogue's 108.0.9+up2.11.2 too; None where it is none."""
+    """Read a chart version: semver, a leading v allowed, 108.0.9+up2.11.2 too; None where it is none."""
     found = _CHART.fullmatch(text)
     if found is None:
         return None
-    numbers = [int(part) for part in found.groups()[:3]]
-    upstream = tuple(int(part or 0) for part in found.groups()[4:])
-    return Version(*numbers, pre=found.group(4) or "", upstream=(upstream[0], upstream[1], upstream[2]))
+    major, minor, patch = (int(part) for part in found.groups()[:3])
+    one, two, three = (int(part or 0) for part in found.groups()[4:])
+    return Version(major, minor, patch, pre=found.group(4) or "", upstream=(one, two, three))
 
 
 def v(text: str) -> Version:
@@ -78,7 +83,7 @@ def v(text: str) -> Version:
     version = parse_chart(text if text.count(".") == 2 else f"{text}.0")
     if version is None:
         raise ValueError(f"{text} is not a version")
-    return version
+    return version.effective
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,7 @@ class Range:
     below: Version | None = None
 
     def __contains__(self, version: Version) -> bool:
-        core = Version(*version.core)  # revisions and wrapped versions do not move a release out of its range
+        core = Version(*version.effective.core)  # RKE2 revisions do not move a release out of its range
         return (self.low is None or core >= self.low) and (self.below is None or core < self.below)
 
     def __str__(self) -> str:
@@ -125,14 +130,15 @@ KNOWN_RKE2: Mapping[tuple[int, int], str] = {
 }
 
 # Chart versions installed when the site file names none: one set that the matrix allows on 1.34 and, within the
-# observability row's bound, on 1.35. Components of a layer with more than one chart are written layer.component.
+# observability row's bound, on 1.35. The Rancher catalogue wraps versions (109.0.7+up10.0.8): ranges count the inner
+# one. Components of a layer with more than one chart are written layer.component.
 DEFAULTS: Mapping[str, str] = {
     "cert_manager": "1.20.3",
     "metallb": "0.16.1",
     "rancher": "2.14.4",
-    "rancher_backup": "10.0.8",
+    "rancher_backup": "109.0.7+up10.0.8",
     "storage": "1.12.1",
-    "security": "2.11.2",
+    "security": "108.0.9+up2.11.2",
     "registry": "1.2.0",
     "observability": "2.10.3",
     "observability.agent": "1.5.40",
@@ -166,46 +172,156 @@ MATRIX: tuple[Row, ...] = (
     Row("cert_manager", since("1.20", "1.21"), since("1.32", "1.36"), "1.20.3", "cert-manager: supported releases"),
     Row("cert_manager", since("1.21", "1.22"), since("1.33", "1.37"), "1.21.1", "cert-manager: supported releases"),
     Row("metallb", since("0.15", "0.17"), since("1.19"), "0.16.1", "MetalLB: Chart.yaml kubeVersion"),
-    Row("rancher", since("2.13", "2.14"), until("1.35"), "2.13.8", "Rancher: Chart.yaml kubeVersion", {"cert_manager": since("1.20")}),
-    Row("rancher", since("2.14", "2.15"), until("1.36"), "2.14.4", "Rancher: Chart.yaml kubeVersion", {"cert_manager": since("1.20")}),
-    Row("rancher", since("2.15", "2.16"), until("1.37"), "2.15.0", "Rancher: Chart.yaml kubeVersion", {"cert_manager": since("1.20")}),
-    Row("rancher_backup", since("9.0", "10.0"), until("1.35"), "9.0.6", "rancher-backup: chart annotations", {"rancher": since("2.13", "2.14")}),
-    Row("rancher_backup", since("10.0", "11.0"), until("1.36"), "10.0.8", "rancher-backup: chart annotations", {"rancher": since("2.14", "2.15")}),
-    Row("rancher_backup", since("11.0", "12.0"), since("1.34", "1.37"), "11.0.1", "rancher-backup: chart annotations", {"rancher": since("2.15", "2.16")}),
+    Row(
+        "rancher",
+        since("2.13", "2.14"),
+        until("1.35"),
+        "2.13.8",
+        "Rancher: Chart.yaml kubeVersion",
+        {"cert_manager": since("1.20")},
+    ),
+    Row(
+        "rancher",
+        since("2.14", "2.15"),
+        until("1.36"),
+        "2.14.4",
+        "Rancher: Chart.yaml kubeVersion",
+        {"cert_manager": since("1.20")},
+    ),
+    Row(
+        "rancher",
+        since("2.15", "2.16"),
+        until("1.37"),
+        "2.15.0",
+        "Rancher: Chart.yaml kubeVersion",
+        {"cert_manager": since("1.20")},
+    ),
+    Row(
+        "rancher_backup",
+        since("9.0", "10.0"),
+        until("1.35"),
+        "9.0.6",
+        "rancher-backup: chart annotations",
+        {"rancher": since("2.13", "2.14")},
+    ),
+    Row(
+        "rancher_backup",
+        since("10.0", "11.0"),
+        since("1.33", "1.36"),
+        "109.0.7+up10.0.8",
+        "rancher-backup: chart annotations",
+        {"rancher": since("2.14", "2.15")},
+    ),
+    Row(
+        "rancher_backup",
+        since("11.0", "12.0"),
+        since("1.34", "1.37"),
+        "110.0.0+up11.0.0",
+        "rancher-backup: chart annotations",
+        {"rancher": since("2.15", "2.16")},
+    ),
     Row("storage", since("1.10", "1.12"), since("1.25", "1.36"), "1.11.3", "Longhorn: Chart.yaml kubeVersion"),
     Row("storage", since("1.12", "1.13"), since("1.33", "1.37"), "1.12.1", "Longhorn 1.12: important notes"),
-    Row("security", since("2.10", "2.12"), since("1.19", "1.37"), "2.11.2", "NeuVector 5.6: system requirements"),
-    Row("security", since("108.0", "109.0"), since("1.19", "1.37"), "108.0.9+up2.11.2", "Rancher catalogue; NeuVector 5.6: system requirements"),
+    Row(
+        "security",
+        since("2.10", "2.12"),
+        since("1.19", "1.37"),
+        "108.0.9+up2.11.2",
+        "NeuVector 5.6: system requirements",
+    ),
     Row("registry", since("1.1", "1.3"), since("1.20"), "1.2.0", "SUSE Private Registry: requirements"),
     Row("observability", since("2.10", "2.11"), since("1.33", "1.35.4"), "2.10.3", "SUSE Observability: requirements"),
-    Row("observability.agent", since("1.5", "1.6"), since("1.33", "1.35.4"), "1.5.40", "SUSE Observability: requirements"),
-    Row("gpu_operator.nvidia", since("25.3", "25.10"), since("1.30", "1.35"), "25.3.4", "RKE2: GPU operators (25.3 recipe)"),
-    Row("gpu_operator.nvidia", since("25.10", "26.8"), since("1.33", "1.37"), "26.7.0", "NVIDIA GPU operator: platform support"),
-    Row("gpu_operator.amd", since("1.5", "1.6"), since("1.29"), "1.5.1", "AMD GPU operator: Chart.yaml kubeVersion", {"cert_manager": since("1.20")}),
-    Row("gpu_operator.intel", since("0.34", "0.37"), Range(), "0.36.0", "Intel device plugins: README", {"cert_manager": since("1.20")}),
-    Row("gpu_operator.nfd", since("0.17", "0.19"), since("1.24"), "0.18.3", "Node Feature Discovery: deployment with Helm"),
-    Row("suse_ai", since("1.2", "1.3"), Range(), "1.2.1", "SUSE AI deployer: Chart.yaml", {"cert_manager": since("1.20")}),
-    Row("clearml", since("10.11.7", "12.0"), since("1.23"), "11.0.0", "guide 5.7.1; ClearML release notes (no upper bound since 10.7.6)"),
-    Row("clearml.agent", since("6.13.9", "7.0"), since("1.23"), "6.14.1", "ClearML release notes (two agents in a cluster collide before 6.13.9)"),
+    Row(
+        "observability.agent",
+        since("1.5", "1.6"),
+        since("1.33", "1.35.4"),
+        "1.5.40",
+        "SUSE Observability: requirements",
+    ),
+    Row(
+        "gpu_operator.nvidia",
+        since("25.3", "25.10"),
+        since("1.30", "1.35"),
+        "25.3.4",
+        "RKE2: GPU operators (25.3 recipe)",
+    ),
+    Row(
+        "gpu_operator.nvidia",
+        since("25.10", "26.8"),
+        since("1.33", "1.37"),
+        "26.7.0",
+        "NVIDIA GPU operator: platform support",
+    ),
+    Row(
+        "gpu_operator.amd",
+        since("1.5", "1.6"),
+        since("1.29"),
+        "1.5.1",
+        "AMD GPU operator: Chart.yaml kubeVersion",
+        {"cert_manager": since("1.20")},
+    ),
+    Row(
+        "gpu_operator.intel",
+        since("0.34", "0.37"),
+        Range(),
+        "0.36.0",
+        "Intel device plugins: README",
+        {"cert_manager": since("1.20")},
+    ),
+    Row(
+        "gpu_operator.nfd",
+        since("0.17", "0.19"),
+        since("1.24"),
+        "0.18.3",
+        "Node Feature Discovery: deployment with Helm",
+    ),
+    Row(
+        "suse_ai",
+        since("1.2", "1.3"),
+        Range(),
+        "1.2.1",
+        "SUSE AI deployer: Chart.yaml",
+        {"cert_manager": since("1.20")},
+    ),
+    Row(
+        "clearml",
+        since("10.11.7", "12.0"),
+        since("1.23"),
+        "11.0.0",
+        "guide 5.7.1; ClearML release notes (no upper bound since 10.7.6)",
+    ),
+    Row(
+        "clearml.agent",
+        since("6.13.9", "7.0"),
+        since("1.23"),
+        "6.14.1",
+        "ClearML release notes (two agents in a cluster collide before 6.13.9)",
+    ),
     Row("clearml.gateway", since("2.1", "4.0"), since("1.23"), "3.2.0", "ClearML server 3.26 release notes"),
-)  # fmt: skip
+)
 
 
 def check_versions(rke2: str, charts: Mapping[str, str], paths: Mapping[str, str]) -> list[Problem]:
-    """Return a problem for every version that cannot be read, is unknown to the matrix, or may not stand beside another.
+    """Return a problem for each version that cannot be read, is not in the matrix, or may not stand beside another.
 
     `charts` maps component to chart version, for the components that the site has; `paths` maps component to its place
     in the site file. Each problem names the nearest version that is allowed.
     """
     kubernetes = parse_rke2(rke2)
     if kubernetes is None:
-        return [Problem("rke2.version", "this is not an RKE2 release", "Write it as v1.34.10+rke2r1.", "vX.Y.Z+rke2rN", rke2)]
+        return [
+            Problem(
+                "rke2.version", "this is not an RKE2 release", "Write it as v1.34.10+rke2r1.", "vX.Y.Z+rke2rN", rke2
+            )
+        ]
     problems = _check_line(rke2, kubernetes)
     known = {component: version for component, text in charts.items() if (version := parse_chart(text))}
     for component, text in charts.items():
         where = paths.get(component, f"layers.{component}.version")
         if component not in known:
-            problems.append(Problem(where, "this is not a chart version", f"Write it as {DEFAULTS[component]}.", "x.y.z", text))
+            problems.append(
+                Problem(where, "this is not a chart version", f"Write it as {DEFAULTS[component]}.", "x.y.z", text)
+            )
         else:
             problems += _check_component(component, known[component], kubernetes, rke2, known, where)
     return problems
@@ -218,7 +334,9 @@ def row_of(component: str, version: Version) -> Row | None:
 
 def nearest_chart(component: str, version: Version, kubernetes: Version | None = None) -> str | None:
     """Return the known chart version nearest to this one, among those that allow this Kubernetes."""
-    rows = [row for row in MATRIX if row.component == component and (kubernetes is None or kubernetes in row.kubernetes)]
+    rows = [
+        row for row in MATRIX if row.component == component and (kubernetes is None or kubernetes in row.kubernetes)
+    ]
     return _nearest({row.newest: v(row.newest) for row in rows}, version)
 
 
@@ -233,7 +351,8 @@ def _check_line(rke2: str, kubernetes: Version) -> list[Problem]:
         return []
     nearest = nearest_rke2(Range(), kubernetes)
     lines = ", ".join(f"{major}.{minor}" for major, minor in KNOWN_RKE2)
-    return [Problem("rke2.version", "this Kubernetes line is not supported", f"Nearest allowed: {nearest}.", f"one of {lines}", rke2)]
+    what = "this Kubernetes line is not supported"
+    return [Problem("rke2.version", what, f"Nearest allowed: {nearest}.", f"one of {lines}", rke2)]
 
 
 def _check_component(
@@ -243,40 +362,38 @@ def _check_component(
     if row is None:
         ranges = " or ".join(str(row.charts) for row in MATRIX if row.component == component)
         nearest = nearest_chart(component, version, kubernetes) or nearest_chart(component, version)
-        return [Problem(where, "this version is outside the support matrix", f"Nearest allowed: {nearest}.", ranges, str(version))]
+        what = "this version is outside the support matrix"
+        return [Problem(where, what, f"Nearest allowed: {nearest}.", ranges, str(version))]
     problems = []
     if kubernetes not in row.kubernetes:
         chart = nearest_chart(component, version, kubernetes)
         ways = [f"set it to {chart}"] if chart else []
         if release := nearest_rke2(row.kubernetes, kubernetes):
             ways.append(f"set rke2.version to {release}")
-        remedy = f"Nearest allowed: {' or '.join(ways) or 'none known'}. Source: {row.source}."
-        problems.append(Problem(where, f"{component} {version} does not support this Kubernetes", remedy, str(row.kubernetes), rke2))
+        what = f"{component} {version} does not support this Kubernetes"
+        problems.append(Problem(where, what, _nearest_text(ways, row), str(row.kubernetes), rke2))
     for other, allowed in (row.needs or {}).items():
         if other in others and others[other] not in allowed:
-            near = _nearest({r.newest: v(r.newest) for r in MATRIX if r.component == other and v(r.newest) in allowed}, others[other])
-            mend = nearest_chart_for(component, other, others[other], version)
-            ways = [f"set {other} to {near}"] if near else []
-            ways += [f"set {component} to {mend}"] if mend else []
-            what = f"{component} {version} does not go with {other} {others[other]}"
-            remedy = f"Nearest allowed: {' or '.join(ways) or 'none known'}. Source: {row.source}."
-            problems.append(Problem(where, what, remedy, f"{other} {allowed}", str(others[other])))
+            problems.append(_misfit(row, version, other, allowed, others[other], where))
     return problems
 
 
-def nearest_chart_for(component: str, other: str, seen: Version, version: Version) -> str | None:
-    """Return the known chart version, nearest to `version`, that goes with another component's version."""
-    rows = [row for row in MATRIX if row.component == component and seen in (row.needs or {}).get(other, Range())]
-    return _nearest({row.newest: v(row.newest) for row in rows}, version)
+def _misfit(row: Row, version: Version, other: str, allowed: Range, seen: Version, where: str) -> Problem:
+    """Describe a chart that does not go with another component's chart, with the nearest change on either side."""
+    theirs = [r for r in MATRIX if r.component == other and v(r.newest) in allowed]
+    ours = [r for r in MATRIX if r.component == row.component and seen in (r.needs or {}).get(other, Range())]
+    near, mend = (_nearest({r.newest: v(r.newest) for r in rows}, at) for rows, at in ((theirs, seen), (ours, version)))
+    ways = [f"set {name} to {text}" for name, text in ((other, near), (row.component, mend)) if text]
+    what = f"{row.component} {version} does not go with {other} {seen}"
+    return Problem(where, what, _nearest_text(ways, row), f"{other} {allowed}", str(seen))
+
+
+def _nearest_text(ways: list[str], row: Row) -> str:
+    return f"Nearest allowed: {' or '.join(ways) or 'none known'}. Source: {row.source}."
 
 
 def _nearest(candidates: Mapping[str, Version], version: Version) -> str | None:
     def distance(item: tuple[str, Version]) -> tuple[int, ...]:
-        return tuple(abs(a - b) for a, b in zip(item[1].core, version.core, strict=True))
+        return tuple(abs(a - b) for a, b in zip(item[1].core, version.effective.core, strict=True))
 
     return min(candidates.items(), key=distance, default=(None, version))[0]
-
-
-def components(names: Iterable[str]) -> dict[str, str]:
-    """Return the default chart version of each component named."""
-    return {name: DEFAULTS[name] for name in names}

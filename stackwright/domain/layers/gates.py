@@ -1,6 +1,6 @@
 """Gates as data: what must be seen before a layer counts as up. Evaluating them against a site is in tasks/gates.py.
 
-`changing` gates write something (a volume, a pod): they belong to a first installation and to validation, never to a look.
+`changing` gates write something (a volume, a pod): they belong to a first installation and to validation only.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class WorkloadsGate(_Base):
 
     @property
     def id(self) -> str:
-        return f"workloads/{self.namespace}"
+        return f"workloads/{self.selector.partition('=')[2]}"
 
     @property
     def wanted(self) -> str:
@@ -165,7 +165,9 @@ class ServiceGate(_Base):
 
     @property
     def wanted(self) -> str:
-        return f"GET {self.path} on {self.service}:{self.port} answers 200" + (f" with {self.contains!r}" if self.contains else "")
+        return f"GET {self.path} on {self.service}:{self.port} answers 200" + (
+            f" with {self.contains!r}" if self.contains else ""
+        )
 
 
 @dataclass(frozen=True)

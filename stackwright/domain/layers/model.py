@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from stackwright.clients.secrets import Kind
 from stackwright.domain.errors import Problem
+from stackwright.domain.kinds import Kind
 from stackwright.domain.layers.gates import Gate
 from stackwright.domain.spec import Layer, StackSpec
 from stackwright.domain.versions import DEFAULTS
@@ -26,7 +26,7 @@ class Chart:
     home: str
 
     def address(self, mirror: str | None) -> tuple[str, str | None]:
-        """Return what helm is given: the chart, and the repository for a classic one. A mirror holds all charts flat."""
+        """Return what helm is given: the chart, and the repository of a classic one. A mirror holds all charts flat."""
         if mirror:
             return f"{mirror.rstrip('/')}/{self.name}", None
         if self.home.startswith("oci://"):
@@ -40,7 +40,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class ReleaseSpec:
-    """One Helm release of a layer. `component` is its name in the support matrix; `main` takes the site file's values."""
+    """One Helm release of a layer. `component` is its name in the matrix; the `main` one takes the file's values."""
 
     name: str
     namespace: str
@@ -68,10 +68,7 @@ class ObjectKey:
 
 @dataclass(frozen=True)
 class ObjectSpec:
-    """An object applied beside a release. `existing` ones (nodes) are only added to and must be there already.
-
-    `layer` names the layer whose CRDs it needs; `ignore` names fields that its product rewrites.
-    """
+    """An object applied beside a release. `existing` ones (nodes) are only added to and must be there already."""
 
     manifest: Mapping[str, Any]
     existing: bool = False

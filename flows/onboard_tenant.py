@@ -1,0 +1,32 @@
+"""Bring one tenant of the site file to a working queue."""
+
+from __future__ import annotations
+
+from prefect import flow
+from prefect.states import State
+
+from blocks.site import load_site
+from stackwright.domain.deploy import plan_one_tenant
+from tasks.common import in_thread
+from tasks.lease import hold_lease
+from tasks.parameters import PlanHash, SiteName, TenantName
+from tasks.publish import Progress, publish_plan, publish_report
+from tasks.stack import read_stack
+from tasks.tenants import ensure_tenant
+from tasks.validation import validate_tenant
+
+
+@flow(name="onboard-tenant", flow_run_name="tenant-{tenant}-{site}")
+async def onboard_tenant(site: SiteName, tenant: TenantName, plan_hash: PlanHash = None) -> State:
+    """Onboard one tenant (guide 5.7.2, 5.8, 5.9): company, users, credentials, namespace, agent, gateway; then prove it.
+
+    Refused while the site itself is not as its site file says: repair and onboarding never mix.
+    """
+    spec, place = await in_thread(load_site, site)
+    plan = plan_one_tenant(spec, await read_stack(place), tenant)
+    await publish_plan(plan)
+    wanted = next(one for one in spec.tenants if one.name == tenant)
+    async with hold_lease(place, plan, plan_hash) as lease, Progress(plan) as progress:
+        if not plan.empty:
+            await progress.track(ensure_tenant(place, wanted, lease, plan.of(tenant, "tenant")))
+    return await publish_report(place, plan, await validate_tenant(place, wanted, light=plan.empty), progress)

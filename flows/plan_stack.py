@@ -1,0 +1,22 @@
+"""Show what deploy-stack would do."""
+
+from __future__ import annotations
+
+from prefect import flow
+from prefect.states import State
+
+from blocks.site import load_site
+from stackwright.domain.deploy import plan_deploy
+from tasks.common import in_thread
+from tasks.parameters import SiteName
+from tasks.publish import publish_plan, publish_report
+from tasks.stack import read_stack
+
+
+@flow(name="plan-stack", flow_run_name="plan-{site}")
+async def plan_stack(site: SiteName) -> State:
+    """Look at the whole site and publish the plan: steps, effects, guide sections, hash. Changes nothing."""
+    spec, place = await in_thread(load_site, site)
+    plan = plan_deploy(spec, await read_stack(place))
+    await publish_plan(plan)
+    return await publish_report(place, plan, [])

@@ -1,0 +1,19 @@
+"""Prove that the platform works."""
+
+from __future__ import annotations
+
+from prefect import flow
+from prefect.states import State
+
+from blocks.site import load_site
+from tasks.common import in_thread
+from tasks.parameters import Light, SiteName
+from tasks.publish import publish_report
+from tasks.validation import validate_site
+
+
+@flow(name="validate-stack", flow_run_name="validate-{site}")
+async def validate_stack(site: SiteName, light: Light = False) -> State:
+    """Measure every layer and tenant (guide 6), and run a training workload through each tenant's queue unless `light`."""
+    _, place = await in_thread(load_site, site)
+    return await publish_report(place, None, await validate_site(place, light=light))

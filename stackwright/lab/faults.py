@@ -1,0 +1,139 @@
+"""Faults that a lab can inject: which change or request they strike, when, and how often.
+
+Deciding lives here; carrying a fault out lives with the stand-in that it strikes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from stackwright.lab.journal import Entry
+
+Kind = Literal["kill", "cut", "disk-full", "node-dead", "slow-join", "learner-stuck", "chart-pending", "api-500"]
+When = Literal["before", "inside", "after"]
+
+
+@dataclass
+class Fault:
+    """One fault. `match` narrows what it strikes: `number` (from that change on), and regular expressions for
+    `wire`, `target`, `action`. It strikes `count` times (0: always). `pid` is the process that `kill` ends;
+    `seconds` is how long `slow-join` holds a node back; `path` is the folder that `disk-full` fills.
+    """
+
+    kind: Kind
+    match: Mapping[str, Any] = field(default_factory=dict)
+    when: When = "before"
+    count: int = 1
+    pid: int = 0
+    seconds: float = 0.0
+    struck: int = 0
+    path: str = "/var"
+
+    def __post_init__(self) -> None:
+        """Refuse a fault that could never strike: a test would pass without it."""
+        if self.kind not in get_args(Kind) or self.when not in get_args(When):
+            raise ValueError(f"unknown kind or moment of a fault: {self.kind!r}, {self.when!r}")
+        if unknown := set(self.match) - {"number", "wire", "target", "action"}:
+            raise ValueError(f"a fault cannot match on {', '.join(sorted(unknown))}")
+        if self.kind == "kill" and self.pid <= 1:
+            raise ValueError("a kill needs the pid of the controller")
+
+    def strikes(self, wire: str, target: str, action: str, number: int) -> bool:
+        """Tell whether this fault strikes here and now."""
+        if self.count and self.struck >= self.count:
+            return False
+        if number < int(self.match.get("number", 0)):
+            return False
+        given = {"wire": wire, "target": target, "action": action}
+        return all(re.search(str(self.match[key]), value) for key, value in given.items() if key in self.match)
+
+
+class Faults:
+    """The faults of one lab, and which of them struck; with `path` they outlive the lab's process."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = path
+        self._faults: list[Fault] = []
+        self._listeners: list[Callable[[], None]] = []
+        self.struck: list[str] = []
+        if path is not None and path.exists():
+            self._faults = [Fault(**fields) for fields in json.loads(path.read_text(encoding="utf-8"))]
+
+    def add(self, fault: Mapping[str, Any]) -> None:
+        """Inject a fault given as JSON. Raises TypeError for an unknown field, ValueError for a senseless one."""
+        self._faults.append(Fault(**fault))
+        self._changed()
+
+    def clear(self) -> None:
+        """Take all faults back."""
+        self._faults.clear()
+        self._changed()
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """Call `listener` whenever faults are added or cleared, or one has struck."""
+        self._listeners.append(listener)
+
+    def has(self, kind: Kind) -> bool:
+        """Tell whether any fault of this kind has not been cleared."""
+        return any(fault.kind == kind for fault in self._faults)
+
+    def standing(self, kind: Kind, target: str) -> Fault | None:
+        """Return the fault of a kind that stands over a target, without counting it: a dead node stays dead."""
+        for fault in self._faults:
+            if fault.kind == kind and re.search(str(fault.match.get("target", "")), target):
+                return fault
+        return None
+
+    def take(self, kind: Kind, when: When, entry: Entry) -> Fault | None:
+        """Return the fault of a kind that strikes this change at this moment, counted as struck, or None."""
+        for fault in self._faults:
+            if fault.kind == kind and fault.when == when and self._strikes(fault, entry):
+                self._struck(fault, f"{kind} {when} {entry.number} {entry.target} {entry.action}")
+                return fault
+        return None
+
+    def waits_for(self, when: When, entry: Entry) -> bool:
+        """Tell whether any fault would strike this change at this moment."""
+        return any(fault.when == when and self._strikes(fault, entry) for fault in self._faults)
+
+    @staticmethod
+    def _strikes(fault: Fault, entry: Entry) -> bool:
+        return fault.strikes(entry.wire, entry.target, entry.action, entry.number)
+
+    def _struck(self, fault: Fault, what: str) -> None:
+        fault.struck += 1
+        self.struck.append(what)
+        self._changed()
+
+    def _changed(self) -> None:
+        if self._path is not None:
+            spare = self._path.with_suffix(".new")
+            spare.write_text(json.dumps([asdict(fault) for fault in self._faults]), encoding="utf-8")
+            spare.replace(self._path)
+        for listener in self._listeners:
+            listener()
+
+    def find(self, kind: Kind, wire: str, target: str, action: str = "", number: int = 0) -> Fault | None:
+        """Return the fault of a kind that strikes here, counted as struck, or None."""
+        for fault in self._faults:
+            if fault.kind == kind and fault.strikes(wire, target, action, number):
+                self._struck(fault, f"{kind} {wire} {target} {action}")
+                return fault
+        return None
+
+    def kill_at(self, when: When, entry: Entry) -> bool:
+        """End the controller's process if a `kill` fault strikes this change at this moment; tell whether it did."""
+        fault = self.take("kill", when, entry)
+        if fault is None:
+            return False
+        with contextlib.suppress(ProcessLookupError):  # it ended by itself: the fault came too late, not wrongly
+            os.killpg(fault.pid, signal.SIGKILL)
+        return True

@@ -1,0 +1,371 @@
+"""The lab's machines: each a private root in Linux user, mount and UTS namespaces, with a life (power on, off, reboot).
+
+What answers inside is elsewhere: SSH in sshd.py, the stand-in commands in machines/, RKE2 in rke2/.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shlex
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stackwright.lab.faults import Faults
+from stackwright.lab.journal import Journal
+from stackwright.lab.machines.hand import HandServer, write_standins
+from stackwright.lab.machines.kernel import boot_kernel
+from stackwright.lab.machines.packages import apply_staged
+from stackwright.lab.machines.snapshots import read_disk
+from stackwright.lab.machines.systemd import Systemd
+from stackwright.lab.nodefiles import LabNode, NodeRootError, write_disk
+
+__all__ = ["Finished", "LabNode", "LabNodes", "Machine"]
+
+PERSISTENT = ("etc", "var", "opt", "root", "srv", "home")
+PATHS = {
+    "root": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "user": "/usr/local/bin:/usr/bin:/bin",
+}
+HOLDER = Path(__file__).parent / "machines" / "holder.sh"
+START_LIMIT_S = 20.0
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a command run inside a machine ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Machine:
+    """One machine: its folder on the host, its namespaces while it is on, and what runs in it."""
+
+    def __init__(self, spec: LabNode, folder: Path, faults: Faults, speed: float) -> None:
+        self.spec = spec
+        self.name = spec.name
+        self.folder = folder
+        self.faults = faults
+        self.speed = speed
+        self.root = folder / "root"
+        self.live = folder / "live"
+        self.systemd = Systemd(self)
+        self.reboot_asked: Callable[[str], None] | None = None
+        self.clock_offset_s = 0.0
+        self.provoked: dict[str, list[int]] = {}  # command -> exit codes that its next calls end with
+        self.booted_at = 0.0
+        self._holder: asyncio.subprocess.Process | None = None
+        self._hand = HandServer(self)
+
+    @property
+    def is_on(self) -> bool:
+        """Say whether the machine is powered on."""
+        return self._holder is not None
+
+    def path(self, inside: str) -> Path:
+        """Return the host's path of a path inside the machine; below /usr only what the machine itself has."""
+        first, _, rest = inside.lstrip("/").partition("/")
+        if first in PERSISTENT:
+            return self.root / first / rest
+        if first in ("run", "tmp"):
+            return self.live / first / rest
+        if first == "usr":
+            if rest.split("/")[0] == "local":
+                local = self.root / "usr-local" if self.spec.usr_local_mount else self.folder / "usr" / "local"
+                return local / rest.partition("/")[2]
+            changed = self.folder / "usr" / rest
+            return changed if changed.exists() or changed.is_symlink() else self.folder / "standins" / rest
+        if inside.startswith("/proc/sys/"):
+            return self.live / "sysctl" / inside.removeprefix("/proc/sys/")
+        raise ValueError(f"{inside} is not the machine's own")
+
+    def resolve(self, inside: str) -> Path:
+        """Like `path`, following symbolic links inside the machine."""
+        found = self.path(inside)
+        for _ in range(10):
+            if not found.is_symlink():
+                return found
+            target = os.readlink(found)
+            inside = target if target.startswith("/") else os.path.normpath(str(Path(inside).parent / target))
+            if inside == "/dev/null":
+                return Path("/dev/null")
+            found = self.path(inside)
+        raise OSError(f"{self.name}: too many links at {inside}")
+
+    def read(self, inside: str, default: str = "") -> str:
+        """Return the text of a file inside the machine, or `default` when there is none."""
+        try:
+            return self.resolve(inside).read_text(encoding="utf-8", errors="replace")
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            return default
+
+    def write(self, inside: str, text: str, mode: int = 0o644) -> None:
+        """Write a file inside the machine, making its folders."""
+        path = self.path(inside)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=mode)
+        path.chmod(mode)
+        path.write_text(text, encoding="utf-8")
+
+    def create(self, authorized_key: str) -> None:
+        """Make the disk of a machine that does not exist yet."""
+        if not self.root.exists():
+            fresh = self.folder / "fresh"
+            shutil.rmtree(fresh, ignore_errors=True)
+            write_disk(self.spec, fresh, authorized_key)
+            fresh.rename(self.root)
+
+    async def power_on(self) -> None:
+        """Boot: fresh /run, /tmp, kernel state and namespaces, then the enabled units. Raises NodeRootError."""
+        if self.is_on:
+            return
+        shutil.rmtree(self.live, ignore_errors=True)
+        for name in ("run/systemd/system", "tmp", "sysctl", "module", "driver", "new"):
+            (self.live / name).mkdir(parents=True)
+        (self.live / "tmp").chmod(0o1777)
+        for name in ("usr", "work"):
+            (self.folder / name).mkdir(exist_ok=True)
+        self.booted_at = time.time()
+        self.systemd.reset()
+        apply_staged(self)
+        write_standins(self)
+        boot_kernel(self)
+        await self._start_holder()
+        await self._hand.start()
+        await self.systemd.boot()
+
+    async def _start_holder(self) -> None:
+        settings = {
+            "BASE": str(self.folder),
+            "NODE": self.read("/etc/hostname").strip() or self.name,
+            "USR_LOCAL": "mount" if self.spec.usr_local_mount else "",
+            "PATH": PATHS["root"],
+        }
+        self._holder = holder = await asyncio.create_subprocess_exec(
+            "unshare", "--user", "--map-root-user", "--mount", "--uts", "--propagation", "private", "sh", str(HOLDER),
+            env=settings,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )  # fmt: skip
+        if holder.stdout is None or holder.stderr is None:
+            raise RuntimeError("pipes were asked for")
+        line = await asyncio.wait_for(holder.stdout.readline(), START_LIMIT_S)
+        if line.strip() != b"ready":
+            seen = (await holder.stderr.read()).decode(errors="replace").strip()
+            await holder.wait()
+            self._holder = None
+            raise NodeRootError("the machine's root could not be made", where=self.name, seen=seen)
+
+    async def power_off(self) -> None:
+        """Cut the power: everything that runs in the machine dies at once."""
+        holder = self._holder
+        if holder is None:
+            return
+        await self._hand.stop()
+        await self.systemd.halt()
+        self._holder = None
+        for pid in _pids_in(holder.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        await holder.wait()
+
+    def argv(self, command: Iterable[str], *, user: str = "root", env: Mapping[str, str] | None = None) -> list[str]:
+        """Return the host command that runs `command` inside the machine. Raises OSError when it is off."""
+        if self._holder is None:
+            raise OSError(f"{self.name} is off")
+        is_root = user == "root"
+        home = "/root" if is_root else f"/home/{user}"
+        settings = {
+            "PATH": PATHS["root" if is_root else "user"],
+            "HOME": home,
+            "USER": user,
+            "LOGNAME": user,
+            "SHELL": "/bin/bash",
+            "LANG": "C.UTF-8",
+            **(env or {}),
+        }
+        enter = ["nsenter", "-t", str(self._holder.pid), "--user", "--mount", "--uts", "--preserve-credentials"]
+        clean = ["/usr/bin/env", "-i", *(f"{key}={value}" for key, value in settings.items())]
+        if is_root:
+            return [*enter, *clean, "/bin/sh", "-c", 'cd "$HOME" && exec "$@"', "sh", *command]
+        # Another user has no uid of its own here (one is mapped): it gets a user namespace without rights and a
+        # read-only root, so what needs root fails for it as it would on a real machine.
+        guard = '. /usr/lib/stackwright-lab/as-user "$@"'
+        return [*enter, *clean, "unshare", "--user", "--map-root-user", "--mount", "/bin/sh", "-c", guard, "sh", *command]
+
+    async def run(self, script: str, *, user: str = "root", timeout_s: float = 60.0) -> Finished:
+        """Run a shell script inside the machine, past SSH. For stand-ins and tests."""
+        process = await asyncio.create_subprocess_exec(
+            *self.argv(["/bin/bash", "-s"], user=user),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
+        try:
+            out, err = await asyncio.wait_for(process.communicate(script.encode()), timeout_s)
+        except TimeoutError:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            raise
+        return Finished(process.returncode or 0, out.decode(errors="replace"), err.decode(errors="replace"))
+
+    async def fill_disk(self, inside: str) -> None:
+        """Make every write below a folder fail with "No space left on device", until `free_disk`."""
+        self.path(inside)  # only the machine's own folders
+        done = await self.run(f"/usr/lib/stackwright-lab/fill-disk {shlex.quote(inside)}")
+        if done.code != 0:
+            raise NodeRootError("the disk could not be filled", where=f"{self.name}:{inside}", seen=done.err)
+
+    async def free_disk(self, inside: str) -> None:
+        """Undo `fill_disk`."""
+        await self.run(f"/usr/lib/stackwright-lab/fill-disk --free {shlex.quote(inside)}")
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return what can be compared of the machine: files, units, sysctls, modules, swap."""
+        return {
+            "files": read_disk(self.root),
+            "units": self.systemd.snapshot(),
+            "sysctl": {
+                str(path.relative_to(self.live / "sysctl")).replace("/", "."): path.read_text().strip()
+                for path in sorted((self.live / "sysctl").rglob("*"))
+                if path.is_file() and "random" not in path.parts
+            },
+            "modules": sorted(path.name for path in (self.live / "module").iterdir()),
+            "swap": (self.live / "swaps").read_text().splitlines()[1:],
+        }
+
+
+class LabNodes:
+    """All machines of one lab."""
+
+    def __init__(
+        self, folder: Path, specs: Iterable[LabNode], journal: Journal, faults: Faults, speed: float = 1.0
+    ) -> None:
+        self.folder = folder
+        self.journal = journal
+        self.faults = faults
+        self.speed = speed
+        self.machines = {spec.name: Machine(spec, folder / "nodes" / spec.name, faults, speed) for spec in specs}
+        self._servers: list[Any] = []  # NodeSshServer: sshd.py imports this module
+        self._jobs: set[asyncio.Task[None]] = set()
+        self._dead: set[str] = set()
+        self._full: set[tuple[str, str]] = set()
+        faults.on_change(self._look_at_faults)
+
+    def __getitem__(self, name: str) -> Machine:
+        return self.machines[name]
+
+    @property
+    def host_keys(self) -> dict[str, str]:
+        """Public host key line of every machine, by name."""
+        return {name: (machine.folder / "host_key.pub").read_text().strip() for name, machine in self.machines.items()}
+
+    async def start(self) -> None:
+        """Create what is missing, boot every machine and answer SSH. Raises NodeRootError."""
+        from stackwright.lab.sshd import NodeSshServer, ensure_host_key  # it needs Machine
+
+        key = (self.folder / "authorized_key").read_text()
+        for machine in self.machines.values():
+            machine.folder.mkdir(parents=True, exist_ok=True)
+            machine.create(key)
+            ensure_host_key(machine.folder)
+            machine.reboot_asked = self._reboot
+        await asyncio.gather(*(machine.power_on() for machine in self.machines.values()))
+        for machine in self.machines.values():
+            server = NodeSshServer(machine, self)
+            await server.start()
+            self._servers.append(server)
+        self._look_at_faults()
+
+    async def stop(self) -> None:
+        """Switch everything off; the folder keeps the disks."""
+        for job in [*self._jobs]:
+            job.cancel()
+        await asyncio.gather(*self._jobs, return_exceptions=True)
+        for server in self._servers:
+            await server.stop()
+        self._servers.clear()
+        await asyncio.gather(*(machine.power_off() for machine in self.machines.values()))
+
+    async def power_off(self, name: str) -> None:
+        """Cut a machine's power; its SSH port stops answering."""
+        for server in self._servers:
+            if server.machine.name == name:
+                await server.stop()
+        await self[name].power_off()
+
+    async def power_on(self, name: str) -> None:
+        """Boot a machine that is off."""
+        await self[name].power_on()
+        for server in self._servers:
+            if server.machine.name == name:
+                await server.start()
+
+    async def reboot(self, name: str) -> None:
+        """Switch a machine off and on."""
+        await self.power_off(name)
+        await self.power_on(name)
+
+    async def run_local(self, name: str, script: str) -> Finished:
+        """Run a script in a machine as root, past SSH and without journal entry. For tests."""
+        return await self[name].run(script)
+
+    def snapshot(self, name: str) -> dict[str, Any]:
+        """Return what can be compared of one machine."""
+        return self[name].snapshot()
+
+    def _reboot(self, name: str) -> None:
+        self._spawn(self.reboot(name))
+
+    def _look_at_faults(self) -> None:
+        for name in self.machines:
+            dead = self.faults.standing("node-dead", name) is not None
+            if dead and name not in self._dead:
+                self._dead.add(name)
+                self._spawn(self.power_off(name))
+            elif not dead and name in self._dead:
+                self._dead.discard(name)
+                self._spawn(self.power_on(name))
+        if self._full and not self.faults.has("disk-full"):
+            for name, inside in self._full:
+                self._spawn(self[name].free_disk(inside))
+            self._full.clear()
+
+    async def fill_disk(self, name: str, inside: str) -> None:
+        """Fill a folder of a machine until the fault is cleared."""
+        if (name, inside) not in self._full:
+            self._full.add((name, inside))
+            await self[name].fill_disk(inside)
+
+    def _spawn(self, work: Any) -> None:
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            work.close()  # not started yet: start() looks at the faults itself
+            return
+        job = loop.create_task(work)
+        self._jobs.add(job)
+        job.add_done_callback(self._jobs.discard)
+
+
+def _pids_in(holder: int) -> list[int]:
+    """Return every process in the holder's mount namespace or in one made from it, the holder included."""
+    found = []
+    user = os.readlink(f"/proc/{holder}/ns/uts")
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            with contextlib.suppress(OSError):
+                if os.readlink(f"/proc/{entry}/ns/uts") == user:
+                    found.append(int(entry))
+    return found

@@ -1,0 +1,103 @@
+"""What the real products do by themselves after their releases are up, so that gates have something true to wait for.
+
+Each operator is a function that looks at the whole cluster and writes only what differs; a second run changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from stackwright.lab.operators.certificates import cert_manager
+from stackwright.lab.operators.clearml import clearml
+from stackwright.lab.operators.gpu import amd, intel, nvidia
+from stackwright.lab.operators.platform import metallb, rancher, rancher_backup, storage
+from stackwright.lab.operators.products import observability, registry, security, suse_ai
+from stackwright.lab.operators.world import (
+    AgentFacts,
+    Backend,
+    ClearmlHooks,
+    Devices,
+    GatewayFacts,
+    ServerFacts,
+    State,
+    World,
+)
+
+log = logging.getLogger(__name__)
+
+Operator = Callable[[World], Awaitable[None]]
+OPERATORS: tuple[Operator, ...] = (
+    cert_manager,
+    metallb,
+    rancher,
+    rancher_backup,
+    storage,
+    security,
+    registry,
+    observability,
+    suse_ai,
+    nvidia,
+    amd,
+    intel,
+    clearml,
+)
+
+# Kinds whose change can matter to no operator: they come in great numbers.
+DULL = frozenset({"Event", "Lease", "Endpoints", "EndpointSlice", "ReplicaSet", "ControllerRevision", "ServiceAccount"})
+
+__all__ = [
+    "AgentFacts",
+    "Backend",
+    "ClearmlHooks",
+    "Devices",
+    "GatewayFacts",
+    "ServerFacts",
+    "World",
+    "install_operators",
+    "run_operators",
+]
+
+
+def _no_devices(node: str) -> Devices | None:
+    return None
+
+
+def install_operators(
+    state: State, *, devices: Callable[[str], Devices | None] = _no_devices, hooks: ClearmlHooks | None = None
+) -> World:
+    """Let the operators look at a cluster stand-in whenever it changes.
+
+    `devices` says which GPUs a node has; `hooks` starts ClearML's stand-ins. Changes that come while the operators are
+    at work lead to one more look, not to one each.
+    """
+    world = World(state, devices, hooks)
+    lock, waiting = asyncio.Lock(), {"again": False}
+
+    async def react(_: Any, event: Any) -> None:
+        if _kind(event) in DULL:
+            return
+        waiting["again"] = True
+        if lock.locked():
+            return
+        async with lock:
+            while waiting["again"]:
+                waiting["again"] = False
+                await run_operators(world)
+
+    state.add_reconciler(react)
+    return world
+
+
+async def run_operators(world: World) -> None:
+    """Let every operator look once."""
+    for operator in OPERATORS:
+        await operator(world)
+
+
+def _kind(event: Any) -> str:
+    """Return the kind of the object that an event is about, whatever form the event has."""
+    subject = event.get("object", event) if isinstance(event, dict) else getattr(event, "object", event)
+    return str(subject.get("kind", "")) if isinstance(subject, dict) else str(getattr(event, "kind", ""))
