@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import tarfile
+import threading
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -45,6 +46,7 @@ log = logging.getLogger(__name__)
 
 CRD_API = "apiextensions.k8s.io/v1"
 CRD_KIND = "CustomResourceDefinition"
+_LOGINS = threading.Lock()  # layers run at once and share one helm, whose login file is not made for two writers
 OBJECTS_TIMEOUT_S = 300.0  # a webhook that the objects need may still be starting
 
 Start = Callable[[str, Site, LeaseHandle, tuple[Step, ...]], Awaitable[list[Evidence]]]
@@ -57,16 +59,17 @@ class LayersFailedError(ProblemsError):
 # --- looking ---------------------------------------------------------------------------------------------------------
 
 
-def read_layers(site: Site, lease: LeaseHandle | None = None) -> ClusterFacts:
-    """Look at everything that the layers' plan needs: releases, objects, and which secrets exist.
+def read_layers(site: Site) -> ClusterFacts:
+    """Look at everything that the layers' plan needs: releases, objects, and which secrets exist."""
+    return read_facts(site, order(site.spec))
 
-    With the site's lease in hand no other run can be at work, so a release that was left pending is known to be dead.
+
+def read_facts(site: Site, layers: Iterable[LayerDef], *, run_dead: bool = True) -> ClusterFacts:
+    """Look at what the plan of these layers needs. A cluster whose kubeconfig was never fetched does not exist yet.
+
+    Whether another run is at work is the lease's question, asked before anything changes: so a release that is pending
+    counts as left by a run that died (`run_dead`), and its recovery is part of the plan that a person sees.
     """
-    return read_facts(site, order(site.spec), run_dead=lease is not None)
-
-
-def read_facts(site: Site, layers: Iterable[LayerDef], *, run_dead: bool) -> ClusterFacts:
-    """Look at what the plan of these layers needs. A cluster whose kubeconfig was never fetched does not exist yet."""
     spec = site.spec
     wanted = [item for layer in layers for item in (*layer.before_objects(spec), *layer.after_objects(spec))]
     values = [release.values for layer in layers for release in releases_of(spec, layer)]
@@ -94,12 +97,12 @@ def bring_layer(site: Site, name: str, lease: LeaseHandle, approved: tuple[Step,
     PlanMovedError where it needs a step that was not approved, GateTimeoutError where a gate stays closed.
     """
     layer = BY_NAME[name]
-    change = plan_layer(site.spec, layer, read_facts(site, [layer], run_dead=True))
+    change = plan_layer(site.spec, layer, read_facts(site, [layer]))
     _check(change, approved)
     if change.steps:
         lease.check()
         if ensure_generated(site, layer.secrets(site.spec)):
-            change = plan_layer(site.spec, layer, read_facts(site, [layer], run_dead=True))
+            change = plan_layer(site.spec, layer, read_facts(site, [layer]))
             _check(change, approved)
         _carry_out(site, change, lease)
     return wait_gates(site, layer, layer.settings(site.spec).timeout_s, changing=change.first)
@@ -209,7 +212,8 @@ def log_in(site: Site, helm: HelmClient, layer: LayerDef) -> None:
     """Log helm in to the registries that the layer's charts come from, where the site file names credentials."""
     for host, block in registry_logins(site.spec, layer).items():
         fields = need(site.secrets, "registry", block)
-        helm.registry_login(host, fields["username"].get_secret_value(), fields["password"])
+        with _LOGINS:
+            helm.registry_login(host, fields["username"].get_secret_value(), fields["password"])
 
 
 def registry_logins(spec: StackSpec, layer: LayerDef) -> dict[str, str]:

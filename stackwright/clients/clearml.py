@@ -1,6 +1,7 @@
 """ClearML's REST API as one identity: reads, and the few changes that onboarding and validation need.
 
-Every call carries the key pair itself, so there is no token to lose. Nothing is retried here: whoever calls looks again.
+Every call carries the key pair itself, so there is no token to lose. Nothing is retried here:
+whoever calls looks again.
 Source: ClearML API reference (Enterprise): system, auth, users, queues, workers, routers, tasks, events.
 """
 
@@ -149,7 +150,7 @@ class ClearmlClient:
             raise
 
     def whoami(self) -> Identity:
-        """Return the user, role and company behind this key pair. Made for tenants' keys: system keys have no such record."""
+        """Return who is behind this key pair. For tenants' keys: a system key has no such record."""
         user = self._call("users.get_current_user")["user"]
         company = user.get("company") or {}
         return Identity(

@@ -26,14 +26,16 @@ from typing import Any, Protocol
 import yaml
 from pydantic import SecretStr
 
+from stackwright.clients.kube import Kube
 from stackwright.domain.errors import ApiUnavailableError, ReleaseStateError, StackError, ToolError
-from stackwright.domain.releases import Release, ReleaseWant, plain_values, secrets_in
+from stackwright.domain.releases import Release, ReleaseWant, plain_values, secrets_in, storage_secret
 
 log = logging.getLogger(__name__)
 
 LAST_LINES = 12
 SETTLE_S = 5.0  # what a stopped helm gets to write down that its release failed
 HISTORY_KEPT = 10
+OWN_LABELS = frozenset({"owner", "name", "status", "version", "createdAt", "modifiedAt"})  # helm's, in its storage
 
 
 @dataclass(frozen=True)
@@ -152,11 +154,22 @@ class Helm:
             chart=seen["chart"],
             version=seen["version"],
             revision=int(seen["revision"]),
-            labels=seen.get("labels") or {},
+            labels=self._labels(name, ns, int(seen["revision"])) if seen.get("labels") is None else seen["labels"],
             description=self._redacted(description),
             updated=_time(seen.get("deployedAt") or rows[0].get("updated")),
             app_version=seen.get("appVersion", ""),
         )
+
+    def _labels(self, name: str, ns: str, revision: int) -> Mapping[str, str]:
+        """Read a revision's labels where it is kept: helm before 3.18 does not print them."""
+        if self._kubeconfig is None:
+            return {}
+        kube = Kube(self._kubeconfig, timeout_s=self._timeout_s)
+        try:
+            kept = kube.get("v1", "Secret", storage_secret(name, revision), ns) or {"metadata": {}}
+        finally:
+            kube.close()
+        return {key: value for key, value in (kept["metadata"].get("labels") or {}).items() if key not in OWN_LABELS}
 
     def history(self, name: str, ns: str) -> tuple[Release, ...]:
         """Return the kept revisions of a release that exists, oldest first, without labels."""
@@ -349,7 +362,7 @@ class Helm:
         ]
         self._on_command(command)
         try:
-            process = subprocess.Popen(  # noqa: S603 - the operator's own helm, arguments as a list
+            process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

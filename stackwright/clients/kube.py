@@ -1,6 +1,6 @@
 """The Kubernetes wire, on the official client: objects as dictionaries, server-side apply, watches, service proxy.
 
-What an object's status means is in domain/cluster.py. The official client gives kubeconfig, TLS and login; paths come
+What an object's status means is in domain/cluster.py; kubeconfig, TLS, login and errors are in kube_wire.py. Paths come
 from discovery, read once for each API group when it is first needed, so that any kind works without a generated class.
 """
 
@@ -16,22 +16,18 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
 import urllib3
-import yaml
-from kubernetes import client as kubernetes_client
-from kubernetes import config as kubernetes_config
 from pydantic import SecretStr
 
+from stackwright.clients.kube_wire import KubeWire, lines_of, raise_for
 from stackwright.domain.cluster import HttpAnswer, NodeStatus, Obj, Rollout, node_status, rollout_of
 from stackwright.domain.errors import (
     ApiError,
     ApiUnavailableError,
-    ConflictError,
     GateTimeoutError,
     NotFoundError,
-    ToolError,
 )
 
 log = logging.getLogger(__name__)
@@ -40,12 +36,8 @@ Objs = list[Obj]
 Nodes = list[NodeStatus]
 
 MANAGER = "stackwright"
-POOL_SIZE = 16  # threads of one run that talk to the API server at once
 WATCH_S = 60  # one watch request; the deadline is kept by `wait`
 PAGE = 500
-UNAVAILABLE = frozenset({429, 502, 503, 504})
-# An internal error of these kinds passes by itself: a webhook whose pods are not up yet, an etcd without a leader.
-PASSING_CAUSES = ("failed calling webhook", "etcdserver:", "context deadline exceeded", "connection refused")
 
 
 @dataclass(frozen=True)
@@ -132,27 +124,14 @@ class Kube:
         timeout_s: float = 30.0,
         resolve: Mapping[str, str] | None = None,
     ) -> None:
-        self._timeout_s = timeout_s
         self._lock = threading.Lock()
         self._kinds: dict[str, dict[str, Resource]] = {}
-        settings = kubernetes_client.Configuration()
-        settings.connection_pool_maxsize = POOL_SIZE
-        content = _resolved(_content(kubeconfig), resolve or {})
-        try:
-            load: Any = kubernetes_config.load_kube_config_from_dict
-            load(content, client_configuration=settings, persist_config=False)
-        except kubernetes_config.ConfigException as error:
-            remedy = "Fetch the kubeconfig again (it is in the cluster's block), or name the context in it."
-            raise ToolError(
-                "the kubeconfig cannot be used", where="kubeconfig", seen=str(error), remedy=remedy
-            ) from error
-        self._settings = settings
-        self._client: Any = kubernetes_client.ApiClient(settings)
-        self.host = str(settings.host).rstrip("/")
+        self._wire = KubeWire(kubeconfig, timeout_s, resolve)
+        self.host = self._wire.host
 
     def close(self) -> None:
         """Close the pooled connections."""
-        self._client.close()
+        self._wire.close()
 
     # --- objects -----------------------------------------------------------------------------------------------------
 
@@ -251,17 +230,16 @@ class Kube:
         return self._raw("GET", f"/api/v1/namespaces/{quote(ns)}/pods/{quote(name)}/log", query=query).text
 
     def evict(self, pod: str, ns: str, *, grace_s: int | None = None) -> bool:
-        """Ask for a pod's eviction; False where a disruption budget refuses it now. A pod that is gone counts as evicted.
-        """
+        """Ask for a pod's eviction; False where a disruption budget refuses it now. A pod that is gone is evicted."""
         body: Obj = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": ns}}
         if grace_s is not None:
             body["deleteOptions"] = {"gracePeriodSeconds": grace_s}
-        answer = self._send("POST", f"/api/v1/namespaces/{quote(ns)}/pods/{quote(pod)}/eviction", body=body)
+        answer = self._wire.send("POST", f"/api/v1/namespaces/{quote(ns)}/pods/{quote(pod)}/eviction", body=body)
         causes = ((answer.json() or {}).get("details") or {}).get("causes") or () if not answer.ok else ()
         if answer.status == 429 and any(cause.get("reason") == "DisruptionBudget" for cause in causes):
             return False
         if answer.status != 404:
-            _raise_for(answer, f"pod {ns}/{pod}", "evict")
+            raise_for(answer, f"pod {ns}/{pod}", "evict")
         return True
 
     def can_i(self, verb: str, resource: str, *, group: str = "", ns: str = "") -> bool:
@@ -357,10 +335,10 @@ class Kube:
         """Yield a watch's events. The read time limit ends a watch whose server hangs."""
         read_s = max(0.2, min(limit_s + 2.0, deadline - time.monotonic()))
         try:
-            with contextlib.closing(self._open("GET", path, query, None, {}, read_s=read_s)) as response:
+            with contextlib.closing(self._wire.open("GET", path, query, None, {}, read_s=read_s)) as response:
                 if response.status != 200:
-                    _raise_for(HttpAnswer(response.status, dict(response.headers), response.read()), path, "watch")
-                for line in _lines(response):
+                    raise_for(HttpAnswer(response.status, dict(response.headers), response.read()), path, "watch")
+                for line in lines_of(response):
                     yield json.loads(line)
         except (urllib3.exceptions.ReadTimeoutError, urllib3.exceptions.ProtocolError):
             return  # an idle watch, or one cut off: the caller lists again
@@ -383,8 +361,8 @@ class Kube:
     ) -> HttpAnswer:
         """Send a request to a Service through the API server, and return the Service's answer whatever its status.
 
-        The API server takes the Authorization header for itself and does not pass it on. Raises ApiUnavailableError when it
-        finds no endpoint behind the Service, NotFoundError when there is no Service.
+        The API server takes the Authorization header for itself and does not pass it on. Raises ApiUnavailableError
+        when it finds no endpoint behind the Service, NotFoundError when there is no Service.
         """
         target = f"{scheme}:{service}:{port}" if scheme == "https" else f"{service}:{port}"
         full = f"/api/v1/namespaces/{quote(ns)}/services/{quote(target)}/proxy/{path.lstrip('/')}"
@@ -392,10 +370,10 @@ class Kube:
         if json_body is not None:
             data = json.dumps(json_body).encode()
             extra.setdefault("Content-Type", "application/json")
-        answer = self._fetch(method, full, {}, data, extra, read_s=timeout_s)
+        answer = self._wire.fetch(method, full, {}, data, extra, read_s=timeout_s)
         status = answer.json() if not answer.ok else None
         if isinstance(status, dict) and status.get("kind") == "Status" and status.get("apiVersion") == "v1":
-            _raise_for(answer, f"service {ns}/{service}:{port}", method)
+            raise_for(answer, f"service {ns}/{service}:{port}", method)
         return answer
 
     # --- requests ----------------------------------------------------------------------------------------------------
@@ -460,134 +438,19 @@ class Kube:
         content: str = "application/json",
         where: str = "",
     ) -> Obj:
-        answer = self._send(method, path, body=body, query=query, content=content)
-        _raise_for(answer, where or path, method)
+        answer = self._wire.send(method, path, body=body, query=query, content=content)
+        raise_for(answer, where or path, method)
         result: Obj = answer.json()
         return result
 
     def _raw(self, method: str, path: str, *, query: Mapping[str, str] | None = None) -> HttpAnswer:
-        answer = self._send(method, path, query=query)
-        _raise_for(answer, path, method)
+        answer = self._wire.send(method, path, query=query)
+        raise_for(answer, path, method)
         return answer
-
-    def _send(
-        self,
-        method: str,
-        path: str,
-        *,
-        body: Any = None,
-        query: Mapping[str, str] | None = None,
-        content: str = "application/json",
-    ) -> HttpAnswer:
-        data = None if body is None else json.dumps(body).encode()
-        return self._fetch(method, path, query or {}, data, {"Content-Type": content} if data else {})
-
-    def _fetch(
-        self,
-        method: str,
-        path: str,
-        query: Mapping[str, str],
-        body: bytes | None,
-        headers: Mapping[str, str],
-        read_s: float | None = None,
-    ) -> HttpAnswer:
-        response = self._open(method, path, query, body, headers, read_s=read_s)
-        try:
-            return HttpAnswer(response.status, dict(response.headers), response.read())
-        except urllib3.exceptions.HTTPError as error:
-            raise ApiUnavailableError(
-                "the API server's answer broke off", where=self.host, seen=type(error).__name__
-            ) from error
-        finally:
-            response.release_conn()
-
-    def _open(
-        self,
-        method: str,
-        path: str,
-        query: Mapping[str, str],
-        body: bytes | None,
-        headers: Mapping[str, str],
-        read_s: float | None = None,
-    ) -> urllib3.BaseHTTPResponse:
-        url = f"{self.host}{path}" + (f"?{urlencode(query)}" if query else "")
-        sent = {"Accept": "application/json, */*", "User-Agent": MANAGER, **headers}
-        logins: Mapping[str, Any] = self._settings.auth_settings()
-        for login in logins.values():  # reads a token file or exec plugin again when it is due
-            if login.get("in") == "header" and login.get("value"):
-                sent[login["key"]] = login["value"]
-        limit = urllib3.Timeout(connect=min(self._timeout_s, 10.0), read=read_s or self._timeout_s)
-        pool = self._client.rest_client.pool_manager
-        try:
-            response: urllib3.BaseHTTPResponse = pool.request(
-                method, url, body=body, headers=sent, timeout=limit, retries=False, preload_content=False
-            )
-        except urllib3.exceptions.SSLError as error:
-            remedy = "Check the CA in the kubeconfig, and that the API certificate names the address that is used."
-            raise ApiError("TLS with the API server failed", where=self.host, seen=str(error), remedy=remedy) from error
-        except urllib3.exceptions.HTTPError as error:
-            raise ApiUnavailableError(
-                "the API server does not answer", where=self.host, seen=type(error).__name__
-            ) from error
-        return response
-
-
-def _raise_for(answer: HttpAnswer, where: str, verb: str) -> None:
-    """Raise the error that an answer stands for, with the server's own reason and message."""
-    if answer.ok:
-        return
-    status = answer.json()
-    status = status if isinstance(status, dict) else {}
-    reason, message = status.get("reason", ""), status.get("message") or answer.text[:500]
-    seen = f"{answer.status} {reason}: {message}".replace(" : ", ": ")
-    what = f"the API server refused {verb}"
-    if answer.status == 404:
-        raise NotFoundError("there is no such object", where=where, seen=seen, status=404)
-    if answer.status == 409:
-        raise ConflictError(what, where=where, seen=seen, status=409)
-    if answer.status in UNAVAILABLE or (answer.status == 500 and any(cause in message for cause in PASSING_CAUSES)):
-        raise ApiUnavailableError("the API server cannot do this now", where=where, seen=seen, status=answer.status)
-    remedy = {
-        401: "Fetch the kubeconfig again.",
-        403: "Give this login the right, or lift the quota or policy that the message names.",
-    }
-    raise ApiError(what, where=where, seen=seen, status=answer.status, remedy=remedy.get(answer.status, ""))
-
-
-def _content(kubeconfig: Path | str | Mapping[str, Any]) -> dict[str, Any]:
-    if isinstance(kubeconfig, Mapping):
-        return dict(kubeconfig)
-    text = kubeconfig.read_text() if isinstance(kubeconfig, Path) else kubeconfig
-    content = yaml.safe_load(text)
-    if not isinstance(content, dict):
-        raise ToolError("the kubeconfig is no mapping", where="kubeconfig", wanted="a kubeconfig in YAML")
-    return content
-
-
-def _resolved(content: dict[str, Any], resolve: Mapping[str, str]) -> dict[str, Any]:
-    """Put addresses in the place of names, keeping the name for the certificate check."""
-    if not resolve:
-        return content
-    clusters = []
-    for entry in content.get("clusters") or ():
-        cluster = dict(entry["cluster"])
-        url = urllib3.util.parse_url(cluster.get("server", ""))
-        if url.host and url.host in resolve:
-            cluster["server"] = url._replace(host=resolve[url.host]).url
-            cluster.setdefault("tls-server-name", url.host)
-        clusters.append({**entry, "cluster": cluster})
-    return {**content, "clusters": clusters}
 
 
 def _root(api_version: str) -> str:
     return f"/apis/{api_version}" if "/" in api_version else f"/api/{api_version}"
-
-
-def _lines(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
-    rest = b""
-    for chunk in response.stream(65536, decode_content=True):
-        *lines, rest = (rest + chunk).split(b"\n")
-        yield from (line for line in lines if line.strip())
 
 
 def _wanted_part(obj: Mapping[str, Any]) -> Obj:

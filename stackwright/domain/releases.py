@@ -113,7 +113,7 @@ class Release:
     @property
     def storage_secret(self) -> str:
         """Name of the Secret that holds this revision. Helm: Advanced techniques, storage backends."""
-        return f"sh.helm.release.v1.{self.name}.v{self.revision}"
+        return storage_secret(self.name, self.revision)
 
 
 @dataclass(frozen=True)
@@ -144,6 +144,11 @@ class ReleaseAction:
     @property
     def changes(self) -> bool:
         return bool(self.acts)
+
+
+def storage_secret(name: str, revision: int) -> str:
+    """Return the name of the Secret that holds one revision of a release."""
+    return f"sh.helm.release.v1.{name}.v{revision}"
 
 
 def values_hash(values: Mapping[str, Any], *, salt: str = "") -> str:
@@ -204,7 +209,7 @@ def decide_release(want: ReleaseWant, seen: Release | None, facts: ReleaseFacts)
         want,
         f"the release is {seen.status}",
         seen.status,
-        f"Find what holds it with `helm status {want.name} -n {want.namespace}`; mend the hook or finalizer, then repeat "
+        f"Find what holds it with `helm status {want.name} -n {want.namespace}`; mend the hook or finalizer, repeat "
         f"`helm uninstall {want.name} -n {want.namespace}`, or go back with `helm rollback`.",
         wanted="deployed",
     )
@@ -213,15 +218,19 @@ def decide_release(want: ReleaseWant, seen: Release | None, facts: ReleaseFacts)
 def _foreign(want: ReleaseWant, seen: Release) -> ReleaseAction | None:
     owner = seen.labels.get(SITE_LABEL)
     if owner is not None and want.site and owner != want.site:
-        remedy = f"Use the site file of {owner}, or remove the release's label {SITE_LABEL} if that site is gone, and set `adopt: true`."
+        remedy = f"Use the site file of {owner}; if that site is gone, uninstall the release first."
         return _refuse("refuse-foreign", want, "the release belongs to another site", owner, remedy, wanted=want.site)
     if owner is None and VALUES_LABEL not in seen.labels and not want.adopt:
-        remedy = "Set `adopt: true` for this layer to take the release over (its values are replaced), or uninstall it first."
+        remedy = (
+            "Set `adopt: true` for this layer to take the release over (it gets new values), or uninstall it first."
+        )
         return _refuse(
             "refuse-foreign", want, "the release was not made by Stackwright", f"{seen.chart} {seen.version}", remedy
         )
     if seen.chart != want.named:
-        remedy = f"Moving from {seen.chart} to {want.named} is a migration: follow the vendor's procedure, or uninstall {want.name} first."
+        remedy = (
+            f"Moving to {want.named} is a migration: follow the vendor's procedure, or uninstall {want.name} first."
+        )
         return _refuse(
             "refuse-foreign", want, "the release was made from another chart", seen.chart, remedy, wanted=want.named
         )
@@ -232,7 +241,9 @@ def _downgrade(want: ReleaseWant, seen: Release) -> ReleaseAction | None:
     newer, wanted = parse_chart(seen.version), parse_chart(want.version)
     if newer is None or wanted is None or newer <= wanted:
         return None
-    remedy = f"Set the layer's version to {seen.version} or newer; to really go back, restore a backup of before the upgrade."
+    remedy = (
+        f"Set the layer's version to {seen.version} or newer; to go back, restore a backup from before the upgrade."
+    )
     return _refuse(
         "refuse-downgrade", want, "the release is newer than wanted", seen.version, remedy, wanted=want.version
     )

@@ -79,7 +79,7 @@ def is_secret_key(key: str, parent: str = "") -> bool:
     joined = tuple(words[-2:])
     if joined not in _SECRET_PAIRS and words[-1] not in _SECRET_WORDS:
         return False
-    before = words[:-1] or [word.lower() for word in _WORD.findall(parent)]
+    before = words[-3:-1] or [word.lower() for word in _WORD.findall(parent)]
     return not set(before) & _NAMES_A_SECRET or words[-1] not in _MAY_BE_A_NAME
 
 

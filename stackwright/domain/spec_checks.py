@@ -14,6 +14,7 @@ from stackwright.domain.checks.platform import check_platform
 from stackwright.domain.errors import Problem
 from stackwright.domain.layers import check_layers, check_site_versions
 from stackwright.domain.spec import StackSpec
+from stackwright.domain.tenant_checks import check_tenant_names
 
 _SITE = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 
@@ -22,7 +23,7 @@ def check_spec(spec: StackSpec) -> list[Problem]:
     """Return every problem of a spec, each with its path in the site file; empty when it may be planned."""
     problems = [] if _SITE.fullmatch(spec.site) else [_site(spec)]
     problems += [*check_nodes(spec), *check_networks(spec), *check_cluster(spec), *check_platform(spec)]
-    problems += [*check_layers(spec), *check_site_versions(spec), *_check_tenants(spec)]
+    problems += [*check_layers(spec), *check_site_versions(spec), *check_tenant_names(spec)]
     return _without_twins(problems)
 
 
@@ -59,14 +60,6 @@ def note_spec(spec: StackSpec) -> tuple[str, ...]:
 def _site(spec: StackSpec) -> Problem:
     remedy = "Use a-z, 0-9 and `-`: the site's file and its folders carry this name."
     return Problem("site", "not a site's name", remedy, "at most 40 of a-z, 0-9, `-`", spec.site[:80])
-
-
-def _check_tenants(spec: StackSpec) -> list[Problem]:
-    try:
-        from stackwright.domain.tenants import check_tenant_names
-    except ImportError:
-        return []
-    return check_tenant_names(spec)
 
 
 def _without_twins(problems: list[Problem]) -> list[Problem]:

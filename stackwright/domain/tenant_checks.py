@@ -1,4 +1,4 @@
-"""Rules of a site file's tenants: names, quotas, queues, ports. What ClearML or Kubernetes would refuse is refused here.
+"""Rules of a site file's tenants: names, quotas, queues, ports. Refused is what ClearML or Kubernetes would refuse.
 
 Shapes of e-mail addresses and what one node can offer are checked in checks/platform.py.
 """
@@ -61,7 +61,7 @@ def _name(path: str, name: str) -> Iterator[Problem]:
 def _queues(path: str, tenant: Tenant) -> Iterator[Problem]:
     for number, queue in enumerate(tenant.queues):
         where, seen = f"{path}.queues[{number}].name", ascii(queue.name[:80])
-        remedy = f"Use {NAME_MIN} to {QUEUE_MAX} of a-z, A-Z, 0-9, `-` and `_`, beginning and ending with a letter or digit."
+        remedy = f"Use {NAME_MIN} to {QUEUE_MAX} letters and digits; `-` and `_` may stand between them."
         if len(queue.name) < NAME_MIN:
             yield Problem(where, "ClearML refuses queue names this short", remedy, f"{NAME_MIN} or more", seen)
         elif len(queue.name) > QUEUE_MAX or not queue.name.isascii() or not _QUEUE.fullmatch(queue.name):
@@ -125,6 +125,5 @@ def _twins(entries: Iterable[tuple[str, str]]) -> Iterator[Problem]:
     for path, text in entries:
         before = first.setdefault(text.casefold(), path)
         if before != path:
-            kind = "address" if path.endswith("email") else "name"
-            what = f"the same {kind} as {before}"
-            yield Problem(path, what, "Rename one.", f"a{'n' if kind == 'address' else ''} {kind} of its own", text[:80])
+            kind, wanted = ("address", "an address") if path.endswith("email") else ("name", "a name")
+            yield Problem(path, f"the same {kind} as {before}", "Rename one.", f"{wanted} of its own", text[:80])

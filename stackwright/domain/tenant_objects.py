@@ -1,4 +1,4 @@
-"""What one tenant has on the cluster: namespace, quota, limits, network policies, pull Secret, agent and gateway values.
+"""What one tenant has on the cluster: namespace, quota, limits, policies, pull Secret, agent and gateway values.
 
 Pure functions of the spec; secrets stand as markers. When each is applied is decided in tenants.py.
 """
@@ -14,7 +14,6 @@ from stackwright.domain.layers.clearml import NAMESPACE as SERVER_NAMESPACE
 from stackwright.domain.layers.model import Chart, ObjectSpec, ReleaseSpec
 from stackwright.domain.layers.shared import MANAGED_BY, PSA, ingress_class, secret_object, tls_objects
 from stackwright.domain.spec import Queue, StackSpec, Tenant
-from stackwright.domain.tenant_checks import SYSTEM_PODS
 from stackwright.domain.values import Marker, secret
 from stackwright.domain.versions import DEFAULTS, STREAM_SESSION_SINCE, parse_chart, v
 
@@ -28,6 +27,7 @@ GATEWAY_TLS = "clearml-gateway-tls"
 QUOTA, LIMITS = "tenant-quota", "tenant-limits"
 TENANT_LABEL = "stackwright.io/tenant"
 SITE_LABEL = "stackwright.io/site"
+INGRESS_PORTS = (80, 443, 8000, 8443)  # as seen on the controller's pods: Traefik listens on the last two
 SERVER_PORTS = (8008, 8081, 8080)  # apiserver, fileserver, webserver. ClearML: Enterprise on Kubernetes
 OVERHEAD_CPU_M, OVERHEAD_MEMORY_MIB = 1000, 2048  # kept for the agent, the router and the proxy
 LEAST_CPU_M, LEAST_MEMORY_MIB = 100, 256
@@ -72,9 +72,9 @@ def quota(spec: StackSpec, tenant: Tenant) -> ObjectSpec:
     hard = {
         "requests.cpu": str(want.cpu),
         "limits.cpu": str(want.cpu),
-        "requests.memory": f"{want.memory_gib}Gi",
-        "limits.memory": f"{want.memory_gib}Gi",
-        "requests.storage": f"{want.storage_gib}Gi",
+        "requests.memory": memory_text(want.memory_gib * 1024),
+        "limits.memory": memory_text(want.memory_gib * 1024),
+        "requests.storage": memory_text(want.storage_gib * 1024),
         "pods": str(want.pods),
         f"requests.{gpu_resource(spec)}": str(want.gpus),
     }
@@ -84,8 +84,8 @@ def quota(spec: StackSpec, tenant: Tenant) -> ObjectSpec:
 def limits(spec: StackSpec, tenant: Tenant) -> ObjectSpec:
     """Give a share to pods that ask for nothing: with a quota in force they would be refused."""
     cpu, memory = job_share(tenant)
-    default = {"cpu": f"{cpu}m", "memory": f"{memory}Mi"}
-    request = {"cpu": f"{min(cpu, LEAST_CPU_M)}m", "memory": f"{min(memory, LEAST_MEMORY_MIB)}Mi"}
+    default = {"cpu": cpu_text(cpu), "memory": memory_text(memory)}
+    request = {"cpu": cpu_text(LEAST_CPU_M), "memory": memory_text(LEAST_MEMORY_MIB)}
     return _object(
         spec, tenant, "v1", "LimitRange", LIMITS,
         {"limits": [{"type": "Container", "default": default, "defaultRequest": request}]},
@@ -100,8 +100,22 @@ def job_share(tenant: Tenant) -> tuple[int, int]:
     return max(LEAST_CPU_M, cpu // 100 * 100), max(LEAST_MEMORY_MIB, memory // 64 * 64)
 
 
+def cpu_text(millicores: int) -> str:
+    """Write a quantity as the API server gives it back, so that it compares equal. Kubernetes: quantities."""
+    return f"{millicores}m" if millicores % 1000 else str(millicores // 1000)
+
+
+def memory_text(mib: int) -> str:
+    """Write a quantity of memory as the API server gives it back: with the largest unit that leaves it whole."""
+    for unit in ("Mi", "Gi", "Ti"):
+        if mib % 1024 or unit == "Ti":
+            return f"{mib}{unit}"
+        mib //= 1024
+    return str(mib)
+
+
 def pull_secret(spec: StackSpec, tenant: Tenant) -> ObjectSpec:
-    """The vendor's token as a pull Secret: jobs run the tenant's images, which the agent's own Secret does not serve."""
+    """The vendor's token as a pull Secret for the jobs, which the agent's own Secret does not serve."""
     texts = {".dockerconfigjson": str(Marker("pull", f"{PULL_HOST}={spec.clearml.registry_block}"))}
     return secret_object(tenant.namespace, PULL_SECRET, texts, "kubernetes.io/dockerconfigjson")
 
@@ -110,7 +124,7 @@ def pull_secret(spec: StackSpec, tenant: Tenant) -> ObjectSpec:
 
 
 def network(spec: StackSpec, tenant: Tenant) -> tuple[ObjectSpec, ...]:
-    """Nothing in or out but: names, the API server, ClearML, the ingress controller, the tenant itself, and whom it lets in.
+    """Nothing in or out but: DNS, the API server, ClearML, the ingress controller, the tenant itself, whom it lets in.
 
     The public names of ClearML lead to an address outside the cluster, or to its own load balancer: HTTPS is open to
     every address that is neither a pod nor a service.
@@ -119,18 +133,26 @@ def network(spec: StackSpec, tenant: Tenant) -> tuple[ObjectSpec, ...]:
     outside = [{"ipBlock": {"cidr": everything, "except": inner}} for everything, inner in _outside(spec)]
     servers = [{"ipBlock": {"cidr": _host_cidr(node.address)}} for node in spec.servers]
     controller = {"namespaceSelector": _named("kube-system")}
+    web = [_port(port) for port in INGRESS_PORTS]
+    api_ports = [_port(port) for port in sorted({443, spec.rke2.api_port})]
+    clearml = [
+        {"to": [{"namespaceSelector": _named(SERVER_NAMESPACE)}], "ports": [_port(port) for port in SERVER_PORTS]},
+        {"to": outside, "ports": [_port(port) for port in https]},
+    ]
     policies: dict[str, dict[str, Any]] = {
         "default-deny": {"policyTypes": ["Ingress", "Egress"]},
-        "allow-own-namespace": {"ingress": [{"from": [{"podSelector": {}}]}], "egress": [{"to": [{"podSelector": {}}]}]},
+        "allow-own-namespace": {
+            "ingress": [{"from": [{"podSelector": {}}]}],
+            "egress": [{"to": [{"podSelector": {}}]}],
+        },
         "allow-dns": {"egress": [{"to": [controller], "ports": [_port(53, "UDP"), _port(53)]}]},
-        "allow-api-server": {"egress": [{"to": servers, "ports": [_port(spec.rke2.api_port)]},
-                                        {"to": [_api_service(spec)], "ports": [_port(443)]}]},
-        "allow-clearml": {"egress": [{"to": [{"namespaceSelector": _named(SERVER_NAMESPACE)}],
-                                      "ports": [_port(port) for port in SERVER_PORTS]},
-                                     {"to": outside, "ports": [_port(port) for port in https]}]},
-        "allow-ingress-controller": {"ingress": [{"from": [controller]}],
-                                     "egress": [{"to": [controller], "ports": [_port(port) for port in (80, 443, 8000, 8443)]}]},
-    }  # fmt: skip
+        "allow-api-server": {"egress": [{"to": [*servers, _services(spec)], "ports": api_ports}]},
+        "allow-clearml": {"egress": clearml},
+        "allow-ingress-controller": {
+            "ingress": [{"from": [controller]}],
+            "egress": [{"to": [controller], "ports": web}],
+        },
+    }
     if tenant.tcp_ports:
         ports = [{**_port(tenant.tcp_ports.start), "endPort": tenant.tcp_ports.end}]
         gateway = {"matchLabels": {"app.kubernetes.io/instance": GATEWAY_RELEASE}}
@@ -154,8 +176,8 @@ def _outside(spec: StackSpec) -> list[tuple[str, list[str]]]:
     return [(everything, found) for everything, found in (("0.0.0.0/0", four), ("::/0", six)) if found]
 
 
-def _api_service(spec: StackSpec) -> dict[str, Any]:
-    """Some CNIs look at a packet before its Service address is exchanged."""
+def _services(spec: StackSpec) -> dict[str, Any]:
+    """The API server's own Service: some CNIs look at a packet before its Service address is exchanged."""
     return {"ipBlock": {"cidr": spec.rke2.service_cidr.split(",")[0].strip()}}
 
 
@@ -177,9 +199,8 @@ def _port(port: int, protocol: str = "TCP") -> dict[str, Any]:
 def agent(spec: StackSpec, tenant: Tenant) -> ReleaseSpec:
     """The tenant's agent, with the tenant admin's own credentials. Guide: 5.8.3, chart and keys corrected."""
     version = agent_version(spec)
-    return ReleaseSpec(
-        AGENT_RELEASE, tenant.namespace, AGENT_CHART, "clearml.agent", version, agent_values(spec, tenant, version)
-    )
+    values = agent_values(spec, tenant, version)
+    return ReleaseSpec(AGENT_RELEASE, tenant.namespace, AGENT_CHART, "clearml.agent", version, values)
 
 
 def agent_values(spec: StackSpec, tenant: Tenant, version: str) -> dict[str, Any]:
@@ -209,7 +230,7 @@ def agent_values(spec: StackSpec, tenant: Tenant, version: str) -> dict[str, Any
 
 def _queue(spec: StackSpec, tenant: Tenant, queue: Queue) -> dict[str, Any]:
     cpu, memory = job_share(tenant)
-    share = {"cpu": f"{cpu}m", "memory": f"{memory}Mi"}
+    share = {"cpu": cpu_text(cpu), "memory": memory_text(memory)}
     template: dict[str, Any] = {"resources": {"limits": dict(share), "requests": share}}
     if queue.gpus:
         template["resources"]["limits"][gpu_resource(spec)] = queue.gpus
@@ -242,9 +263,8 @@ def _capacity(spec: StackSpec, tenant: Tenant, version: str) -> dict[str, Any]:
 def gateway(spec: StackSpec, tenant: Tenant) -> ReleaseSpec:
     """The tenant's application gateway, in its agent's namespace. Guide: 5.9, keys corrected."""
     version = gateway_version(spec)
-    return ReleaseSpec(
-        GATEWAY_RELEASE, tenant.namespace, GATEWAY_CHART, "clearml.gateway", version, gateway_values(spec, tenant, version)
-    )
+    values = gateway_values(spec, tenant, version)
+    return ReleaseSpec(GATEWAY_RELEASE, tenant.namespace, GATEWAY_CHART, "clearml.gateway", version, values)
 
 
 def gateway_values(spec: StackSpec, tenant: Tenant, version: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from typing import Any
 
 from stackwright.lab.faults import Faults
 from stackwright.lab.journal import Journal
-from stackwright.lab.machines.hand import HandServer, write_standins
+from stackwright.lab.machines.hand import Command, HandServer, write_standins
 from stackwright.lab.machines.kernel import boot_kernel
 from stackwright.lab.machines.packages import apply_staged
 from stackwright.lab.machines.snapshots import read_disk
@@ -60,6 +60,7 @@ class Machine:
         self.systemd = Systemd(self)
         self.reboot_asked: Callable[[str], None] | None = None
         self.clock_offset_s = 0.0
+        self.extra_commands: dict[str, Command] = {}  # of products, called by their own programs only
         self.provoked: dict[str, list[int]] = {}  # command -> exit codes that its next calls end with
         self.booted_at = 0.0
         self._holder: asyncio.subprocess.Process | None = None

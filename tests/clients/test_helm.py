@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
 import os
 import stat
@@ -13,11 +15,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+from aiohttp import web
 from pydantic import SecretStr
 
 from stackwright.clients.helm import Helm
 from stackwright.domain.errors import ApiUnavailableError, ReleaseStateError, ToolError
 from stackwright.domain.releases import SITE_LABEL, VALUES_LABEL, ReleaseWant
+from stackwright.lab.alone import alone
 
 PLANTED = "planted-s3cret-42"
 WANT = ReleaseWant(
@@ -53,7 +57,11 @@ DONE = json.dumps(
         "name": "web",
         "namespace": "apps",
         "version": 3,
-        "info": {"status": "deployed", "description": "Upgrade complete", "last_deployed": "2026-01-02T03:04:05.678901234Z"},
+        "info": {
+            "status": "deployed",
+            "description": "Upgrade complete",
+            "last_deployed": "2026-01-02T03:04:05.678901234Z",
+        },
         "chart": {"metadata": {"name": "web", "version": "1.2.3", "appVersion": "9"}},
         "config": {"password": PLANTED},
     }
@@ -69,7 +77,9 @@ class Fake:
         (folder / "plan.json").write_text(json.dumps(plan))
         self.commands = []
         settings = {"timeout_s": 20, **settings}
-        self.helm = Helm(str(binary), folder / "kubeconfig", folder / "work", on_command=self.commands.append, **settings)
+        self.helm = Helm(
+            str(binary), folder / "kubeconfig", folder / "work", on_command=self.commands.append, **settings
+        )
 
     @property
     def ran(self):
@@ -148,7 +158,7 @@ def test_every_instance_has_its_own_home(tmp_path):
         ("Error: Kubernetes cluster unreachable: dial tcp: connection refused", ApiUnavailableError, True),
         ('Error: Internal error occurred: failed calling webhook "x": no endpoints', ApiUnavailableError, True),
         ("Error: another operation (install/upgrade/rollback) is in progress", ReleaseStateError, False),
-        ('Error: Unable to continue with install: invalid ownership metadata; label', ReleaseStateError, False),
+        ("Error: Unable to continue with install: invalid ownership metadata; label", ReleaseStateError, False),
         ('Error: UPGRADE FAILED: "web" has no deployed releases', ReleaseStateError, False),
         ("Error: values don't meet the specifications of the schema", ToolError, False),
     ],
@@ -239,3 +249,90 @@ def test_a_damaged_cache_is_not_used(tmp_path):
     Path(first).write_bytes(b"chartX")
     again = fake.helm.pull("oci://r.test/web", "1.2.3")
     assert again.read_bytes() == b"chart" and len(fake.commands) == 2
+
+
+BINARIES = {
+    "helm4": Path(__file__).parents[2] / "build/tools/bin/helm",
+    "helm3": Path(__file__).parents[2] / "build/tools/helm3/helm",
+}
+
+
+def stored(revision, state, **labels):
+    """Return a revision as helm keeps it: gzip in base64 in a Secret, its labels on the Secret."""
+    info = {"first_deployed": "2026-01-02T03:04:05Z", "last_deployed": "2026-01-02T03:04:05Z", "status": state}
+    release = {
+        "name": "web",
+        "namespace": "apps",
+        "version": revision,
+        "info": {**info, "description": "why it is so"},
+        "chart": {"metadata": {"name": "web-app", "version": "1.2.3", "apiVersion": "v2", "appVersion": "9"}},
+        "manifest": "",
+    }
+    packed = base64.b64encode(base64.b64encode(gzip.compress(json.dumps(release).encode()))).decode()
+    marks = {"owner": "helm", "name": "web", "status": state, "version": str(revision), **labels}
+    meta = {"name": f"sh.helm.release.v1.web.v{revision}", "namespace": "apps", "labels": marks}
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": meta, "type": "helm.sh/release.v1"}
+    return {**secret, "data": {"release": packed}}
+
+
+def storage_app(secrets):
+    """Serve Secrets by label selector, all that helm reads for its listings."""
+
+    async def listing(request):
+        wanted = dict(part.split("=") for part in request.query.get("labelSelector", "").split(",") if part)
+        found = [s for s in secrets if all(s["metadata"]["labels"].get(k) == v for k, v in wanted.items())]
+        return web.json_response({"kind": "SecretList", "apiVersion": "v1", "metadata": {}, "items": found})
+
+    async def one(request):
+        name = request.match_info["name"]
+        return web.json_response(next(s for s in secrets if s["metadata"]["name"] == name))
+
+    async def version(_):
+        return web.json_response({"major": "1", "minor": "34", "gitVersion": "v1.34.10"})
+
+    app = web.Application()
+
+    async def core(_):
+        return web.json_response({"resources": [{"name": "secrets", "kind": "Secret", "namespaced": True}]})
+
+    app.router.add_get("/api/v1", core)
+    app.router.add_get("/version", version)
+    app.router.add_get("/api/v1/namespaces/apps/secrets", listing)
+    app.router.add_get("/api/v1/secrets", listing)
+    app.router.add_get("/api/v1/namespaces/apps/secrets/{name}", one)
+    return app
+
+
+@pytest.mark.parametrize("major", BINARIES)
+def test_the_real_helm_reads_what_is_stored(tmp_path, major):
+    """Both majors: newest revision in any state with our labels and its description; history; listing; absence."""
+    if not BINARIES[major].exists():
+        pytest.skip(f"{major} is not fetched yet: make setup")
+    ours = {VALUES_LABEL: "abc", SITE_LABEL: "one"}
+    kept = [stored(1, "deployed", **ours), stored(2, "pending-upgrade", **ours)]
+    with alone(lambda: storage_app(kept)) as served:
+        config = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "c",
+            "clusters": [{"name": "c", "cluster": {"server": served.url}}],
+            "users": [{"name": "c", "user": {}}],
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "c"}}],
+        }
+        (tmp_path / "kubeconfig").write_text(json.dumps(config))
+        helm = Helm(str(BINARIES[major]), tmp_path / "kubeconfig", tmp_path)
+        release = helm.release("web", "apps")
+        assert (release.status, release.revision, release.chart, release.version) == (
+            "pending-upgrade",
+            2,
+            "web-app",
+            "1.2.3",
+        )
+        assert (release.values_hash, release.labels[SITE_LABEL]) == ("abc", "one")
+        assert release.description == "why it is so"
+        assert release.updated == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+        assert [row.status for row in helm.history("web", "apps")] == ["deployed", "pending-upgrade"]
+        assert [(row.name, row.status) for row in helm.releases()] == [("web", "pending-upgrade")]
+        assert helm.release("other", "apps") is None
+    with pytest.raises(ApiUnavailableError):
+        helm.release("web", "apps")

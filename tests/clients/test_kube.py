@@ -36,7 +36,14 @@ def config(url, **cluster):
 
 
 def status(code, reason, message, **details):
-    body = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": reason, "message": message, "code": code}
+    body = {
+        "kind": "Status",
+        "apiVersion": "v1",
+        "status": "Failure",
+        "reason": reason,
+        "message": message,
+        "code": code,
+    }
     return web.json_response({**body, "details": details}, status=code)
 
 
@@ -108,7 +115,7 @@ def config_map(version="1", **data):
 
 
 def test_absent_is_none_and_the_kinds_are_discovered_once(api, kube):
-    """A missing object is None; discovery of a group is read for its first use only; the token goes with each request."""
+    """A missing object is None; discovery of a group is read once; the token goes with each request."""
     assert kube.get("v1", "ConfigMap", "a", "n") is None
     api.script["GET", MAP] = config_map(k="v")
     assert kube.get("v1", "ConfigMap", "a", "n")["data"] == {"k": "v"}
@@ -134,7 +141,7 @@ def test_apply_says_whether_it_changed_anything(api, kube):
     assert kube.apply(wanted, force=True)[1] is True
     del api.script["GET", MAP]
     assert kube.apply(wanted)[1] is True
-    method, _, query, headers, body = [asked for asked in api.asked if asked[0] == "PATCH"][1]
+    _, _, query, headers, body = [asked for asked in api.asked if asked[0] == "PATCH"][1]
     assert (query["fieldManager"], query["force"]) == ("stackwright", "true")
     assert headers["Content-Type"] == "application/apply-patch+yaml" and json.loads(body) == wanted
 
@@ -188,7 +195,7 @@ def test_a_name_can_be_reached_at_an_address(api):
     with alone(api.app) as served:
         client = Kube(config(f"http://k8s.lab.test:{served.port}"), resolve={"k8s.lab.test": "127.0.0.1"})
         assert client.get("v1", "ConfigMap", "a", "n") is None
-        assert client._settings.tls_server_name == "k8s.lab.test"
+        assert client._wire._settings.tls_server_name == "k8s.lab.test"
         client.close()
 
 
@@ -237,7 +244,9 @@ def has_key(key):
 
 def test_wait_sees_a_change_through_the_watch(api, kube):
     """The watch starts at the list's version; the object that satisfies the check ends the wait."""
-    events = stream({"type": "ADDED", "object": config_map("6")}, {"type": "MODIFIED", "object": config_map("7", k="v")})
+    events = stream(
+        {"type": "ADDED", "object": config_map("6")}, {"type": "MODIFIED", "object": config_map("7", k="v")}
+    )
     api.script["GET", "/api/v1/namespaces/n/configmaps"] = listing_then(events)
     assert kube.wait("v1", "ConfigMap", has_key("k"), ns="n", name="a", timeout_s=5, what="k") == "v"
     watch = next(asked for asked in api.asked if asked[2].get("watch"))

@@ -1,5 +1,6 @@
-"""What the flows need of an OCI registry, held by the lab's stand-in, by Debian's registry where it is installed, and by a
-live one given as STACKWRIGHT_LIVE_REGISTRY=https://user:password@host/path (with its CA in STACKWRIGHT_LIVE_REGISTRY_CA)."""
+"""What the flows need of an OCI registry: held by the lab's stand-in, by Debian's registry where installed, and by
+a live one given as STACKWRIGHT_LIVE_REGISTRY=https://user:password@host/path (its CA in STACKWRIGHT_LIVE_REGISTRY_CA).
+"""
 
 from __future__ import annotations
 
@@ -162,8 +163,14 @@ def put_image(client, repository, tag, payload=b"layer"):
     manifest = {
         "schemaVersion": 2,
         "mediaType": MANIFEST,
-        "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": digest(config), "size": len(config)},
-        "layers": [{"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": digest(payload), "size": len(payload)}],
+        "config": {
+            "mediaType": "application/vnd.oci.image.config.v1+json",
+            "digest": digest(config),
+            "size": len(config),
+        },
+        "layers": [
+            {"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": digest(payload), "size": len(payload)}
+        ],
     }
     data = json.dumps(manifest).encode()
     answer = client.put(f"/v2/{repository}/manifests/{tag}", content=data, headers={"Content-Type": MANIFEST})

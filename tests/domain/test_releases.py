@@ -119,7 +119,10 @@ def test_hash_ignores_order_and_number_form():
     assert values_hash({"a": None}) != values_hash({})
 
 
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=4), lambda c: st.lists(c) | st.dictionaries(st.text(max_size=3), c), max_leaves=8))  # fmt: skip
+SCALARS = st.none() | st.booleans() | st.integers() | st.text(max_size=4)
+
+
+@given(st.recursive(SCALARS, lambda c: st.lists(c) | st.dictionaries(st.text(max_size=3), c), max_leaves=8))
 def test_hash_fits_a_label(tree):
     """Any values give a hash that Kubernetes takes as a label value, the same each time."""
     one = values_hash({"t": tree})

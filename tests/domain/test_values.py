@@ -45,7 +45,11 @@ def test_merging_a_tree_with_itself_changes_nothing(tree):
 
 def test_markers_are_found_with_their_parts():
     """Every marker of a tree is found, with block, key and host as it names them."""
-    tree = {"a": "${secret:one}", "b": ["x ${secret:two.password} y", {"c": "${file64:/ca.pem}"}], "d": "${pull:reg:5000=login}"}
+    tree = {
+        "a": "${secret:one}",
+        "b": ["x ${secret:two.password} y", {"c": "${file64:/ca.pem}"}],
+        "d": "${pull:reg:5000=login}",
+    }
     found = {(marker.kind, marker.block, marker.key) for marker in markers_in(tree) if marker.kind == "secret"}
     assert found == {("secret", "one", "value"), ("secret", "two", "password")}
     pull = next(marker for marker in markers_in(tree) if marker.kind == "pull")

@@ -1,4 +1,4 @@
-"""Versions are read as their vendors write them, and pairs that nobody supports are refused with the nearest that is."""
+"""Versions are read as their vendors write them; pairs that nobody supports are refused with the nearest that is."""
 
 from __future__ import annotations
 
@@ -106,7 +106,12 @@ REFUSED = [
     ("v1.34.10+rke2r1", {"storage": "1.9.0"}, "1.11.3", ">=1.10.0"),
     ("v1.35.3+rke2r1", {"gpu_operator__nvidia": "25.3.4"}, "set it to 26.7.0", "<1.35.0"),
     ("v1.34.10+rke2r1", {"gpu_operator__nvidia": "24.9.0"}, "25.3.4", ">=25.3.0"),
-    ("v1.34.10+rke2r1", {"rancher": "2.14.4", "rancher_backup": "110.0.0+up11.0.0"}, "109.0.7+up10.0.8", "rancher >=2.15.0"),
+    (
+        "v1.34.10+rke2r1",
+        {"rancher": "2.14.4", "rancher_backup": "110.0.0+up11.0.0"},
+        "109.0.7+up10.0.8",
+        "rancher >=2.15.0",
+    ),
     ("v1.34.10+rke2r1", {"rancher": "2.14.4", "cert_manager": "1.19.6"}, "1.20.3", ">=1.20.0"),
     ("v1.34.10+rke2r1", {"clearml": "10.8.0"}, "11.0.0", ">=10.11.7"),
     ("v1.34.10+rke2r1", {"clearml__agent": "6.12.3"}, "6.14.1", ">=6.13.9"),

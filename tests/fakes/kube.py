@@ -60,7 +60,9 @@ class FakeKube:
             if (api, its_kind) == (api_version, kind)
             and ns in (None, space)
             and _selected(obj["metadata"].get("labels") or {}, label_selector)
-            and all(str(obj.get(part.split("=")[0])) == part.split("=")[1] for part in field_selector.split(",") if part)
+            and all(
+                str(obj.get(part.split("=")[0])) == part.split("=")[1] for part in field_selector.split(",") if part
+            )
         ]
 
     def apply(self, obj, *, field_manager="stackwright", force=False):

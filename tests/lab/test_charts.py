@@ -1,4 +1,4 @@
-"""The lab's charts: same bytes every time, every version renders, values matter, and what the real chart refuses is refused."""
+"""The lab's charts: same bytes every time, all render, values matter, and what the real chart refuses is refused."""
 
 from __future__ import annotations
 
@@ -119,7 +119,11 @@ def test_every_version_carries_its_own_number(helm, archives):
 @needs_helm
 def test_values_change_the_objects(helm, archives):
     """Replicas, hosts, classes and claims follow the values, so a wrong value shows."""
-    values = {"hostname": "r.test", "replicas": 2, "ingress": {"ingressClassName": "traefik", "tls": {"source": "secret"}}}
+    values = {
+        "hostname": "r.test",
+        "replicas": 2,
+        "ingress": {"ingressClassName": "traefik", "tls": {"source": "secret"}},
+    }
     objects = render(helm, archives, "rancher", "2.14.4", values)
     assert by_kind(objects, "Deployment")["rancher"]["spec"]["replicas"] == 2
     ingress = by_kind(objects, "Ingress")["rancher"]["spec"]

@@ -106,7 +106,14 @@ def test_condition(fake):
     bad = {"conditions": [{"type": "Ready", "status": "False", "reason": "NoKey", "message": "secret not found"}]}
     fake.kube.put({"apiVersion": "v1", "kind": "Thing", "metadata": {"name": "a"}, "status": bad})
     assert look(fake, gate).seen == "Ready is False NoKey secret not found"
-    fake.kube.put({"apiVersion": "v1", "kind": "Thing", "metadata": {"name": "a"}, "status": {"conditions": conditions(Ready=True)}})
+    fake.kube.put(
+        {
+            "apiVersion": "v1",
+            "kind": "Thing",
+            "metadata": {"name": "a"},
+            "status": {"conditions": conditions(Ready=True)},
+        }
+    )
     assert look(fake, gate).open is True
 
 
@@ -128,7 +135,10 @@ def test_dry_run(fake, error, verdict):
 
 
 HEALTH = {"status": "healthy", "components": [{"name": "core", "status": "healthy"}]}
-ILL = {"status": "unhealthy", "components": [{"name": "core", "status": "healthy"}, {"name": "database", "status": "unhealthy"}]}
+ILL = {
+    "status": "unhealthy",
+    "components": [{"name": "core", "status": "healthy"}, {"name": "database", "status": "unhealthy"}],
+}
 ANSWERS = [
     (200, "pong", "pong", False, True),
     (200, "ping", "pong", False, False),
@@ -198,7 +208,12 @@ def test_security_login_refused(fake):
 def storage_node(name: str, *, ready_: bool = True, disk: bool = True) -> dict:
     disks = {"d": {"conditions": conditions(Ready=True, Schedulable=disk)}}
     status = {"conditions": conditions(Ready=ready_, Schedulable=True), "diskStatus": disks}
-    return {"apiVersion": "longhorn.io/v1beta2", "kind": "Node", "metadata": {"name": name, "namespace": "x"}, "status": status}
+    return {
+        "apiVersion": "longhorn.io/v1beta2",
+        "kind": "Node",
+        "metadata": {"name": name, "namespace": "x"},
+        "status": status,
+    }
 
 
 def test_storage_nodes(fake):
@@ -285,7 +300,7 @@ def test_looking_changes_nothing(fake):
 
 
 def test_pods_that_are_not_ready_give_their_reason():
-    """Unschedulable, crashing and initialising pods are listed with what Kubernetes says; ready and done ones are not."""
+    """Unschedulable and crashing pods are listed with what Kubernetes says; ready and done ones are not."""
     unschedulable = [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/8 nodes"}]
     crash = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}}
     pods = [

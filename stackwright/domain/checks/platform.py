@@ -1,4 +1,7 @@
-"""Rules of what stands on the cluster: names, certificates, layers, GPUs, ClearML, tenants, backup. Guide: 5.3-5.9."""
+"""Rules of what stands on the cluster: names, certificates, layers, GPUs, ClearML, tenants, backup. Guide: 5.3-5.9.
+
+Tenants' names, quotas and ports are in tenant_checks.py; what one layer alone finds is in domain/layers.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import re
 from collections.abc import Iterator
 
 from stackwright.domain.checks.nodes import LEAST_STORAGE_NODES
-from stackwright.domain.checks.syntax import is_dns_name, is_email, repeated, url_host
+from stackwright.domain.checks.syntax import is_dns_name, is_email, url_host
 from stackwright.domain.errors import Problem
 from stackwright.domain.spec import StackSpec
 
@@ -118,13 +121,6 @@ def _tenants(spec: StackSpec) -> Iterator[Problem]:
             if not _NAMESPACE.fullmatch(name):
                 where = f"{path}.allowed_namespaces[{number}]"
                 yield Problem(where, "not a namespace's name", "Correct it.", "a-z, 0-9 and `-`", name[:80])
-    queues = [
-        (f"tenants[{i}].queues[{n}].name", f"{i}/{queue.name}")
-        for i, tenant in enumerate(spec.tenants)
-        for n, queue in enumerate(tenant.queues)
-    ]
-    for where, first, value in repeated(queues):
-        yield Problem(where, f"the same name as {first}", "Rename one.", "a name of its own", value.split("/", 1)[1])
 
 
 def _backup(spec: StackSpec) -> Iterator[Problem]:

@@ -16,7 +16,7 @@ from stackwright.domain.layers.model import LayerDef, ObjectSpec, ReleaseSpec
 from stackwright.domain.plan import Effect, Step, digest_of
 from stackwright.domain.releases import LAYER_LABEL, ReleaseAction, ReleaseFacts, ReleaseWant, decide_release
 from stackwright.domain.spec import StackSpec
-from stackwright.domain.values import canonical, covers, markers_in, resolve
+from stackwright.domain.values import Marker, canonical, covers, markers_in, resolve
 
 _FIRST = {"install", "recover-pending-install"}
 
@@ -40,10 +40,20 @@ class LayerChange:
     releases: tuple[ReleaseChange, ...]
     after: tuple[ObjectSpec, ...]
     steps: tuple[Step, ...]
+    missing: tuple[Marker, ...] = ()
+    """Markers whose block does not exist and is not one that Stackwright makes itself."""
 
     @property
     def problems(self) -> list[Problem]:
-        return [change.action.problem for change in self.releases if change.action.problem]
+        """What forbids the layer: blocks that only the operator can give, releases that may not be touched."""
+        remedy = "Create the block with `stackwright setup`, or in the Prefect UI under Blocks."
+        blocks = [
+            Problem(
+                f"block {marker.block}", f"{self.layer.title} needs it and it lacks this", remedy, str(marker), "none"
+            )
+            for marker in self.missing
+        ]
+        return blocks + [change.action.problem for change in self.releases if change.action.problem]
 
     @property
     def first(self) -> bool:
@@ -74,7 +84,14 @@ def plan_layer(spec: StackSpec, layer: LayerDef, facts: ClusterFacts) -> LayerCh
     steps = [_objects_step(layer, "objects-before", wanted_before, before)] if before else []
     steps += [_release_step(spec, layer, change) for change in releases if change.action.changes]
     steps += [_objects_step(layer, "objects-after", wanted_after, after)] if after else []
-    return LayerChange(layer, before, releases, after, tuple(steps))
+    return LayerChange(layer, before, releases, after, tuple(steps), _missing(spec, layer, facts))
+
+
+def _missing(spec: StackSpec, layer: LayerDef, facts: ClusterFacts) -> tuple[Marker, ...]:
+    made = {secret.block for other in order(spec) for secret in other.secrets(spec)}
+    objects = (*layer.before_objects(spec), *layer.after_objects(spec))
+    trees = [*(item.manifest for item in objects), *(release.values for release in releases_of(spec, layer))]
+    return tuple(sorted(m for m in markers_in(trees) if m not in facts.opened and m.block not in made))
 
 
 def want_of(spec: StackSpec, layer: LayerDef, release: ReleaseSpec, opened: Mapping[Any, SecretStr]) -> ReleaseWant:

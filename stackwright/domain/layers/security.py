@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from stackwright.domain.layers.gates import Gate, RolloutGate, SecurityGate
+from stackwright.domain.layers.gates import ExistsGate, Gate, RolloutGate, SecurityGate
 from stackwright.domain.layers.model import Chart, LayerDef, ObjectSpec, ReleaseSpec, version_of
 from stackwright.domain.layers.shared import (
     CONTAINERD_SOCKET,
@@ -28,6 +28,8 @@ COMMUNITY = "https://neuvector.github.io/neuvector-helm"
 CATALOGUE = "https://charts.rancher.io"
 API_SERVICE = "neuvector-svc-controller-api"
 API_PORT = 10443
+API = "neuvector.com/v1"
+ADMISSION_RULE = "local"  # the one name that the product takes for a cluster's own settings
 CONTROLLERS = 3  # odd: they keep a Raft quorum
 DEPLOYMENTS = ("neuvector-controller-pod", "neuvector-manager-pod", "neuvector-scanner-pod")
 
@@ -88,6 +90,7 @@ def gates(spec: StackSpec) -> tuple[Gate, ...]:
     return (
         *(RolloutGate("Deployment", NAMESPACE, name) for name in DEPLOYMENTS),
         RolloutGate("DaemonSet", NAMESPACE, "neuvector-enforcer-pod"),
+        ExistsGate(API, "NvAdmissionControlSecurityRule", "", (ADMISSION_RULE,)),
         SecurityGate(NAMESPACE, API_SERVICE, API_PORT, block, replicas(spec, CONTROLLERS)),
     )
 
@@ -96,12 +99,21 @@ def before(spec: StackSpec) -> tuple[ObjectSpec, ...]:
     return (namespace_object(NAMESPACE, "privileged"),)
 
 
+def after(spec: StackSpec) -> tuple[ObjectSpec, ...]:
+    """Admission control watches and reports from the start; it refuses nothing until someone says `protect`."""
+    config = {"enable": True, "mode": "monitor", "client_mode": "service"}
+    meta = {"name": ADMISSION_RULE}
+    body = {"apiVersion": API, "kind": "NvAdmissionControlSecurityRule", "metadata": meta, "spec": {"config": config}}
+    return (ObjectSpec(body),)
+
+
 LAYER = LayerDef(
     name="security",
     title="SUSE Security",
     guide="5.5",
     releases=releases,
     before_objects=before,
+    after_objects=after,
     gates=gates,
     after=("storage", "rancher"),
     secrets=lambda spec: (text_secret(spec.layers.security.admin_block),),

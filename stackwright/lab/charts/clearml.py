@@ -23,7 +23,7 @@ from stackwright.lab.charts.shapes import (
 
 def _full(chart: str) -> str:
     """Return the usual full name: the release's name alone where it holds the chart's."""
-    return f'{{{{ if contains "{chart}" .Release.Name }}}}{{{{ .Release.Name }}}}{{{{ else }}}}{{{{ .Release.Name }}}}-{chart}{{{{ end }}}}'
+    return f'{{{{ if contains "{chart}" .Release.Name }}}}{{{{ .Release.Name }}}}{{{{ else }}}}{{{{ .Release.Name }}}}-{chart}{{{{ end }}}}'  # noqa: E501 - one template
 
 
 _SERVER = _full("clearml-enterprise")
@@ -74,16 +74,6 @@ def _store(part: str, size: str, when: str) -> Piece:
     )
 
 
-_MONGODB = (
-    Crd("mongodbcommunity.mongodb.com", "MongoDBCommunity", "mongodbcommunity"),
-    Crd("mongodb.com", "MongoDB", "mongodb"),
-    Crd("mongodb.com", "MongoDBUser", "mongodbusers"),
-    Crd("mongodb.com", "MongoDBOpsManager", "opsmanagers"),
-    Crd("mongodb.com", "MongoDBMultiCluster", "mongodbmulticluster"),
-    Crd("mongodb.com", "MongoDBSearch", "mongodbsearch"),
-    Crd("mongodb.com", "ClusterMongoDBRole", "clustermongodbroles", namespaced=False),
-)
-
 _CONF = (
     "apiserverKey",
     "apiserverSecret",
@@ -92,6 +82,16 @@ _CONF = (
     "secureAuthTokenSecret",
     "testUserKey",
     "testUserSecret",
+)
+
+_MONGODB = (
+    Crd("mongodbcommunity.mongodb.com", "MongoDBCommunity", "mongodbcommunity"),
+    Crd("mongodb.com", "MongoDB", "mongodb"),
+    Crd("mongodb.com", "MongoDBUser", "mongodbusers"),
+    Crd("mongodb.com", "MongoDBOpsManager", "opsmanagers"),
+    Crd("mongodb.com", "MongoDBMultiCluster", "mongodbmulticluster"),
+    Crd("mongodb.com", "MongoDBSearch", "mongodbsearch"),
+    Crd("mongodb.com", "ClusterMongoDBRole", "clustermongodbroles", namespaced=False),
 )
 
 SERVER = ChartSpec(
@@ -164,7 +164,7 @@ SERVER = ChartSpec(
     },
     crds=_MONGODB,
     crds_in="crds",
-    required=(("and .Values.mongodb.enabled .Values.mckMongodb.enabled", "only one of mongodb and mckMongodb may be enabled"),),
+    required=(("and .Values.mongodb.enabled .Values.mckMongodb.enabled", "only one of mongodb and mckMongodb may be enabled"),),  # noqa: E501 - one template
 )  # fmt: skip
 
 _AGENT = _full("clearml-enterprise-agent")
@@ -191,11 +191,11 @@ AGENT = ChartSpec(
         ),
         secret(
             f"{_AGENT}-ac",
-            {"agentk8sglue_key": ".Values.clearml.agentk8sglueKey", "agentk8sglue_secret": ".Values.clearml.agentk8sglueSecret"},
+            {"agentk8sglue_key": ".Values.clearml.agentk8sglueKey", "agentk8sglue_secret": ".Values.clearml.agentk8sglueSecret"},  # noqa: E501 - one template
             when="not .Values.clearml.existingAgentk8sglueSecret",
         ),
         Piece(
-            obj("v1", "ConfigMap", f"{_AGENT}-queues", {"data": {"queues.json": "@@{{ .Values.agentk8sglue.queues | toJson | quote }}"}}),
+            obj("v1", "ConfigMap", f"{_AGENT}-queues", {"data": {"queues.json": "@@{{ .Values.agentk8sglue.queues | toJson | quote }}"}}),  # noqa: E501 - one template
         ),
     ),
     kube={"": ">= 1.23.0-0"},
@@ -221,7 +221,7 @@ GATEWAY = ChartSpec(
                 "ROUTER__NAME": "{{ .Release.Name }}",
                 "ROUTER__AUTH_COOKIE_NAME": "{{ .Values.clearml.authCookieName }}",
                 "ROUTER__TCP_ADDRESS": "{{ .Values.streamSession.routerAddress }}",
-                "ROUTER__TCP_PORTS": "{{ .Values.streamSession.portRange.start }}-{{ .Values.streamSession.portRange.end }}",
+                "ROUTER__TCP_PORTS": "{{ .Values.streamSession.portRange.start }}-{{ .Values.streamSession.portRange.end }}",  # noqa: E501 - one template
                 "ROUTER__HTTP_ADDRESS": "{{ .Values.ingress.hostName }}",
             },
             env_from=("{{ .Values.fullnameOverride | default .Release.Name }}-credentials",),
@@ -263,6 +263,7 @@ GATEWAY = ChartSpec(
         for key in ("apiKey", "apiSecret", "apiServerUrlReference")
     ),
 )
+
 
 def mongodb_crds() -> list[dict[str, Any]]:
     """Return the MongoDB operator's CRDs, which must be applied before ClearML's server chart."""

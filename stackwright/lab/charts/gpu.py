@@ -161,7 +161,7 @@ INTEL_OPERATOR = ChartSpec(
         workload(
             "Deployment",
             "inteldeviceplugins-controller-manager",
-            "{{ .Values.manager.image.hub }}/intel-deviceplugin-operator:{{ .Values.manager.image.tag | default .Chart.AppVersion }}",
+            "{{ .Values.manager.image.hub }}/intel-deviceplugin-operator:{{ .Values.manager.image.tag | default .Chart.AppVersion }}",  # noqa: E501 - one template
         ),
         Piece(
             obj("cert-manager.io/v1", "Issuer", "inteldeviceplugins-selfsigned-issuer", {"spec": {"selfSigned": {}}}),
@@ -186,7 +186,7 @@ INTEL_GPU = ChartSpec(
                 "{{ .Values.name }}",
                 {
                     "spec": {
-                        "image": "{{ .Values.image.hub }}/intel-gpu-plugin:{{ .Values.image.tag | default .Chart.AppVersion }}",
+                        "image": "{{ .Values.image.hub }}/intel-gpu-plugin:{{ .Values.image.tag | default .Chart.AppVersion }}",  # noqa: E501 - one template
                         "sharedDevNum": "@@{{ .Values.sharedDevNum }}",
                         "logLevel": "@@{{ .Values.logLevel }}",
                         "enableMonitoring": "@@{{ .Values.enableMonitoring }}",

@@ -248,7 +248,14 @@ RANCHER = ChartSpec(
     ),
 )  # fmt: skip
 
-_BRO = {"9.0.6": "v9.0.6", "10.0.8": "v10.0.8", "11.0.1": "v11.0.1"}
+# The operator's own chart versions, and the Rancher catalogue's, which wrap them.
+_BRO = {
+    "9.0.6": "v9.0.6",
+    "10.0.8": "v10.0.8",
+    "11.0.1": "v11.0.1",
+    "109.0.7+up10.0.8": "v10.0.8",
+    "110.0.0+up11.0.0": "v11.0.0",
+}
 _BRO_KUBE = {"9": ">= 1.32.0-0 < 1.35.0-0", "10": ">= 1.33.0-0 < 1.36.0-0", "11": ">= 1.34.0-0 < 1.37.0-0"}
 
 RANCHER_BACKUP_CRD = ChartSpec(

@@ -74,9 +74,9 @@ class ChartSpec:
 
     `versions` maps the chart's version to the product's; `kube` maps a version's prefix (longest match wins, empty for
     all) to the range in Chart.yaml. `keys` names the list of real value keys. `defaults` are the real defaults of the
-    keys that the pieces read. `required` are (expression that must not be true, message) pairs, as the real chart refuses.
-    `crds_in` says where CRDs live: `crds` (helm installs them once) or `templates` (they follow the release), there under
-    `crds_when` and, where the real chart does so, with the keep policy.
+    keys that the pieces read. `required` are (expression that must not be true, message) pairs, as the real
+    chart refuses. `crds_in` says where CRDs live: `crds` (helm installs them once) or `templates` (they follow the
+    release), there under `crds_when` and, where the real chart does so, with the keep policy.
     """
 
     name: str
@@ -119,7 +119,7 @@ def workload(
 ) -> Piece:
     """Return a Deployment, StatefulSet or DaemonSet. Tree-valued arguments are template expressions that render JSON.
 
-    `volumes` maps a mount name to an existing claim; `claims` are claim templates of a StatefulSet; `env_from` names Secrets.
+    `volumes` maps a mount name to an existing claim; `claims` are a StatefulSet's templates; `env_from` names Secrets.
     """
     match = {"app.kubernetes.io/name": name, "app.kubernetes.io/instance": RELEASE}
     all_labels = {**match, "app.kubernetes.io/managed-by": "{{ .Release.Service }}", **(labels or {})}

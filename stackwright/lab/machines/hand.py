@@ -43,8 +43,6 @@ class Call:
 
 
 Command = Callable[["Machine", Call], Answer | Awaitable[Answer]]
-# Commands added by others (RKE2): name to what answers.
-extra_commands: dict[str, Command] = {}
 
 
 def commands() -> dict[str, tuple[str, Command]]:
@@ -106,7 +104,7 @@ def write_standins(machine: Machine) -> None:
     for name, (folder, _) in commands().items():
         if name not in missing:
             (layer / folder / name).symlink_to("../lib/stackwright-lab/hand")
-    for name in extra_commands:
+    for name in machine.extra_commands:
         (library / name).symlink_to("hand")
     for package in installed(machine):
         for unit, _ in UNITS_OF_PACKAGE.get(package, ()):
@@ -178,7 +176,7 @@ class HandServer:
 
 async def dispatch(machine: Machine, call: Call) -> Answer:
     """Carry one stand-in command out."""
-    found = extra_commands.get(call.name) or commands().get(call.name, ("", None))[1]
+    found = machine.extra_commands.get(call.name) or commands().get(call.name, ("", None))[1]
     if found is None:
         return Answer(127, err=f"{call.name}: command not found\n")
     answer = found(machine, call)

@@ -96,7 +96,9 @@ async def _gateways(world: World) -> None:
         if "ROUTER__API_SERVER" in env:
             login = world.secret(_env_secret(deployment), ns)
             access, secret = login.get("CLEARML_API_ACCESS_KEY", ""), login.get("CLEARML_API_SECRET_KEY", "")
-            up[ns, name] = GatewayFacts(ns, env.get("ROUTER__NAME", name), env["ROUTER__API_SERVER"], env, access, secret)
+            up[ns, name] = GatewayFacts(
+                ns, env.get("ROUTER__NAME", name), env["ROUTER__API_SERVER"], env, access, secret
+            )
     for key in set(running) - set(up):
         world.serve(*key, (80, "http"), None)
         await world.clearml.gateway_down(key[0], running[key].name)

@@ -97,15 +97,20 @@ class World:
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
-    def objects(self, kind: str, *, group: str | None = None, ns: str | None = None) -> list[Obj]:
-        """Return objects of a kind; `group` tells kinds of one name apart."""
-        found = [item for item in self.state.objects(kind) if group is None or group_of(item) == group]
-        return [item for item in found if ns is None or item["metadata"].get("namespace") == ns]
+    def objects(self, kind: str, *, group: str = "", ns: str | None = None) -> list[Obj]:
+        """Return objects of a kind; `group` is needed for custom kinds. A kind that is not served has none."""
+        try:
+            found = self.state.objects(_kind_name(kind, group))
+            return [item for item in found if ns is None or item["metadata"].get("namespace") == ns]
+        except LookupError:
+            return []
 
-    def find(self, kind: str, name: str, ns: str = "", *, group: str | None = None) -> Obj | None:
+    def find(self, kind: str, name: str, ns: str = "", *, group: str = "") -> Obj | None:
         """Return one object, or None."""
-        same = (item for item in self.objects(kind, group=group) if item["metadata"]["name"] == name)
-        return next((item for item in same if (item["metadata"].get("namespace") or "") == ns), None)
+        try:
+            return self.state.get(_kind_name(kind, group), ns, name)
+        except LookupError:
+            return None
 
     def ready(self, kind: str, name: str, ns: str) -> bool:
         """Say whether a workload exists and has rolled out."""
@@ -163,6 +168,11 @@ class World:
                     self.state.service_backends.pop(key, None)
                 else:
                     self.state.service_backends[key] = backend
+
+
+def _kind_name(kind: str, group: str) -> str:
+    """Return a kind as the stand-in names it: bare, or with its group where that tells it from another."""
+    return f"{group}/{kind}" if group else kind
 
 
 def group_of(obj: Mapping[str, Any]) -> str:

@@ -53,9 +53,8 @@ def test_values_and_objects_are_as_reviewed(site):
 
 def test_site_files_values_are_laid_over_the_main_release_only():
     """Values of the site file reach the layer's main release and leave its helpers alone."""
-    from tests.domain.layers.sites import lab  # noqa: PLC0415  only here
-
-    from stackwright.domain.layers import BY_NAME  # noqa: PLC0415
+    from stackwright.domain.layers import BY_NAME
+    from tests.domain.layers.sites import lab
 
     spec = lab(layers={"rancher_backup": {"values": {"debug": True, "s3": {"folder": "other"}}}})
     crd, main = releases_of(spec, BY_NAME["rancher_backup"])

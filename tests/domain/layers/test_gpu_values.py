@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from stackwright.domain.layers.gpu_operator import GUIDE_PLUGIN_ENV, GUIDE_TOOLKIT_ENV, nvidia_values, releases, runtime_class
+from stackwright.domain.layers.gpu_operator import (
+    GUIDE_PLUGIN_ENV,
+    GUIDE_TOOLKIT_ENV,
+    nvidia_values,
+    releases,
+    runtime_class,
+)
 from tests.domain.layers.sites import lab, with_gpus
 
 SOCKET = "/run/k3s/containerd/containerd.sock"
@@ -59,7 +65,9 @@ def feature_discoveries(vendors: tuple[str, ...]) -> int:
     return count
 
 
-@pytest.mark.parametrize("vendors", [("nvidia",), ("amd",), ("intel",), ("nvidia", "amd"), ("amd", "intel"), ("nvidia", "intel")])
+@pytest.mark.parametrize(
+    "vendors", [("nvidia",), ("amd",), ("intel",), ("nvidia", "amd"), ("amd", "intel"), ("nvidia", "intel")]
+)
 def test_node_feature_discovery_is_installed_once(vendors):
     """Whatever vendors a site has, exactly one operator or release brings Node Feature Discovery."""
     assert feature_discoveries(vendors) == 1
@@ -67,7 +75,9 @@ def test_node_feature_discovery_is_installed_once(vendors):
 
 def test_chosen_vendor_leaves_the_others_alone():
     """A vendor named in the site file is the only one whose operator is installed."""
-    names = {release.name for release in releases(with_gpus("nvidia", "amd", layers={"gpu_operator": {"vendor": "amd"}}))}
+    names = {
+        release.name for release in releases(with_gpus("nvidia", "amd", layers={"gpu_operator": {"vendor": "amd"}}))
+    }
     assert names == {"amd-gpu-operator"}
 
 

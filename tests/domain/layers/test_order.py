@@ -10,9 +10,9 @@ from stackwright.domain.errors import PlanRefusedError
 from stackwright.domain.layers import (
     BY_NAME,
     LAYERS,
+    chart_versions,
     check_layers,
     check_site_versions,
-    chart_versions,
     enabled,
     order,
     sort_layers,
@@ -137,7 +137,10 @@ def test_mirror_takes_the_place_of_every_vendor():
     mirrored, direct = lab(), lab(**VENDOR_PLACES)
     for layer in enabled(mirrored):
         for release in layer.releases(mirrored):
-            assert release.chart.address(mirrored.charts.mirror) == (f"oci://127.77.3.1:5000/charts/{release.chart.name}", None)
+            assert release.chart.address(mirrored.charts.mirror) == (
+                f"oci://127.77.3.1:5000/charts/{release.chart.name}",
+                None,
+            )
     for layer in enabled(direct):
         for release in layer.releases(direct):
             chart, repo = release.chart.address(direct.charts.mirror)

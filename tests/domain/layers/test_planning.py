@@ -1,4 +1,4 @@
-"""The layers' plan: what is missing or different becomes steps with their effect; what may not be touched is refused."""
+"""The layers' plan: what is missing or different becomes steps with their effect; the untouchable is refused."""
 
 from __future__ import annotations
 
@@ -20,13 +20,28 @@ from tests.fakes.helm import storage_secret
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 SPEC = SITES["lab"]
-NEVER = ClusterFacts(NOW, reachable=False)
 
 
 def opened_for(spec) -> dict:
-    trees = [item.manifest for layer in order(spec) for item in (*layer.before_objects(spec), *layer.after_objects(spec))]
+    trees = [
+        item.manifest for layer in order(spec) for item in (*layer.before_objects(spec), *layer.after_objects(spec))
+    ]
     trees += [release.values for layer in order(spec) for release in releases_of(spec, layer)]
     return {marker: SecretStr(f"opened {marker.text}") for marker in markers_in(trees)}
+
+
+# What the operator brings; every other block is made by the run itself.
+GIVEN = {"site-ca", "backup-store", "clearml-registry", "observability-license", "/lab/ca.pem"}
+
+
+def given(spec=SPEC) -> dict:
+    """Return the markers that can be opened before the first run."""
+    return {marker: value for marker, value in opened_for(spec).items() if {marker.block, marker.text} & GIVEN}
+
+
+def never(spec=SPEC) -> ClusterFacts:
+    """Return the facts before there is a cluster."""
+    return ClusterFacts(NOW, reachable=False, opened=given(spec))
 
 
 def plain(tree):
@@ -47,7 +62,14 @@ def done(spec, **changes) -> ClusterFacts:
         for release in releases_of(spec, layer):
             want = want_of(spec, layer, release, opened)
             seen = Release(
-                want.name, want.namespace, "deployed", release.chart.name, want.version, 1, want.all_labels(), updated=NOW
+                want.name,
+                want.namespace,
+                "deployed",
+                release.chart.name,
+                want.version,
+                1,
+                want.all_labels(),
+                updated=NOW,
             )
             releases[(want.namespace, want.name)] = SeenRelease(seen, seen)
     return ClusterFacts(NOW, **{"objects": objects, "releases": releases, "opened": opened, **changes})
@@ -65,7 +87,7 @@ def replaced(facts: ClusterFacts, key: tuple[str, str], deployed: bool = True, *
 
 def test_bare_site_gets_every_layer_without_risk():
     """Before there is a cluster, every layer has its steps, in order, and none of them puts anything at risk."""
-    steps = plan_layers(SPEC, NEVER)
+    steps = plan_layers(SPEC, never())
     targets = list(dict.fromkeys(step.target for step in steps))
     assert targets == [layer.name for layer in order(SPEC)]
     assert {step.effect for step in steps} == {Effect.NONE}
@@ -81,7 +103,7 @@ def test_finished_site_needs_nothing(site):
 
 def test_plan_is_the_same_before_and_after_its_secrets_are_made():
     """Making a secret does not make another step of a step: an approval still holds in the task."""
-    without = {step.id: step.fingerprint for step in plan_layers(SPEC, ClusterFacts(NOW))}
+    without = {step.id: step.fingerprint for step in plan_layers(SPEC, ClusterFacts(NOW, opened=given()))}
     opened = {step.id: step.fingerprint for step in plan_layers(SPEC, ClusterFacts(NOW, opened=opened_for(SPEC)))}
     assert without == opened
 
@@ -117,7 +139,7 @@ def test_changed_values_restart_and_put_no_data_at_risk():
 
 
 def test_changed_secret_changes_the_release():
-    """A secret that is not the one in the release's values is an upgrade, though the step's digest shows nothing of it."""
+    """A secret other than the one in the release's values is an upgrade; the step's digest shows nothing of it."""
     facts = done(SPEC)
     marker = next(marker for marker in facts.opened if marker.text == "rancher-bootstrap")
     facts = done(SPEC, opened={**facts.opened, marker: SecretStr("new")})
@@ -139,7 +161,11 @@ def test_part_of_the_objects_keeps_the_steps_fingerprint():
     """A run cut short between two objects continues under the same approval."""
     facts = done(SPEC)
     gone = {key: value for key, value in facts.objects.items() if key.kind != "ClusterIssuer"}
-    half = {key: value for key, value in facts.objects.items() if key.name != "stackwright-site-ca" or key.kind != "ClusterIssuer"}
+    half = {
+        key: value
+        for key, value in facts.objects.items()
+        if key.name != "stackwright-site-ca" or key.kind != "ClusterIssuer"
+    }
     prints = [{step.fingerprint for step in plan_layers(SPEC, done(SPEC, objects=objects))} for objects in (gone, half)]
     assert prints[0] == prints[1]
     assert len(prints[0]) == 1
@@ -196,7 +222,9 @@ def test_dead_run_of_an_upgrade_continues_under_its_approval():
 
     old = replaced(done(SPEC), KEY, version="2.13.8")
     (approved,) = plan_layers(SPEC, old)
-    killed = dataclasses.replace(replaced(old, KEY, status="pending-upgrade", revision=2, version="2.14.4"), run_dead=True)
+    killed = dataclasses.replace(
+        replaced(old, KEY, status="pending-upgrade", revision=2, version="2.14.4"), run_dead=True
+    )
     (step,) = plan_layers(SPEC, killed)
     assert step.fingerprint == approved.fingerprint
 
@@ -204,16 +232,25 @@ def test_dead_run_of_an_upgrade_continues_under_its_approval():
 def test_first_install_asks_for_changing_gates():
     """The volume check belongs to a first install, not to an upgrade or to a site that is as wanted."""
     storage = BY_NAME["storage"]
-    assert plan_layer(SPEC, storage, NEVER).first
+    assert plan_layer(SPEC, storage, never()).first
     assert not plan_layer(SPEC, storage, done(SPEC)).first
     upgraded = replaced(done(SPEC), ("longhorn-system", "longhorn"), version="1.11.3")
     assert not plan_layer(SPEC, storage, upgraded).first
 
 
+def test_block_that_only_the_operator_can_give_refuses_the_plan():
+    """Every missing block is named at plan time; blocks that the run makes itself are not asked for."""
+    with pytest.raises(PlanRefusedError) as caught:
+        plan_layers(SPEC, ClusterFacts(NOW))
+    assert {problem.where for problem in caught.value.problems} == {
+        "block site-ca", "block backup-store", "block clearml-registry", "block observability-license", "block /lab/ca",
+    }  # fmt: skip
+
+
 def test_disabled_need_refuses_the_plan():
     """A plan is not made while a layer lacks what it needs."""
     with pytest.raises(PlanRefusedError, match="needs SUSE Storage"):
-        plan_layers(lab(layers={"storage": {"enabled": False}}), NEVER)
+        plan_layers(lab(layers={"storage": {"enabled": False}}), never())
 
 
 def test_release_is_read_from_its_labels():

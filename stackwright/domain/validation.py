@@ -1,0 +1,305 @@
+"""The catalogue of checks that prove a platform, and what each makes of what was seen. Pure; looking is in the tasks.
+
+The layers' own gates are checks too: they are in domain/layers. Guide: 6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from stackwright.domain.cluster import NodeStatus
+from stackwright.domain.evidence import Evidence, Verdict
+from stackwright.domain.layers import gpu_operator
+from stackwright.domain.spec import StackSpec, Tenant
+from stackwright.domain.tenants import ROUTER_FRESH_S, is_fresh
+
+KUBERNETES, SERVER, AGENT, GATEWAY, GPUS = (
+    "RKE2 and Kubernetes",
+    "ClearML Enterprise server",
+    "ClearML Enterprise agent",
+    "ClearML application gateway",
+    "GPU operator",
+)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check of the catalogue. `product` is what a lab imitates for it; `works` marks one that starts a workload."""
+
+    id: str
+    title: str
+    guide: str
+    wanted: str
+    remedy: str
+    product: str
+    must: bool = True
+    works: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a look made of a check: its verdict and the measured value."""
+
+    verdict: Verdict
+    seen: str
+
+
+CATALOGUE: tuple[Check, ...] = (
+    Check(
+        "cluster/nodes", "All nodes are Ready", "5.2", "every node of the site file, Ready and schedulable",
+        "Look at the node with `kubectl describe node`, and at its rke2 service.", KUBERNETES,
+    ),
+    Check(
+        "cluster/versions", "All nodes run the wanted release", "5.2", "one release on all nodes",
+        "Run the upgrade, or repair the node that differs.", KUBERNETES,
+    ),
+    Check(
+        "cluster/voters", "All servers vote in etcd", "5.2", "every server EtcdIsVoter",
+        "Look at the server's etcd; a learner becomes a voter when it has caught up.", KUBERNETES,
+    ),
+    Check(
+        "cluster/gpus", "GPUs are offered as the site file says", "5.8.3", "allocatable GPUs per node equal the site file",
+        "Look at the GPU operator's pods on that node and at the host's driver.", GPUS,
+    ),
+    Check(
+        "clearml/app", "The user interface answers over its public name", "6", "HTTP 200",
+        "Check DNS, the load balancer, the ingress controller and the webserver.", SERVER,
+    ),
+    Check(
+        "clearml/api", "The API answers over its public name", "6", "HTTP 200 from debug.ping",
+        "Check DNS, the load balancer, the ingress controller and the apiserver.", SERVER,
+    ),
+    Check(
+        "clearml/files", "The file server answers over its public name", "6", "HTTP 200",
+        "Check DNS, the load balancer, the ingress controller and the fileserver.", SERVER,
+    ),
+    Check(
+        "clearml/health", "The server says that it is healthy", "5.7.2", "its version, and no error of its own",
+        "Look at the apiserver's log and at its databases.", SERVER,
+    ),
+    Check(
+        "tenant/login", "The tenant's administrator can log in", "5.7.2", "role admin in the tenant's company",
+        "Onboard the tenant again: the key pair is then renewed.", SERVER,
+    ),
+    Check(
+        "tenant/queue", "The queue is listed", "5.8.3", "listed to the tenant's key",
+        "Look at the log of the tenant's agent.", AGENT,
+    ),
+    Check(
+        "tenant/worker", "A worker serves the queue", "5.8.3", "at least one worker",
+        "Look at the log of the tenant's agent; its key may have been revoked.", AGENT,
+    ),
+    Check(
+        "tenant/router", "The application gateway is listed and reports", "5.9",
+        f"listed, last report at most {ROUTER_FRESH_S:.0f} s old",
+        "Look at the gateway's router pod in the tenant's namespace.", GATEWAY,
+    ),
+    Check(
+        "tenant/quota", "The namespace's quota is in force", "5.8.2", "hard limits as the site file says",
+        "Onboard the tenant again: the quota is then applied.", KUBERNETES,
+    ),
+    Check(
+        "tenant/capacity", "The agent reports the tenant's GPUs", "5.8.3", "as many GPUs as the quota allows",
+        "Compare the agent's orchestrationDashboard values with the quota.", AGENT, must=False,
+    ),
+    Check(
+        "tenant/isolation-queues", "Another tenant's queues are not seen", "5.7.2", "no queue id in common",
+        "Both keys belong to one company: look at the two blocks.", SERVER,
+    ),
+    Check(
+        "tenant/isolation-tasks", "Another tenant's task cannot be read", "5.7.2", "refused (400/101)",
+        "Both keys belong to one company: look at the two blocks.", SERVER,
+    ),
+    Check(
+        "tenant/isolation-system", "The tenant's key may not list companies", "5.7.2", "refused (403)",
+        "The block holds a platform key: remove it and onboard the tenant again.", SERVER,
+    ),
+    Check(
+        "workload/done", "A training task runs through the queue to its end", "6", "completed",
+        "Read the task's log in the user interface.", AGENT, works=True,
+    ),
+    Check(
+        "workload/loss", "The training's loss fell", "6", "the last loss below the first",
+        "Read the task's scalars: metrics are missing or the training did not learn.", SERVER, works=True,
+    ),
+    Check(
+        "workload/accuracy", "The training's accuracy was reported", "6", "between 0 and 1",
+        "Read the task's scalars.", SERVER, works=True,
+    ),
+    Check(
+        "workload/artifact", "The training's artifact was stored", "6", "at least one artifact",
+        "Check the file server and its volume.", SERVER, works=True,
+    ),
+    Check(
+        "workload/pipeline", "A pipeline runs to its end", "6", "completed, every step too",
+        "Read the controller task's log.", SERVER, must=False, works=True,
+    ),
+)  # fmt: skip
+BY_ID: Mapping[str, Check] = {check.id: check for check in CATALOGUE}
+
+
+def evidence_of(
+    spec: StackSpec,
+    check_id: str,
+    outcome: Outcome,
+    at: datetime,
+    *,
+    target: str = "",
+    part: str = "",
+    wanted: str = "",
+) -> Evidence:
+    """Make the evidence of one check. `part` names what of the target it is about, such as a queue."""
+    check = BY_ID[check_id]
+    area, name = check.id.split("/", 1)
+    return Evidence(
+        id="/".join(text for text in (area, target, name, part) if text),
+        title=f"{check.title}: {part}" if part else check.title,
+        verdict=outcome.verdict,
+        wanted=wanted or check.wanted,
+        seen=outcome.seen,
+        guide=check.guide,
+        at=at.isoformat(timespec="seconds"),
+        target=target,
+        must=check.must,
+        remedy="" if outcome.verdict == "pass" else check.remedy,
+        stand_in=check.product if spec.environment == "lab" else "",
+    )
+
+
+def _judge(good: bool, seen: str) -> Outcome:
+    return Outcome("pass" if good else "fail", seen)
+
+
+# --- cluster ---------------------------------------------------------------------------------------------------------
+
+
+def judge_nodes(spec: StackSpec, nodes: Iterable[NodeStatus]) -> Outcome:
+    seen = {node.name: node for node in nodes}
+    wrong = [f"{node.name} is not in the cluster" for node in spec.nodes if node.name not in seen]
+    for node in seen.values():
+        wrong += [f"{node.name} is not Ready"] if not node.ready else []
+        wrong += [f"{node.name} is cordoned"] if not node.schedulable else []
+    return _judge(not wrong, "; ".join(wrong) or f"{len(seen)} of {len(spec.nodes)} Ready")
+
+
+def judge_versions(spec: StackSpec, nodes: Iterable[NodeStatus]) -> Outcome:
+    wrong = [f"{node.name} {node.version}" for node in nodes if node.version != spec.rke2.version]
+    return _judge(not wrong, "; ".join(wrong) or spec.rke2.version)
+
+
+def judge_voters(spec: StackSpec, nodes: Iterable[NodeStatus]) -> Outcome:
+    voters = {node.name for node in nodes if node.etcd_voter}
+    missing = [server.name for server in spec.servers if server.name not in voters]
+    text = f"{len(voters)} voter(s)"
+    return _judge(not missing, f"{text}; not voting: {', '.join(missing)}" if missing else text)
+
+
+def judge_gpus(spec: StackSpec, nodes: Iterable[NodeStatus]) -> Outcome:
+    """Compare each node's allocatable GPUs with the site file."""
+    wanted = {node.name: node.gpu for node in spec.nodes if node.gpu}
+    if not wanted:
+        return Outcome("skipped", "the site has no GPU nodes")
+    if not spec.layers.gpu_operator.enabled:
+        return Outcome("skipped", "layers.gpu_operator is disabled")
+    seen = {node.name: node.allocatable for node in nodes}
+    counts = {name: seen.get(name, {}).get(gpu_operator.RESOURCES[gpu.vendor], "0") for name, gpu in wanted.items()}
+    wrong = [
+        f"{name}: {counts[name]}, wanted {gpu.count}" for name, gpu in wanted.items() if counts[name] != str(gpu.count)
+    ]
+    return _judge(not wrong, "; ".join(wrong) or ", ".join(f"{name}: {count}" for name, count in counts.items()))
+
+
+# --- ClearML ---------------------------------------------------------------------------------------------------------
+
+
+def judge_http(status: int, ms: float) -> Outcome:
+    return _judge(status == 200, f"HTTP {status} in {ms:.0f} ms")
+
+
+def judge_health(version: str, api_version: str, errors: Collection[str]) -> Outcome:
+    text = f"server {version}, API {api_version}"
+    return _judge(not errors and bool(version), f"{text}; {'; '.join(errors)}" if errors else text)
+
+
+def judge_login(tenant: Tenant, company: str, role: str, user: str) -> Outcome:
+    good = company.casefold() == tenant.name.casefold() and role == "admin"
+    return _judge(good, f"{user}, role {role}, company {company}")
+
+
+def judge_queue(name: str, listed: Collection[str]) -> Outcome:
+    return _judge(name in listed, "listed" if name in listed else f"listed: {', '.join(sorted(listed)) or 'none'}")
+
+
+def judge_worker(queue: str, served_by: Mapping[str, Collection[str]]) -> Outcome:
+    """`served_by` maps queue to the ids of its workers."""
+    found = sorted(served_by.get(queue, ()))
+    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+    return _judge(bool(found), ", ".join(found[:3]) + more if found else "no worker")
+
+
+def judge_router(name: str, routers: Mapping[str, str], now: datetime) -> Outcome:
+    """`routers` maps name to the time of its last report. A time that cannot be read leaves the check unknown."""
+    if name not in routers:
+        return Outcome("fail", f"listed: {', '.join(sorted(routers)) or 'none'}")
+    fresh = is_fresh(routers[name], now)
+    if fresh is None:
+        return Outcome("unknown", f"{name} is listed, its last report's time cannot be read")
+    return _judge(fresh, f"{name}, last report {routers[name]}")
+
+
+def judge_capacity(tenant: Tenant, reported: float | None) -> Outcome:
+    if not tenant.quota.gpus:
+        return Outcome("skipped", "the tenant has no GPUs")
+    if reported is None:
+        return Outcome("unknown", "no agent reports resources")
+    return _judge(int(reported) == tenant.quota.gpus, f"{reported:g} GPU(s)")
+
+
+def judge_foreign_queues(own: Collection[str], foreign: Collection[str]) -> Outcome:
+    """Both are queue ids, each as listed to its own tenant."""
+    if not foreign:
+        return Outcome("unknown", "the other tenant has no queue to look for")
+    common = sorted(set(own) & set(foreign))
+    return _judge(not common, f"in common: {', '.join(common)}" if common else f"none of {len(foreign)}")
+
+
+# --- workload --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class WorkloadSeen:
+    """What was read back of a training task. A value that was not reported is None."""
+
+    task_id: str
+    status: str
+    seconds: float
+    first_loss: float | None
+    last_loss: float | None
+    accuracy: float | None
+    artifacts: tuple[str, ...]
+    message: str = ""
+
+
+def judge_workload(seen: WorkloadSeen) -> dict[str, Outcome]:
+    """Return the outcome of each workload check by its id."""
+    done = _judge(
+        seen.status == "completed",
+        f"task {seen.task_id} {seen.status} after {seen.seconds:.1f} s{': ' if seen.message else ''}{seen.message}",
+    )
+    if seen.first_loss is None or seen.last_loss is None:
+        loss = Outcome("fail", "no loss was reported")
+    else:
+        loss = _judge(seen.last_loss < seen.first_loss, f"{seen.first_loss:.4g} -> {seen.last_loss:.4g}")
+    if seen.accuracy is None:
+        accuracy = Outcome("fail", "no accuracy was reported")
+    else:
+        accuracy = _judge(0.0 <= seen.accuracy <= 1.0, f"{seen.accuracy:.4g}")
+    artifact = _judge(bool(seen.artifacts), ", ".join(seen.artifacts) or "none")
+    return {
+        "workload/done": done,
+        "workload/loss": loss,
+        "workload/accuracy": accuracy,
+        "workload/artifact": artifact,
+    }

@@ -1,0 +1,88 @@
+"""How far a run is: kept in a progress artifact, told in the log, and measured for the report."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from uuid import UUID
+
+from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
+from prefect.logging import get_run_logger
+
+from stackwright.domain.plan import Plan, Step
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Done:
+    """The steps of one target: how they ended and how long they took, in seconds since the run's start."""
+
+    area: str
+    target: str
+    steps: int
+    started_s: float
+    seconds: float
+    ok: bool
+
+
+class Progress:
+    """Counts the plan's steps as their targets end. Nothing is published for an empty plan."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.done: list[Done] = []
+        self._began = time.monotonic()
+        self._artifact: UUID | None = None
+        self._lock = asyncio.Lock()
+
+    async def __aenter__(self) -> Self:
+        self._began = time.monotonic()
+        if not self.plan.empty:
+            self._artifact = await acreate_progress_artifact(
+                0.0, key=f"progress-{self.plan.site}", description=f"plan {self.plan.hash}, {len(self.plan.steps)} steps"
+            )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    async def track(self, steps: tuple[Step, ...], work: Awaitable[T]) -> T:
+        """Await the work on one target and count its steps when it ends well."""
+        started = time.monotonic()
+        ok = False
+        try:
+            result = await work
+            ok = True
+            return result
+        finally:
+            if steps:
+                await self._note(steps, started, ok)
+
+    def tracked(self, task: Callable[..., Awaitable[T]]) -> Callable[..., Awaitable[T]]:
+        """Return the task with its work tracked; its last argument is the approved steps."""
+
+        async def run(*args: Any) -> T:
+            return await self.track(args[-1], task(*args))
+
+        return run
+
+    async def _note(self, steps: tuple[Step, ...], started: float, ok: bool) -> None:
+        area = steps[0].id.split("/", 1)[0]
+        ended = time.monotonic()
+        self.done.append(Done(area, steps[0].target, len(steps), started - self._began, ended - started, ok))
+        finished = sum(done.steps for done in self.done if done.ok)
+        total = len(self.plan.steps)
+        get_run_logger().info(
+            "%s %s: %s, %d step(s) in %.1f s; %d of %d steps done",
+            area, steps[0].target, "done" if ok else "FAILED", len(steps), ended - started, finished, total,
+        )  # fmt: skip
+        if self._artifact is not None:
+            async with self._lock:
+                await aupdate_progress_artifact(self._artifact, progress=round(100 * finished / total, 1))
