@@ -9,7 +9,7 @@ import asyncio
 import logging
 import tarfile
 import threading
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from pydantic import SecretStr
 
 from stackwright.clients.helm import HelmClient
 from stackwright.clients.kube import KubeClient
@@ -37,7 +38,7 @@ from stackwright.domain.layers.model import LayerDef, ObjectSpec
 from stackwright.domain.layers.planning import LayerChange, ReleaseChange, plan_layer
 from stackwright.domain.plan import Plan, Step, check_steps_approved
 from stackwright.domain.spec import StackSpec
-from stackwright.domain.values import markers_in, resolve, sealed
+from stackwright.domain.values import Marker, markers_in, resolve, sealed
 from tasks.common import in_thread, only_transient
 from tasks.gates import wait_gates
 from tasks.markers import ensure_generated, open_markers
@@ -49,6 +50,7 @@ CRD_KIND = "CustomResourceDefinition"
 _LOGINS = threading.Lock()  # layers run at once and share one helm, whose login file is not made for two writers
 OBJECTS_TIMEOUT_S = 300.0  # a webhook that the objects need may still be starting
 
+Opened = Mapping[Marker, SecretStr]
 Start = Callable[[str, Site, LeaseHandle, tuple[Step, ...]], Awaitable[list[Evidence]]]
 
 
@@ -97,14 +99,16 @@ def bring_layer(site: Site, name: str, lease: LeaseHandle, approved: tuple[Step,
     PlanMovedError where it needs a step that was not approved, GateTimeoutError where a gate stays closed.
     """
     layer = BY_NAME[name]
-    change = plan_layer(site.spec, layer, read_facts(site, [layer]))
+    facts = read_facts(site, [layer])
+    change = plan_layer(site.spec, layer, facts)
     _check(change, approved)
     if change.steps:
         lease.check()
         if ensure_generated(site, layer.secrets(site.spec)):
-            change = plan_layer(site.spec, layer, read_facts(site, [layer]))
+            facts = read_facts(site, [layer])
+            change = plan_layer(site.spec, layer, facts)
             _check(change, approved)
-        _carry_out(site, change, lease)
+        _carry_out(site, change, facts.opened, lease)
     return wait_gates(site, layer, layer.settings(site.spec).timeout_s, changing=change.first)
 
 
@@ -114,15 +118,15 @@ def _check(change: LayerChange, approved: tuple[Step, ...]) -> None:
     check_steps_approved(change.steps, approved, f"layer {change.layer.name}")
 
 
-def _carry_out(site: Site, change: LayerChange, lease: LeaseHandle) -> None:
+def _carry_out(site: Site, change: LayerChange, opened: Opened, lease: LeaseHandle) -> None:
     kube, helm = site.kube(), site.helm()
-    apply_objects(site, kube, change.before, lease)
+    apply_objects(site, kube, change.before, lease, opened)
     if any(release.action.changes for release in change.releases):
         log_in(site, helm, change.layer)
     for release in change.releases:
         if release.action.changes:
             _act(site, kube, helm, change.layer, release, lease)
-    apply_objects(site, kube, change.after, lease)
+    apply_objects(site, kube, change.after, lease, opened)
 
 
 def _act(
@@ -146,14 +150,26 @@ def _act(
             helm.upgrade_install(want)
 
 
-def apply_objects(site: Site, kube: KubeClient, objects: Iterable[ObjectSpec], lease: LeaseHandle) -> None:
-    """Apply objects in order, waiting for webhooks and kinds that are still coming up."""
+def apply_objects(
+    site: Site,
+    kube: KubeClient,
+    objects: Iterable[ObjectSpec],
+    lease: LeaseHandle,
+    opened: Opened | None = None,
+) -> None:
+    """Apply objects in order, waiting for webhooks and kinds that are still coming up.
+
+    `opened` holds what stands behind their markers; it is read from the blocks when it is not given.
+    """
+    objects = tuple(objects)
+    if opened is None:
+        opened = open_markers(site, markers_in([item.manifest for item in objects]))
     deadline = site.clock.now() + OBJECTS_TIMEOUT_S
     for item in objects:
         while True:
             lease.check()
             try:
-                _apply(site, kube, item)
+                _apply(kube, item, opened)
                 break
             except (ApiUnavailableError, NotFoundError) as error:
                 if item.existing or site.clock.now() >= deadline:
@@ -162,7 +178,7 @@ def apply_objects(site: Site, kube: KubeClient, objects: Iterable[ObjectSpec], l
                 site.clock.wait(site.spec.rke2.poll_s)
 
 
-def _apply(site: Site, kube: KubeClient, item: ObjectSpec) -> None:
+def _apply(kube: KubeClient, item: ObjectSpec, opened: Opened) -> None:
     if item.existing:
         meta = {
             part: item.manifest["metadata"][part]
@@ -173,7 +189,6 @@ def _apply(site: Site, kube: KubeClient, item: ObjectSpec) -> None:
             item.key.api_version, item.key.kind, item.key.name, {"metadata": meta}, item.key.namespace or None
         )
     else:
-        opened = open_markers(site, markers_in(item.manifest))
         kube.apply(sealed(item.manifest, lambda tree: _plain(resolve(tree, opened))), force=True)
     log.info("%s applied", item.key)
 
@@ -184,7 +199,7 @@ def _plain(tree: Any) -> Any:
         return {key: _plain(value) for key, value in tree.items()}
     if isinstance(tree, list):
         return [_plain(item) for item in tree]
-    return tree.get_secret_value() if hasattr(tree, "get_secret_value") else tree
+    return tree.get_secret_value() if isinstance(tree, SecretStr) else tree
 
 
 def apply_crds(kube: KubeClient, archive: Path, lease: LeaseHandle) -> None:

@@ -6,7 +6,8 @@ import base64
 import logging
 import secrets as randomness
 import string
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from pathlib import Path
 
 from pydantic import SecretStr
@@ -18,6 +19,8 @@ from stackwright.domain.layers.model import GeneratedField, GeneratedSecret
 from stackwright.domain.values import Marker, docker_config
 
 log = logging.getLogger(__name__)
+
+Read = Callable[[Kind, str], Mapping[str, SecretStr] | None]
 
 # The kinds of block that have a field of this name, in the order in which they are tried.
 KINDS_WITH: dict[str, tuple[Kind, ...]] = {
@@ -39,22 +42,27 @@ ALPHABETS = {
 
 def open_markers(site: Site, markers: Iterable[Marker]) -> dict[Marker, SecretStr]:
     """Return what stands behind each marker; one whose block does not exist is left out."""
-    found = {marker: _open(site, marker) for marker in sorted(markers)}
+
+    @cache  # several markers name fields of one block: each block is read once
+    def read(kind: Kind, block: str) -> Mapping[str, SecretStr] | None:
+        return site.secrets.read(kind, block)
+
+    found = {marker: _open(read, marker) for marker in sorted(markers)}
     return {marker: value for marker, value in found.items() if value is not None}
 
 
-def _open(site: Site, marker: Marker) -> SecretStr | None:
+def _open(read: Read, marker: Marker) -> SecretStr | None:
     if marker.kind in ("file", "file64"):
         data = _read(marker)
         return SecretStr(base64.b64encode(data).decode() if marker.kind == "file64" else data.decode())
     if marker.kind == "pull":
-        fields = site.secrets.read("registry", marker.block)
+        fields = read("registry", marker.block)
         if fields is None:
             return None
         names = (fields["username"].get_secret_value(), fields["password"].get_secret_value())
         return SecretStr(docker_config(marker.host, *names))
     for kind in KINDS_WITH.get(marker.key, ()):
-        fields = site.secrets.read(kind, marker.block)
+        fields = read(kind, marker.block)
         if fields is not None and marker.key in fields:
             return fields[marker.key]
     return None

@@ -68,6 +68,7 @@ class TenantFacts:
     company_id: str | None = None
     company_active: bool = True
     admin_id: str | None = None
+    admin_role: str = ADMIN_ROLE
     key: SeenKey = SeenKey("absent")
     objects: Mapping[ObjectKey, Mapping[str, Any]] = field(default_factory=dict, repr=False)
     releases: Mapping[str, SeenRelease] = field(default_factory=dict)
@@ -310,6 +311,10 @@ def _owner_problems(spec: StackSpec, tenant: Tenant, facts: TenantFacts) -> list
     if facts.company_id and not facts.company_active:
         remedy = "Make the company active again in ClearML, or choose another name."
         problems.append(Problem(where, "the company is not active", remedy, "active", "inactive"))
+    if facts.admin_role != ADMIN_ROLE:
+        what = f"the user {tenant.admin_email} exists and is no administrator"
+        remedy = "Give the user the role admin in ClearML, or name another address."
+        problems.append(Problem(where, what, remedy, ADMIN_ROLE, facts.admin_role))
     key = facts.key
     if key.state == "works" and facts.company_id and key.company_id != facts.company_id:
         what = f"the key pair in block {tenant.credentials_block} belongs to another company"

@@ -60,7 +60,7 @@ CATALOGUE: tuple[Check, ...] = (
         "Look at the server's etcd; a learner becomes a voter when it has caught up.", KUBERNETES,
     ),
     Check(
-        "cluster/gpus", "GPUs are offered as the site file says", "5.8.3", "allocatable GPUs per node equal the site file",
+        "cluster/gpus", "GPUs are offered as the site file says", "5.8.3", "each node's GPUs, all allocatable",
         "Look at the GPU operator's pods on that node and at the host's driver.", GPUS,
     ),
     Check(
@@ -179,8 +179,8 @@ def judge_nodes(spec: StackSpec, nodes: Iterable[NodeStatus]) -> Outcome:
     seen = {node.name: node for node in nodes}
     wrong = [f"{node.name} is not in the cluster" for node in spec.nodes if node.name not in seen]
     for node in seen.values():
-        wrong += [f"{node.name} is not Ready"] if not node.ready else []
-        wrong += [f"{node.name} is cordoned"] if not node.schedulable else []
+        wrong += [] if node.ready else [f"{node.name} is not Ready"]
+        wrong += [] if node.schedulable else [f"{node.name} is cordoned"]
     return _judge(not wrong, "; ".join(wrong) or f"{len(seen)} of {len(spec.nodes)} Ready")
 
 

@@ -39,7 +39,10 @@ class Authority:
             raise TypeError("the lab's authorities have EC keys")
         authority = cls.__new__(cls)
         authority._key, authority.key = loaded, key
-        authority._certificate, authority.certificate = x509.load_pem_x509_certificate(certificate.encode()), certificate
+        authority._certificate, authority.certificate = (
+            x509.load_pem_x509_certificate(certificate.encode()),
+            certificate,
+        )
         return authority
 
     def _sign_itself(self, name: str) -> x509.Certificate:
@@ -63,7 +66,9 @@ class Authority:
             .sign(self._key, hashes.SHA256())
         )
 
-    def issue(self, common_name: str, names: Iterable[str] = (), organization: str = "", days: int = 365) -> tuple[str, str]:
+    def issue(
+        self, common_name: str, names: Iterable[str] = (), organization: str = "", days: int = 365
+    ) -> tuple[str, str]:
         """Sign a certificate for DNS names and addresses; return (certificate with this CA appended, key) as PEM."""
         key = ec.generate_private_key(ec.SECP256R1())
         now = datetime.datetime.now(datetime.UTC)
@@ -80,11 +85,10 @@ class Authority:
             .not_valid_after(now + datetime.timedelta(days=days))
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(
-                x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False
+                x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]),
+                critical=False,
             )
-            .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False
-            )
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
         )
         alternatives = [_alternative(name) for name in names]
         if alternatives:
@@ -159,7 +163,9 @@ class LabNet:
                 continue
             kept.write_text(name + "\n")
             return cls(name, lock, folder)
-        raise ToolError("no loopback network is free for a lab", where=str(locks), remedy="Stop labs that are not needed.")
+        raise ToolError(
+            "no loopback network is free for a lab", where=str(locks), remedy="Stop labs that are not needed."
+        )
 
     def address(self, index: int) -> str:
         """Return the address with this last byte."""

@@ -30,7 +30,19 @@ PRODUCT: dict[Profile, tuple[str, str]] = {
 SWAP_UUID = "3b1f6c1e-7a0d-4f5e-9c0b-0d5c1a2b3c4d"
 SWAP_UNIT = r"dev-disk-by\x2duuid-3b1f6c1e\x2d7a0d\x2d4f5e\x2d9c0b\x2d0d5c1a2b3c4d.swap"
 SWAP_DEVICE = "/dev/vda3"
-PACKAGES = ("bash", "coreutils", "openssh-server", "systemd", "kmod", "chrony", "sudo", "iproute2", "tar", "gzip", "curl")
+PACKAGES = (
+    "bash",
+    "coreutils",
+    "openssh-server",
+    "systemd",
+    "kmod",
+    "chrony",
+    "sudo",
+    "iproute2",
+    "tar",
+    "gzip",
+    "curl",
+)
 PACKAGES_OF: dict[Profile, tuple[str, ...]] = {
     "sles15": ("SUSEConnect", "zypper", "wicked", "firewalld", "multipath-tools", "apparmor-parser", "iptables"),
     "sles16": ("SUSEConnect", "zypper", "NetworkManager", "firewalld", "multipath-tools", "selinux-policy", "iptables"),
@@ -111,8 +123,12 @@ def write_disk(node: LabNode, root: Path, authorized_key: str) -> None:
     _write(root / "var/lib/lab/packages.json", json.dumps(packages))
     for package in packages:
         enable_units(root, package)
-    if node.profile != "slmicro":
-        _write(root / "etc/NetworkManager/conf.d/.keep", "")
+    (root / "etc/NetworkManager/conf.d").mkdir(parents=True, exist_ok=True)
+    (root / "etc/alternatives").mkdir()
+    host = Path("/etc/alternatives")
+    for link in host.iterdir() if host.is_dir() else ():
+        if link.is_symlink():  # Debian's awk and others are links through this folder
+            (root / "etc/alternatives" / link.name).symlink_to(link.readlink())
 
 
 def enable_units(root: Path, package: str) -> None:
@@ -167,7 +183,9 @@ def _etc(node: LabNode) -> dict[str, str]:
         "sysconfig/.keep": "",
         "ssl/.keep": "",
         "pki/trust/anchors/.keep": "",
-        "selinux/config": "SELINUX=enforcing\nSELINUXTYPE=targeted\n" if node.profile != "sles15" else "SELINUX=disabled\n",
+        "selinux/config": "SELINUX=enforcing\nSELINUXTYPE=targeted\n"
+        if node.profile != "sles15"
+        else "SELINUX=disabled\n",
     }
     if node.sudo == "nopasswd" and user != "root":
         files[f"sudoers.d/{user}"] = f"{user} ALL=(ALL) NOPASSWD: ALL\nDefaults:{user} !targetpw\n"

@@ -72,7 +72,10 @@ class Machine:
         return self._holder is not None
 
     def path(self, inside: str) -> Path:
-        """Return the host's path of a path inside the machine; below /usr only what the machine itself has."""
+        """Return the host's path of a path inside the machine; below /usr only what the machine itself has.
+
+        Raises FileNotFoundError for what is the host's (/proc, /dev ...).
+        """
         first, _, rest = inside.lstrip("/").partition("/")
         if first in PERSISTENT:
             return self.root / first / rest
@@ -86,7 +89,7 @@ class Machine:
             return changed if changed.exists() or changed.is_symlink() else self.folder / "standins" / rest
         if inside.startswith("/proc/sys/"):
             return self.live / "sysctl" / inside.removeprefix("/proc/sys/")
-        raise ValueError(f"{inside} is not the machine's own")
+        raise FileNotFoundError(f"{self.name}: {inside} is not the machine's own")
 
     def resolve(self, inside: str) -> Path:
         """Like `path`, following symbolic links inside the machine."""
@@ -173,12 +176,13 @@ class Machine:
         if holder is None:
             return
         await self._hand.stop()
-        await self.systemd.halt()
+        processes = await self.systemd.halt()
         self._holder = None
         for pid in _pids_in(holder.pid):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        await holder.wait()
+        for process in (holder, *processes):
+            await process.wait()
 
     def argv(self, command: Iterable[str], *, user: str = "root", env: Mapping[str, str] | None = None) -> list[str]:
         """Return the host command that runs `command` inside the machine. Raises OSError when it is off."""
@@ -202,7 +206,19 @@ class Machine:
         # Another user has no uid of its own here (one is mapped): it gets a user namespace without rights and a
         # read-only root, so what needs root fails for it as it would on a real machine.
         guard = '. /usr/lib/stackwright-lab/as-user "$@"'
-        return [*enter, *clean, "unshare", "--user", "--map-root-user", "--mount", "/bin/sh", "-c", guard, "sh", *command]
+        return [
+            *enter,
+            *clean,
+            "unshare",
+            "--user",
+            "--map-root-user",
+            "--mount",
+            "/bin/sh",
+            "-c",
+            guard,
+            "sh",
+            *command,
+        ]
 
     async def run(self, script: str, *, user: str = "root", timeout_s: float = 60.0) -> Finished:
         """Run a shell script inside the machine, past SSH. For stand-ins and tests."""
@@ -330,6 +346,8 @@ class LabNodes:
         self._spawn(self.reboot(name))
 
     def _look_at_faults(self) -> None:
+        if not self._servers:
+            return  # not started yet: start() looks itself
         for name in self.machines:
             dead = self.faults.standing("node-dead", name) is not None
             if dead and name not in self._dead:
@@ -350,12 +368,7 @@ class LabNodes:
             await self[name].fill_disk(inside)
 
     def _spawn(self, work: Any) -> None:
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            work.close()  # not started yet: start() looks at the faults itself
-            return
-        job = loop.create_task(work)
+        job = asyncio.get_running_loop().create_task(work)
         self._jobs.add(job)
         job.add_done_callback(self._jobs.discard)
 

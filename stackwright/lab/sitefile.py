@@ -32,3 +32,9 @@ def write(folder: Path, places: Mapping[str, str], host_keys: Mapping[str, str])
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(fill(places, host_keys), encoding="utf-8")
     return path
+
+
+def names() -> tuple[str, ...]:
+    """Return the host names that the lab's load balancer answers for."""
+    data = yaml.safe_load(re.sub(r'"<[a-z0-9]+>"', '""', TEMPLATE.read_text(encoding="utf-8")))
+    return tuple(data["dns"]["hosts"])

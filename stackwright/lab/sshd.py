@@ -98,7 +98,7 @@ class NodeSshServer:
         try:
             await Session(self, process).run()
         except LinkCutError:
-            process.channel.get_connection().abort()
+            pass  # the connection is gone already
         except (OSError, asyncssh.Error):
             process.close()  # the client went away in the middle
 
@@ -144,7 +144,7 @@ class Session:
         self._process = process
         self._user: str = process.get_extra_info("username")
         self._entry: Entry | None = None
-        self._cut: asyncio.Event = asyncio.Event()
+        self._is_cut = False
 
     async def run(self) -> None:
         """Carry the request out and send its exit status."""
@@ -183,22 +183,21 @@ class Session:
         pumps = asyncio.gather(
             self._pump(child.stdout, self._process.stdout), self._pump(child.stderr, self._process.stderr)
         )
-        cut = asyncio.create_task(self._cut.wait())
         try:
-            await asyncio.wait([asyncio.ensure_future(pumps), cut], return_when=asyncio.FIRST_COMPLETED)
-            if self._cut.is_set():
-                raise LinkCutError
+            # A cut link does not end the command: sshd lets it run on, and nobody hears how it ended.
             await pumps
             code = await child.wait()
-            await self._strike("after")
-            self._send_status(code)
+            if not self._is_cut:
+                await self._strike("after")
+                self._send_status(code)
         except asyncio.CancelledError:
             _kill_group(child.pid, signal.SIGKILL)
+            await child.wait()
             raise
         finally:
-            for task in (feed, watch, cut, pumps):
+            for task in (feed, watch, pumps):
                 task.cancel()
-            await asyncio.gather(feed, watch, cut, pumps, return_exceptions=True)
+            await asyncio.gather(feed, watch, pumps, return_exceptions=True)
 
     def _send_status(self, code: int) -> None:
         if code < 0:
@@ -236,7 +235,8 @@ class Session:
         killed = self._faults.kill_at(when, entry)
         cut = self._faults.take("cut", when, entry)
         if killed or cut is not None:
-            self._cut.set()
+            self._is_cut = True
+            self._process.channel.get_connection().abort()
             if when != "inside":
                 raise LinkCutError
 

@@ -1,7 +1,7 @@
 """The ClearML Enterprise server stand-in: API, web page and file sink, and the workers that a tenant's releases run.
 
-Modelled on the public API reference and the open-source server's behaviour. What the Enterprise server answers where neither
-says so is a guess, and named as one where it stands.
+Modelled on the public API reference and the open-source server's behaviour. What the Enterprise server answers where
+neither says so is a guess, and named as one where it stands.
 """
 
 from stackwright.lab.clearml.server import ClearmlApps, create_clearml_apps

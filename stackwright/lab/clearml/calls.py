@@ -1,4 +1,4 @@
-"""One API call: who makes it, with what fields, and what an endpoint is. Authentication and impersonation are decided here."""
+"""One API call: who makes it, with what fields, and what an endpoint is. Authentication and impersonation."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def make_token(state: ClearmlState, who: Identity, expiration_s: float | None) -
 
 
 def impersonate(state: ClearmlState, who: Identity, headers: Mapping[str, str]) -> Identity | None:
-    """Return the identity that the headers ask for, or None without them. ClearML server: service_repo/validators.py."""
+    """Return the identity that the headers ask for, or None. ClearML server: service_repo/validators.py."""
     as_user, act_as = _header(headers, "Impersonate-As"), _header(headers, "Act-As")
     if not as_user and not act_as:
         return None

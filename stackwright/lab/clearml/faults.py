@@ -57,8 +57,8 @@ TABLE: dict[str, tuple[int, int, str]] = {
 class Refusal(Exception):
     """One refused call. The named values go into the message and into `error_data`, as on the real server."""
 
-    def __init__(self, name: str, extra: str = "", *, text: str = "", **data: Any) -> None:
-        self.status, self.code, usual = TABLE[name]
+    def __init__(self, kind: str, extra: str = "", /, *, text: str = "", **data: Any) -> None:
+        self.status, self.code, usual = TABLE[kind]
         message = text or usual
         if extra:
             message += f" ({extra})"

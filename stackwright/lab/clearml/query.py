@@ -14,11 +14,13 @@ MAX_PAGE = 500
 HIDDEN = "hidden"
 
 
-def select(call: Call, docs: Iterable[Doc], *, lists: tuple[str, ...] = (), hidden: tuple[str, ...] = (HIDDEN,)) -> list[Doc]:
+def select(
+    call: Call, docs: Iterable[Doc], *, lists: tuple[str, ...] = (), hidden: tuple[str, ...] = (HIDDEN,)
+) -> list[Doc]:
     """Return the page of documents that a call asks for.
 
-    `lists` names further fields that may be filtered by a list of values; objects with a system tag of `hidden` are left
-    out unless searched by id or name, or with `search_hidden`.
+    `lists` names further fields that may be filtered by a list of values; objects with a system tag of `hidden` are
+    left out unless searched by id or name, or with `search_hidden`.
     """
     found = list(docs)
     if call.get("id"):

@@ -314,7 +314,9 @@ ENDPOINTS = {
     "login.get_settings": Endpoint(login_settings, roles=ADMIN),
     "login.set_domains": Endpoint(set_domains, ("domains",), ADMIN, {"domains": "list"}, _named),
     "login.add_whitelist_entries": Endpoint(add_whitelist_entries, ("emails",), ADMIN, {"emails": "list"}, _named),
-    "login.remove_whitelist_entries": Endpoint(remove_whitelist_entries, ("emails",), ADMIN, {"emails": "list"}, _named),
+    "login.remove_whitelist_entries": Endpoint(
+        remove_whitelist_entries, ("emails",), ADMIN, {"emails": "list"}, _named
+    ),
     "permissions.get_user_groups": Endpoint(get_user_groups, roles=ADMIN),
     "permissions.add_or_update_user_group": Endpoint(put_user_group, ("name",), ADMIN, {"users": "list"}, _named),
 }

@@ -99,7 +99,9 @@ def create_tenant(call: Call) -> Doc:
             raise Refusal("expected_unique_data", email=email)
     company = _new_company(call, need_name(call), {})
     company.settings |= {"tenant": True, "admin_emails": emails}
-    company.settings |= {name: call.params[name] for name in ("domain", "max_users", "max_service_users") if call.get(name)}
+    company.settings |= {
+        name: call.params[name] for name in ("domain", "max_users", "max_service_users") if call.get(name)
+    }
     return {"id": company.id, "credentials": _admin_key(call, company)}
 
 
@@ -215,7 +217,9 @@ def _tenant(call: Call) -> str:
 
 
 ENDPOINTS = {
-    "system.create_company": Endpoint(create_company, ("name",), SYSTEM, {"name": "text", "defaults": "object"}, _tenant),
+    "system.create_company": Endpoint(
+        create_company, ("name",), SYSTEM, {"name": "text", "defaults": "object"}, _tenant
+    ),
     "system.get_companies": Endpoint(
         get_companies, (), SYSTEM, {"name": "text", "name_pattern": "text", "custom_data": "object"}
     ),

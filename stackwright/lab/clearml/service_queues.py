@@ -87,7 +87,11 @@ def update(call: Call) -> Doc:
     fields = {key: call.params[key] for key in names if call.get(key) is not None}
     if "name" in fields:
         need_name(call)
-        if any(other["name"] == fields["name"] for other in call.state.of_company("queues", call.company) if other is not queue):
+        if any(
+            other["name"] == fields["name"]
+            for other in call.state.of_company("queues", call.company)
+            if other is not queue
+        ):
             raise Refusal("expected_unique_data", name=fields["name"], company=call.company)
     queue.update(fields)
     return {"updated": int(bool(fields)), "fields": fields}
@@ -309,7 +313,9 @@ ENDPOINTS = {
     "queues.get_num_entries": Endpoint(get_num_entries, ("queue",)),
     "workers.get_all": Endpoint(get_workers, types={"last_seen": "number"}),
     "workers.get_count": Endpoint(get_count),
-    "workers.register": Endpoint(register, ("worker",), types={"worker": "text", "queues": "list", "timeout": "number"}),
+    "workers.register": Endpoint(
+        register, ("worker",), types={"worker": "text", "queues": "list", "timeout": "number"}
+    ),
     "workers.unregister": Endpoint(unregister, ("worker",)),
     "workers.status_report": Endpoint(status_report, ("worker", "timestamp"), types={"queues": "list"}),
     "workers.cluster_report": Endpoint(cluster_report, ("key", "timestamp"), types={"properties": "object"}),

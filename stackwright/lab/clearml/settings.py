@@ -40,7 +40,7 @@ def find(tree: Mapping[str, Any], path: str, default: Any = None) -> Any:
 
 
 def parse_value(text: str, name: str) -> Any:
-    """Parse one HOCON value: JSON, a list of bare words, or a bare text. Raises ConfigurationError for anything else."""
+    """Parse one HOCON value: JSON, a list of bare words, or a bare text. Raises ConfigurationError for others."""
     text = text.strip()
     try:
         return json.loads(text)

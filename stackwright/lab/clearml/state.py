@@ -99,7 +99,8 @@ class ClearmlState:
     """Everything the server knows.
 
     `record(wire, target, action)` is called before each change that a person or the product asked for. `clock` gives
-    seconds since the epoch. `cut_after` names endpoints whose next answers are lost after the work was done: name to count.
+    seconds since the epoch. `cut_after` names endpoints whose next answers are lost after the work was done, with the
+    number of times.
     """
 
     def __init__(
@@ -135,8 +136,8 @@ class ClearmlState:
     def configure(self, env: Mapping[str, str], api_key: str, api_secret: str) -> None:
         """Do what the server does at its start with its environment; existing data stays.
 
-        Raises ConfigurationError for a value that is not HOCON. An entry of secure.credentials that is no object, as the
-        guide's misprint makes one, stops the setting up of users there; the server only logs it and runs on.
+        Raises ConfigurationError for a value that is not HOCON. An entry of secure.credentials that is no object, as
+        the guide's misprint makes one, stops the setting up of users there; the server only logs it and runs on.
         """
         self.settings = read_settings(env)
         if DEFAULT_COMPANY not in self.companies:
@@ -253,7 +254,9 @@ class ClearmlState:
             ],
             "queues": self._by_company("queues", names, lambda doc: doc["name"]),
             "projects": self._by_company("projects", names, lambda doc: doc["name"]),
-            "workers": _grouped((names[w.company], f"{w.id} {self._queue_names(w.queues)}") for w in self.workers.values()),
+            "workers": _grouped(
+                (names[w.company], f"{w.id} {self._queue_names(w.queues)}") for w in self.workers.values()
+            ),
             "routers": _grouped((names[router.company], router.key) for router in self.routers.values()),
             "settings": hashed(self.settings),
         }

@@ -13,4 +13,4 @@ mkdir "$full/upper" "$full/work"
 mount -t overlay overlay -o "userxattr,lowerdir=$1,upperdir=$full/upper,workdir=$full/work" "$1"
 head -c 1M /dev/zero >"$full/filler" 2>/dev/null || true
 n=0
-while : 2>/dev/null >"$full/$n"; do n=$((n + 1)); done
+while true 2>/dev/null >"$full/$n"; do n=$((n + 1)); done

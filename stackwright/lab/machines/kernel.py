@@ -59,10 +59,49 @@ OF_MODULE = {
 # One value under two names.
 TWINS = {"net.ipv4.ip_forward": "net.ipv4.conf.all.forwarding", "net.ipv4.conf.all.forwarding": "net.ipv4.ip_forward"}
 LOADABLE = frozenset(
-    "br_netfilter bridge overlay nf_conntrack iptable_nat iptable_filter iptable_mangle ip6table_nat ip6table_filter "
-    "ip_tables ip6_tables ip_vs ip_vs_rr ip_vs_wrr ip_vs_sh vxlan wireguard iscsi_tcp dm_crypt dm_multipath nfs nvme_tcp "
-    "uio_pci_generic vfio_pci nfnetlink_queue xt_NFQUEUE nft_chain_nat xt_conntrack xt_MASQUERADE veth dummy zram "
-    "nf_nat nfnetlink nf_tables xt_comment xt_set ip_set tun rbd ceph".split()
+    [
+        "br_netfilter",
+        "bridge",
+        "overlay",
+        "nf_conntrack",
+        "iptable_nat",
+        "iptable_filter",
+        "iptable_mangle",
+        "ip6table_nat",
+        "ip6table_filter",
+        "ip_tables",
+        "ip6_tables",
+        "ip_vs",
+        "ip_vs_rr",
+        "ip_vs_wrr",
+        "ip_vs_sh",
+        "vxlan",
+        "wireguard",
+        "iscsi_tcp",
+        "dm_crypt",
+        "dm_multipath",
+        "nfs",
+        "nvme_tcp",
+        "uio_pci_generic",
+        "vfio_pci",
+        "nfnetlink_queue",
+        "xt_NFQUEUE",
+        "nft_chain_nat",
+        "xt_conntrack",
+        "xt_MASQUERADE",
+        "veth",
+        "dummy",
+        "zram",
+        "nf_nat",
+        "nfnetlink",
+        "nf_tables",
+        "xt_comment",
+        "xt_set",
+        "ip_set",
+        "tun",
+        "rbd",
+        "ceph",
+    ]
 )
 NEEDS = {
     "br_netfilter": ("bridge",),
@@ -225,7 +264,9 @@ def _apply(machine: Machine, text: str, *, quiet: bool) -> Answer:
 
 
 def _no_key(key: str) -> Answer:
-    return Answer(255, err=f"sysctl: cannot stat /proc/sys/{_dotted(key).replace('.', '/')}: No such file or directory\n")
+    return Answer(
+        255, err=f"sysctl: cannot stat /proc/sys/{_dotted(key).replace('.', '/')}: No such file or directory\n"
+    )
 
 
 def _dotted(key: str) -> str:
@@ -247,7 +288,20 @@ def _put(machine: Machine, key: str, value: str) -> None:
 def modprobe(machine: Machine, call: Call) -> Answer:
     """`modprobe`: -a, -r, -q, -v, -n. Several names without -a: the rest are parameters, as the real one has it."""
     flags = {word for word in call.args if word.startswith("-")}
-    if unknown := flags - {"-a", "--all", "-r", "--remove", "-q", "--quiet", "-v", "--verbose", "-n", "--dry-run", "-b", "--"}:
+    if unknown := flags - {
+        "-a",
+        "--all",
+        "-r",
+        "--remove",
+        "-q",
+        "--quiet",
+        "-v",
+        "--verbose",
+        "-n",
+        "--dry-run",
+        "-b",
+        "--",
+    }:
         return Answer(1, err=f"modprobe: unrecognized option '{sorted(unknown)[0]}'\n")
     names = [word.replace("-", "_") for word in call.args if not word.startswith("-")]
     if not names:

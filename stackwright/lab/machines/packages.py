@@ -21,11 +21,44 @@ STAGED = "/var/lib/lab/staged.json"
 REGISTERED = "/var/lib/lab/registered.json"
 CREDENTIALS = "/etc/zypp/credentials.d/SCCcredentials"
 AVAILABLE = frozenset(
-    "open-iscsi nfs-client cryptsetup device-mapper iptables apparmor-parser chrony curl tar jq rke2-selinux "
-    "container-selinux policycoreutils selinux-policy firewalld multipath-tools lvm2 xfsprogs e2fsprogs ethtool "
-    "sudo-policy-wheel-auth-self NetworkManager nvidia-open-driver-G06-signed-cuda-kmp-default nvidia-compute-utils-G06 "
-    "nvidia-persistenced nv-prefer-signed-open-driver zram-generator conntrack-tools socat ca-certificates zstd gzip "
-    "nvidia-open-driver-G07-signed-cuda-kmp-default nvidia-compute-utils-G07 openssh-server-config-rootlogin util-linux".split()
+    [
+        "open-iscsi",
+        "nfs-client",
+        "cryptsetup",
+        "device-mapper",
+        "iptables",
+        "apparmor-parser",
+        "chrony",
+        "curl",
+        "tar",
+        "jq",
+        "rke2-selinux",
+        "container-selinux",
+        "policycoreutils",
+        "selinux-policy",
+        "firewalld",
+        "multipath-tools",
+        "lvm2",
+        "xfsprogs",
+        "e2fsprogs",
+        "ethtool",
+        "sudo-policy-wheel-auth-self",
+        "NetworkManager",
+        "nvidia-open-driver-G06-signed-cuda-kmp-default",
+        "nvidia-compute-utils-G06",
+        "nvidia-persistenced",
+        "nv-prefer-signed-open-driver",
+        "zram-generator",
+        "conntrack-tools",
+        "socat",
+        "ca-certificates",
+        "zstd",
+        "gzip",
+        "nvidia-open-driver-G07-signed-cuda-kmp-default",
+        "nvidia-compute-utils-G07",
+        "openssh-server-config-rootlogin",
+        "util-linux",
+    ]
 )
 VERSION = "1.0.0-150700.1.1"
 
@@ -58,7 +91,18 @@ async def _install(machine: Machine, names: list[str]) -> None:
 def suseconnect(machine: Machine, call: Call) -> Answer:
     """`SUSEConnect`: -r CODE|-|@FILE, -e, -p, -d, --url, -s, --status-text, -l, --cleanup, --keepalive."""
     words, options = list(call.args), {}
-    takes_value = {"-r", "--regcode", "-e", "--email", "-p", "--product", "--url", "--root", "--instance-data", "--namespace"}
+    takes_value = {
+        "-r",
+        "--regcode",
+        "-e",
+        "--email",
+        "-p",
+        "--product",
+        "--url",
+        "--root",
+        "--instance-data",
+        "--namespace",
+    }
     flags = {"-d", "--de-register", "-s", "--status", "--status-text", "-l", "--list-extensions", "--cleanup", "--keepalive",
              "--write-config", "--rollback", "--gpg-auto-import-keys", "--json", "--debug", "--version"}  # fmt: skip
     while words:
@@ -91,16 +135,18 @@ def _register(machine: Machine, call: Call, state: dict[str, list[str]], options
         code = call.stdin.strip()
     elif code.startswith("@"):
         path = code[1:]
-        if not machine.resolve(path).exists():
-            return Answer(65, f"Error: open {path}: no such file or directory\n")
         code = machine.read(path).strip()
+        if not code:
+            return Answer(65, f"Error: open {path}: no such file or directory\n")
     url = options.get("--url") or "https://scc.suse.com"
     name, version = PRODUCT[machine.spec.profile]
     product = options.get("-p") or options.get("--product") or f"{name}/{version}/x86_64"
     if not re.fullmatch(r"[^/]+/[^/]+/[^/]+", product):
-        return Answer(1, "Please provide the product identifier in this format: <internal name>/<version>/<architecture>.\n")
+        return Answer(
+            1, "Please provide the product identifier in this format: <internal name>/<version>/<architecture>.\n"
+        )
     if not state and "--url" not in options and not code.startswith("LAB-"):
-        return Answer(67, f"Error: Registration server returned 'Unknown Registration Code.' (422)\n" if code else
+        return Answer(67, "Error: Registration server returned 'Unknown Registration Code.' (422)\n" if code else
                       "Error: Please register your system using the --regcode parameter, or provide the --url parameter to register against RMT.\n")  # fmt: skip
     products = state.setdefault("products", [])
     base = f"{name}/{version}/x86_64"
@@ -108,13 +154,18 @@ def _register(machine: Machine, call: Call, state: dict[str, list[str]], options
         products.append(base)
     if product not in products:
         if not product.split("/")[1].startswith(version.split(".")[0]):
-            return Answer(67, f"Error: Registration server returned 'No product found on server for: {product}' (422)\n")
+            return Answer(
+                67, f"Error: Registration server returned 'No product found on server for: {product}' (422)\n"
+            )
         products.append(product)
     machine.write(REGISTERED, json.dumps(state))
     machine.write(CREDENTIALS, f"username=SCC_{machine.name}\npassword=lab\n", 0o600)
     if "--url" in options:
         machine.write("/etc/SUSEConnect", f"---\nurl: {url}\n")
-    return Answer(0, f"Registering system to {'SUSE Customer Center' if 'scc' in url else 'registration proxy ' + url}\n\nSuccessfully registered system\n")
+    return Answer(
+        0,
+        f"Registering system to {'SUSE Customer Center' if 'scc' in url else 'registration proxy ' + url}\n\nSuccessfully registered system\n",
+    )
 
 
 def _deregister(machine: Machine, state: dict[str, list[str]], product: str | None) -> Answer:
@@ -174,7 +225,11 @@ async def zypper(machine: Machine, call: Call) -> Answer:
         machine.write(PACKAGES, json.dumps([name for name in installed(machine) if name not in names]))
         return Answer(0 if names else 2)
     if verb in ("refresh", "ref"):
-        return Answer(0, "All repositories have been refreshed.\n") if _repos(machine) else Answer(6, "Warning: There are no enabled repositories defined.\n")
+        return (
+            Answer(0, "All repositories have been refreshed.\n")
+            if _repos(machine)
+            else Answer(6, "Warning: There are no enabled repositories defined.\n")
+        )
     if verb in ("addrepo", "ar"):
         return _zypper_add_repo(machine, names)
     if verb in ("removerepo", "rr"):
@@ -194,9 +249,13 @@ async def zypper(machine: Machine, call: Call) -> Answer:
     return Answer(2, err=f"Unknown command '{verb}'\n")
 
 
-async def _zypper_install(machine: Machine, rest: list[str], names: list[str], *, interactive: bool, late: int) -> Answer:
+async def _zypper_install(
+    machine: Machine, rest: list[str], names: list[str], *, interactive: bool, late: int
+) -> Answer:
     if machine.spec.profile == "slmicro":
-        return Answer(8, "This is a transactional-server, please use transactional-update to update or modify the system.\n")
+        return Answer(
+            8, "This is a transactional-server, please use transactional-update to update or modify the system.\n"
+        )
     known = set(installed(machine))
     wanted = [name.split("=")[0] for name in names]
     missing = [name for name in wanted if name not in known]
@@ -208,7 +267,9 @@ async def _zypper_install(machine: Machine, rest: list[str], names: list[str], *
     await _install(machine, missing)
     if not missing:
         return Answer(0, "".join(f"'{name}' is already installed.\n" for name in wanted) + "\nNothing to do.\n")
-    return Answer(late, f"The following {len(missing)} NEW packages are going to be installed:\n  {' '.join(missing)}\n")
+    return Answer(
+        late, f"The following {len(missing)} NEW packages are going to be installed:\n  {' '.join(missing)}\n"
+    )
 
 
 def _zypper_add_repo(machine: Machine, names: list[str]) -> Answer:
@@ -217,7 +278,9 @@ def _zypper_add_repo(machine: Machine, names: list[str]) -> Answer:
     url, alias = names
     if machine.path(f"/etc/zypp/repos.d/{alias}.repo").exists():
         return Answer(4, err=f"Repository named '{alias}' already exists. Please use another alias.\n")
-    machine.write(f"/etc/zypp/repos.d/{alias}.repo", f"[{alias}]\nname={alias}\nenabled=1\nautorefresh=0\nbaseurl={url}\n")
+    machine.write(
+        f"/etc/zypp/repos.d/{alias}.repo", f"[{alias}]\nname={alias}\nenabled=1\nautorefresh=0\nbaseurl={url}\n"
+    )
     return Answer(0, f"Repository '{alias}' successfully added\n")
 
 
@@ -225,7 +288,9 @@ def _zypper_locks(machine: Machine, verb: str, names: list[str]) -> Answer:
     locks = re.findall(r"^solvable_name: (\S+)", machine.read("/etc/zypp/locks"), re.M)
     if verb in ("locks", "ll"):
         rows = "".join(f"{index} | {name} | package | (any)\n" for index, name in enumerate(locks, 1))
-        return Answer(0, f"\n# | Name | Type | Repository\n{rows}" if locks else "\nThere are no package locks defined.\n")
+        return Answer(
+            0, f"\n# | Name | Type | Repository\n{rows}" if locks else "\nThere are no package locks defined.\n"
+        )
     kept = sorted({*locks, *names} if verb in ("addlock", "al") else set(locks) - set(names))
     text = "".join(f"\ntype: package\nmatch_type: glob\ncase_sensitive: on\nsolvable_name: {name}\n" for name in kept)
     machine.write("/etc/zypp/locks", text)
@@ -246,7 +311,9 @@ def _repos(machine: Machine) -> list[str]:
 
 
 def _list_repos(machine: Machine) -> str:
-    rows = "".join(f"{index} | {name} | {name} | Yes | (r ) Yes | No\n" for index, name in enumerate(_repos(machine), 1))
+    rows = "".join(
+        f"{index} | {name} | {name} | Yes | (r ) Yes | No\n" for index, name in enumerate(_repos(machine), 1)
+    )
     return f"#  | Alias | Name | Enabled | GPG Check | Refresh\n---+-------\n{rows}"
 
 
@@ -282,7 +349,11 @@ def rpm(machine: Machine, call: Call) -> Answer:
 
 def transactional_update(machine: Machine, call: Call) -> Answer:
     """`transactional-update`: [--continue] [-n] pkg install [...] P..., register ARGS; takes effect at the next boot."""
-    words = [word for word in call.args if word not in ("--continue", "-n", "--non-interactive", "--no-selfupdate", "-d", "--drop-if-no-change")]
+    words = [
+        word
+        for word in call.args
+        if word not in ("--continue", "-n", "--non-interactive", "--no-selfupdate", "-d", "--drop-if-no-change")
+    ]
     if words[:1] == ["register"]:
         return suseconnect(machine, Call("SUSEConnect", tuple(words[1:]), call.stdin))
     if words[:1] == ["reboot"]:
@@ -294,4 +365,6 @@ def transactional_update(machine: Machine, call: Call) -> Answer:
         return Answer(1, f"No provider of '{absent[0]}' found.\nERROR: zypper install failed with exit code 104.\n")
     before = json.loads(machine.read(STAGED, "[]")) if "--continue" in call.args else []
     machine.write(STAGED, json.dumps(sorted({*before, *names} - set(installed(machine)))))
-    return Answer(0, "Please reboot your machine to activate the changes and avoid data loss.\ntransactional-update finished\n")
+    return Answer(
+        0, "Please reboot your machine to activate the changes and avoid data loss.\ntransactional-update finished\n"
+    )

@@ -49,13 +49,20 @@ def timedatectl(machine: Machine, call: Call) -> Answer:
     if words[:1] == ["show"]:
         values = {"Timezone": "UTC", "NTP": synced, "NTPSynchronized": synced}
         wanted = re.findall(r"(?:-p|--property=?) ?(\w+)", " ".join(call.args))
-        lines = (value if "--value" in call.args else f"{key}={value}" for key, value in values.items() if not wanted or key in wanted)
+        lines = (
+            value if "--value" in call.args else f"{key}={value}"
+            for key, value in values.items()
+            if not wanted or key in wanted
+        )
         return Answer(0, "".join(f"{line}\n" for line in lines))
     if words[:1] in (["set-ntp"], ["set-timezone"]):
         return Answer()
     if words and words[0] != "status":
         return Answer(1, err=f"Unknown command verb {words[0]}.\n")
-    return Answer(0, f"               Time zone: UTC (UTC, +0000)\nSystem clock synchronized: {synced}\n             NTP service: active\n")
+    return Answer(
+        0,
+        f"               Time zone: UTC (UTC, +0000)\nSystem clock synchronized: {synced}\n             NTP service: active\n",
+    )
 
 
 def _synchronised(machine: Machine) -> bool:
@@ -80,7 +87,10 @@ def chronyc(machine: Machine, call: Call) -> Answer:
     servers = _time_servers(machine)
     offset = machine.clock_offset_s
     if verb == "sources":
-        rows = "".join(f"^{'*' if index == 0 else '+'} {name:<29}2   6   377    35   +21us[  +30us] +/-   12ms\n" for index, name in enumerate(servers))
+        rows = "".join(
+            f"^{'*' if index == 0 else '+'} {name:<29}2   6   377    35   +21us[  +30us] +/-   12ms\n"
+            for index, name in enumerate(servers)
+        )
         head = "MS Name/IP address         Stratum Poll Reach LastRx Last sample\n" + "=" * 79 + "\n"
         return Answer(0, head + rows)
     if verb == "activity":
@@ -139,9 +149,14 @@ def firewall_cmd(machine: Machine, call: Call) -> Answer:
             live.update(json.loads(json.dumps(stored)))
             out += "success\n"
         elif word != "--permanent" and not word.startswith("--zone="):
-            return Answer(2, err=f"usage: 'firewall-cmd --help' for usage information or see firewall-cmd(1) man page\nfirewall-cmd: error: unrecognized arguments: {word}\n")
+            return Answer(
+                2,
+                err=f"usage: 'firewall-cmd --help' for usage information or see firewall-cmd(1) man page\nfirewall-cmd: error: unrecognized arguments: {word}\n",
+            )
     if permanent:
-        machine.write(FIREWALL, json.dumps({key: sorted(value) for key, value in stored.items() if value}, sort_keys=True))
+        machine.write(
+            FIREWALL, json.dumps({key: sorted(value) for key, value in stored.items() if value}, sort_keys=True)
+        )
     return Answer(code, out)
 
 
@@ -241,7 +256,10 @@ def groupadd(machine: Machine, call: Call) -> Answer:
 def nvidia_smi(machine: Machine, call: Call) -> Answer:
     """`nvidia-smi`: -L, --query-gpu=... --format=csv[,noheader][,nounits]."""
     if not (machine.live / "module/nvidia").exists():
-        return Answer(9, "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. Make sure that the latest NVIDIA driver is installed and running.\n\n")
+        return Answer(
+            9,
+            "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. Make sure that the latest NVIDIA driver is installed and running.\n\n",
+        )
     count = machine.spec.gpus
     if "-L" in call.args:
         rows = (f"GPU {index}: {GPU_NAME} (UUID: GPU-{machine.name}-{index:04d})\n" for index in range(count))
@@ -254,7 +272,10 @@ def nvidia_smi(machine: Machine, call: Call) -> Answer:
                 return Answer(2, f'Field "{unknown[0]}" is not a valid field to query.\n\n')
             head = "" if "noheader" in " ".join(call.args) else ", ".join(fields) + "\n"
             rows = (
-                ", ".join({**values, "index": str(index), "uuid": f"GPU-{machine.name}-{index:04d}"}[field] for field in fields)
+                ", ".join(
+                    {**values, "index": str(index), "uuid": f"GPU-{machine.name}-{index:04d}"}[field]
+                    for field in fields
+                )
                 for index in range(count)
             )
             return Answer(0, head + "".join(f"{row}\n" for row in rows))

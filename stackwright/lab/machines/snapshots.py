@@ -15,7 +15,9 @@ CONTENT_VARIES = re.compile(
     r"(\.crt|\.key|\.kubeconfig|\.pem)$|/tls/|/cred/|/db/|rke2\.yaml$|/token$|node-token$|agent-token$|node/password$"
     r"|rancher/rke2/config\.yaml(\.d/.*)?$|registries\.yaml$|/SCCcredentials$|stackwright/|machine-id$|/agent/etc/"
 )
-LEFT_OUT = re.compile(r"^etc/(ld\.so\.cache|ssh/)|/db/etcd/member/|/logs/|\.log$|/db/snapshots/|\.lock$|\.tmp$")
+LEFT_OUT = re.compile(
+    r"^etc/(ld\.so\.cache|ssh/|alternatives/)|/db/etcd/member/|/logs/|\.log$|/db/snapshots/|\.lock$|\.tmp$"
+)
 ROOTS = ("etc", "var/lib/rancher", "opt/rke2", "usr-local")
 
 

@@ -12,7 +12,6 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from stackwright.lab.machines.hand import Answer, Call
@@ -117,15 +116,17 @@ class Systemd:
         if quick:
             await asyncio.wait(quick, timeout=10)
 
-    async def halt(self) -> None:
-        """Drop everything, as a power cut does."""
+    async def halt(self) -> list[asyncio.subprocess.Process]:
+        """Drop everything, as a power cut does; return the processes, which the caller kills and reaps."""
         jobs = [unit.job for unit in self.units.values() if unit.job is not None]
         for job in jobs:
             job.cancel()
         await asyncio.gather(*jobs, return_exceptions=True)
         for driver in set(self.drivers.values()):
             driver.halt()
+        processes = [unit.process for unit in self.units.values() if unit.process is not None]
         self.units.clear()
+        return processes
 
     # Units
 
@@ -288,19 +289,28 @@ OPTIONS = {"--no-block", "--now", "--quiet", "-q", "--no-pager", "--all", "-a", 
 
 async def systemctl(machine: Machine, call: Call) -> Answer:
     """`systemctl` with the verbs of VERBS; unknown options and verbs are refused."""
-    flags, values, words = set(), {}, []
+    flags: set[str] = set()
+    values: dict[str, str] = {}
+    words: list[str] = []
     rest = list(call.args)
     while rest:
         word = rest.pop(0)
         if word in ("-p", "--property", "-t", "--type", "--state"):
-            values[word.lstrip("-")[:1]] = ",".join(filter(None, [values.get(word.lstrip("-")[:1], ""), rest.pop(0) if rest else ""]))
+            values[word.lstrip("-")[:1]] = ",".join(
+                filter(None, [values.get(word.lstrip("-")[:1], ""), rest.pop(0) if rest else ""])
+            )
         elif found := re.fullmatch(r"--(property|type|state)=(.*)|-(p)(.+)", word):
             key = (found.group(1) or found.group(3))[:1]
             values[key] = ",".join(filter(None, [values.get(key, ""), found.group(2) or found.group(4)]))
         elif word in OPTIONS:
             flags.add({"-q": "--quiet"}.get(word, word))
         elif word.startswith("-"):
-            return Answer(1, err=f"systemctl: unrecognized option '{word}'\n" if word.startswith("--") else f"systemctl: invalid option -- '{word[1:2]}'\n")
+            return Answer(
+                1,
+                err=f"systemctl: unrecognized option '{word}'\n"
+                if word.startswith("--")
+                else f"systemctl: invalid option -- '{word[1:2]}'\n",
+            )
         else:
             words.append(word)
     if not words:
@@ -458,7 +468,9 @@ def _is_enabled(machine: Machine, names: list[str], flags: set[str], values: dic
 
 def _is_failed(machine: Machine, names: list[str], flags: set[str], values: dict[str, str]) -> Answer:
     states = [machine.systemd.unit(name).active for name in names]
-    return Answer(0 if "failed" in states else 1, "" if "--quiet" in flags else "".join(f"{state}\n" for state in states))
+    return Answer(
+        0 if "failed" in states else 1, "" if "--quiet" in flags else "".join(f"{state}\n" for state in states)
+    )
 
 
 def _properties(machine: Machine, name: str) -> dict[str, str]:
@@ -531,7 +543,9 @@ def _list_units(machine: Machine, names: list[str], flags: set[str], values: dic
     rows = "".join(
         f"{name} loaded {active} {sub} {name}\n"
         for name, (active, sub) in sorted(units.items())
-        if name.endswith(_type(values)) and (not state or state in (active, sub)) and (active != "inactive" or "--all" in flags)
+        if name.endswith(_type(values))
+        and (not state or state in (active, sub))
+        and (active != "inactive" or "--all" in flags)
     )
     return Answer(0, rows)
 
@@ -611,7 +625,19 @@ def journalctl(machine: Machine, call: Call) -> Answer:
             form = value
         elif word in ("-b", "--boot"):
             boot = True
-        elif word not in ("--no-pager", "-q", "--quiet", "--no-hostname", "-a", "--all", "--utc", "-x", "-e", "-xe", "--merge"):
+        elif word not in (
+            "--no-pager",
+            "-q",
+            "--quiet",
+            "--no-hostname",
+            "-a",
+            "--all",
+            "--utc",
+            "-x",
+            "-e",
+            "-xe",
+            "--merge",
+        ):
             return Answer(1, err=f"journalctl: unrecognized option '{word}'\n")
     rows = [
         entry
@@ -645,5 +671,3 @@ def _line(entry: dict[str, Any], form: str) -> str:
     when = datetime.fromtimestamp(int(entry["__REALTIME_TIMESTAMP"]) / 1_000_000, UTC)
     stamp = when.strftime("%Y-%m-%dT%H:%M:%S+0000") if form == "short-iso" else when.strftime("%b %d %H:%M:%S")
     return f"{stamp} {entry['_HOSTNAME']} {entry['SYSLOG_IDENTIFIER']}[{entry['_PID']}]: {entry['MESSAGE']}"
-
-

@@ -19,28 +19,130 @@ if TYPE_CHECKING:
 
 CONFIG = "/etc/rancher/rke2/config.yaml"
 NODE_KEYS = frozenset(
-    "token token-file server data-dir node-name with-node-id node-label node-taint node-ip node-external-ip "
-    "node-internal-dns node-external-dns resolv-conf kubelet-arg kube-proxy-arg kubelet-path snapshotter private-registry "
-    "disable-default-registry-endpoint default-runtime nonroot-devices lb-server-port image-credential-provider-bin-dir "
-    "image-credential-provider-config cloud-provider-name cloud-provider-config debug enable-pprof profile selinux "
-    "protect-kernel-defaults bind-address system-default-registry airgap-extra-registry container-runtime-endpoint "
-    "pause-image runtime-image kube-proxy-image vpn-auth vpn-auth-file audit-policy-file pod-security-admission-config-file "
-    "kube-proxy-extra-mount kube-proxy-extra-env control-plane-resource-requests control-plane-resource-limits config".split()
+    [
+        "token",
+        "token-file",
+        "server",
+        "data-dir",
+        "node-name",
+        "with-node-id",
+        "node-label",
+        "node-taint",
+        "node-ip",
+        "node-external-ip",
+        "node-internal-dns",
+        "node-external-dns",
+        "resolv-conf",
+        "kubelet-arg",
+        "kube-proxy-arg",
+        "kubelet-path",
+        "snapshotter",
+        "private-registry",
+        "disable-default-registry-endpoint",
+        "default-runtime",
+        "nonroot-devices",
+        "lb-server-port",
+        "image-credential-provider-bin-dir",
+        "image-credential-provider-config",
+        "cloud-provider-name",
+        "cloud-provider-config",
+        "debug",
+        "enable-pprof",
+        "profile",
+        "selinux",
+        "protect-kernel-defaults",
+        "bind-address",
+        "system-default-registry",
+        "airgap-extra-registry",
+        "container-runtime-endpoint",
+        "pause-image",
+        "runtime-image",
+        "kube-proxy-image",
+        "vpn-auth",
+        "vpn-auth-file",
+        "audit-policy-file",
+        "pod-security-admission-config-file",
+        "kube-proxy-extra-mount",
+        "kube-proxy-extra-env",
+        "control-plane-resource-requests",
+        "control-plane-resource-limits",
+        "config",
+    ]
 )
 SERVER_KEYS = NODE_KEYS | frozenset(
-    "agent-token agent-token-file advertise-address tls-san tls-san-security cluster-cidr service-cidr "
-    "service-node-port-range cluster-dns cluster-domain cni ingress-controller egress-selector-mode enable-servicelb "
-    "servicelb-namespace write-kubeconfig write-kubeconfig-mode write-kubeconfig-group etcd-disable-snapshots "
-    "etcd-snapshot-schedule-cron etcd-snapshot-retention etcd-snapshot-dir etcd-snapshot-name etcd-snapshot-compress "
-    "etcd-snapshot-reconcile-interval etcd-expose-metrics etcd-arg etcd-s3 etcd-s3-endpoint etcd-s3-endpoint-ca "
-    "etcd-s3-skip-ssl-verify etcd-s3-access-key etcd-s3-secret-key etcd-s3-session-token etcd-s3-bucket "
-    "etcd-s3-bucket-lookup-type etcd-s3-region etcd-s3-folder etcd-s3-proxy etcd-s3-insecure etcd-s3-timeout "
-    "etcd-s3-config-secret etcd-s3-retention datastore-endpoint datastore-cafile datastore-certfile datastore-keyfile "
-    "disable disable-kube-proxy disable-cloud-controller disable-scheduler disable-apiserver disable-controller-manager "
-    "disable-etcd embedded-registry supervisor-metrics control-plane-probe-configuration kube-apiserver-arg "
-    "kube-controller-manager-arg kube-scheduler-arg kube-cloud-controller-manager-arg kube-apiserver-extra-mount "
-    "kube-apiserver-extra-env kube-scheduler-extra-mount kube-controller-manager-extra-mount etcd-extra-mount etcd-extra-env "
-    "secrets-encryption-provider helm-job-image kine-tls prime".split()
+    [
+        "agent-token",
+        "agent-token-file",
+        "advertise-address",
+        "tls-san",
+        "tls-san-security",
+        "cluster-cidr",
+        "service-cidr",
+        "service-node-port-range",
+        "cluster-dns",
+        "cluster-domain",
+        "cni",
+        "ingress-controller",
+        "egress-selector-mode",
+        "enable-servicelb",
+        "servicelb-namespace",
+        "write-kubeconfig",
+        "write-kubeconfig-mode",
+        "write-kubeconfig-group",
+        "etcd-disable-snapshots",
+        "etcd-snapshot-schedule-cron",
+        "etcd-snapshot-retention",
+        "etcd-snapshot-dir",
+        "etcd-snapshot-name",
+        "etcd-snapshot-compress",
+        "etcd-snapshot-reconcile-interval",
+        "etcd-expose-metrics",
+        "etcd-arg",
+        "etcd-s3",
+        "etcd-s3-endpoint",
+        "etcd-s3-endpoint-ca",
+        "etcd-s3-skip-ssl-verify",
+        "etcd-s3-access-key",
+        "etcd-s3-secret-key",
+        "etcd-s3-session-token",
+        "etcd-s3-bucket",
+        "etcd-s3-bucket-lookup-type",
+        "etcd-s3-region",
+        "etcd-s3-folder",
+        "etcd-s3-proxy",
+        "etcd-s3-insecure",
+        "etcd-s3-timeout",
+        "etcd-s3-config-secret",
+        "etcd-s3-retention",
+        "datastore-endpoint",
+        "datastore-cafile",
+        "datastore-certfile",
+        "datastore-keyfile",
+        "disable",
+        "disable-kube-proxy",
+        "disable-cloud-controller",
+        "disable-scheduler",
+        "disable-apiserver",
+        "disable-controller-manager",
+        "disable-etcd",
+        "embedded-registry",
+        "supervisor-metrics",
+        "control-plane-probe-configuration",
+        "kube-apiserver-arg",
+        "kube-controller-manager-arg",
+        "kube-scheduler-arg",
+        "kube-cloud-controller-manager-arg",
+        "kube-apiserver-extra-mount",
+        "kube-apiserver-extra-env",
+        "kube-scheduler-extra-mount",
+        "kube-controller-manager-extra-mount",
+        "etcd-extra-mount",
+        "etcd-extra-env",
+        "secrets-encryption-provider",
+        "helm-job-image",
+        "kine-tls",
+        "prime",
+    ]
 )
 CRITICAL = (
     "agent-token", "cluster-cidr", "cluster-dns", "cluster-domain", "disable-cloud-controller", "disable-kube-proxy",
@@ -52,7 +154,19 @@ CIS_SYSCTLS = {
     "kernel.panic": "10",
     "kernel.panic_on_oops": "1",
 }
-LISTS = frozenset("tls-san node-label node-taint kubelet-arg etcd-arg disable cni kube-apiserver-arg ingress-controller".split())
+LISTS = frozenset(
+    [
+        "tls-san",
+        "node-label",
+        "node-taint",
+        "kubelet-arg",
+        "etcd-arg",
+        "disable",
+        "cni",
+        "kube-apiserver-arg",
+        "ingress-controller",
+    ]
+)
 
 
 class FatalError(Exception):

@@ -1,0 +1,181 @@
+"""One lab put together: network, machines, RKE2, Kubernetes, registry, ingress, ClearML, and the site file that fits."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from stackwright.lab import sitefile
+from stackwright.lab.backends import AppHost
+from stackwright.lab.charts import CHARTS, publish_charts
+from stackwright.lab.clearml_hooks import LabClearml
+from stackwright.lab.faults import Faults
+from stackwright.lab.ingress import Certificates, create_ingress_app
+from stackwright.lab.journal import Entry, Journal
+from stackwright.lab.kube import KubeState, create_kube_app
+from stackwright.lab.net import LabNet
+from stackwright.lab.nodefiles import LabNode
+from stackwright.lab.nodes import LabNodes
+from stackwright.lab.operators import Devices, install_operators
+from stackwright.lab.registry import RegistryState, registry_app
+from stackwright.lab.rke2.cluster import Rke2Cluster
+from stackwright.lab.rke2.release import artifacts_app, build_release
+from stackwright.lab.secrets_made import make_secrets
+
+log = logging.getLogger(__name__)
+
+VERSION = "v1.34.10+rke2r1"
+LB, FIRST_NODE = 10, 11
+PORTS = {"ssh": 2222, "registry": 5000, "ingress": 8443, "artifacts": 8444}
+GPUS = {"gpu1": 2, "gpu2": 2}
+GPU_MODEL = "NVIDIA-H100-80GB-HBM3"
+
+
+class Center:
+    """Everything that one lab's daemon runs."""
+
+    def __init__(self, folder: Path, speed: float) -> None:
+        self.folder = folder
+        self.speed = speed
+        self.net = LabNet.allocate(folder)
+        self.journal = Journal(folder / "journal.jsonl")
+        self.faults = Faults(folder / "faults.json")
+        self.lb = self.net.address(LB)
+        self.addresses = {name: self.net.address(FIRST_NODE + i) for i, name in enumerate(sitefile.NODE_NAMES)}
+        self.secrets = make_secrets(folder, self.net.ca.certificate, self.net.ca.key)
+        self.kube = KubeState(version=VERSION, record=self.record, speed=speed)
+        self.nodes = LabNodes(folder, [self._node(name) for name in sitefile.NODE_NAMES], self.journal, self.faults, speed)
+        self.rke2 = Rke2Cluster(self.nodes, self.net, KubeApi(self.kube, self.kube_gate), self.lb, speed)
+        self.apps = AppHost(self.lb)
+        self.clearml = LabClearml(
+            self.apps, self.record, self.clearml_gate, self.net.ca_file, self.addresses_of_names(), speed
+        )
+        self._runners: list[web.AppRunner] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def _node(self, name: str) -> LabNode:
+        return LabNode(name=name, address=self.addresses[name], ssh_port=PORTS["ssh"], gpus=GPUS.get(name, 0))
+
+    def addresses_of_names(self) -> dict[str, tuple[str, int]]:
+        """Return the platform's names as the lab's own parts reach them."""
+        return {name: (self.lb, 0) for name in sitefile.names()}
+
+    # --- life --------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Start every part and write the site file. Raises StackError with what is missing on this machine."""
+        self._loop = asyncio.get_running_loop()
+        release = self.folder / "artifacts"
+        await asyncio.to_thread(build_release, release, VERSION)
+        users = {fields["username"]: fields["password"] for fields in self.secrets["registry"].values()}
+        registry = RegistryState(self.folder / "registry", users)
+        await asyncio.to_thread(publish_charts, registry, CHARTS)
+        install_operators(self.kube, devices=self._devices, hooks=self.clearml)
+        await self.nodes.start()
+        await self.rke2.start()
+        tls = self.net.ca.server_context(self.lb, [self.lb])
+        await self._serve(registry_app(registry), PORTS["registry"], tls)
+        await self._serve(artifacts_app(release), PORTS["artifacts"], self.net.ca.server_context(self.lb, [self.lb]))
+        default = LabNet.self_signed("TRAEFIK DEFAULT CERT")
+        await self._serve(create_ingress_app(self.kube), PORTS["ingress"], Certificates(self.kube, default).context)
+        places = {**self.addresses, "lb": self.lb, "ca": str(self.net.ca_file)}
+        sitefile.write(self.folder, places, self.nodes.host_keys)
+
+    async def stop(self) -> None:
+        """Stop every part; the folder keeps the machines' disks."""
+        for runner in self._runners:
+            await runner.cleanup()
+        await self.clearml.stop()
+        await self.apps.stop()
+        await self.rke2.stop()
+        await self.nodes.stop()
+        await self.kube.stop()
+        self.journal.close()
+        self.net.release()
+
+    async def _serve(self, app: web.Application, port: int, tls: ssl.SSLContext) -> None:
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, self.lb, port, ssl_context=tls).start()
+        self._runners.append(runner)
+
+    def _devices(self, node: str) -> Devices | None:
+        return Devices("nvidia", GPUS[node], GPU_MODEL) if node in GPUS else None
+
+    # --- changes and faults --------------------------------------------------------------------------------------------
+
+    def record(self, wire: str, target: str, action: str) -> None:
+        """Number a change before it is carried out, and let faults strike it.
+
+        A controller killed `before` never gets its change carried out: the request breaks off.
+        """
+        entry = self.journal.record(wire, target, action)
+        if self.faults.kill_at("before", entry):
+            raise ConnectionResetError(f"the controller was killed before change {entry.number}")
+        self.faults.kill_at("inside", entry)
+        if self._loop is not None and self.faults.waits_for("after", entry):
+            self._loop.call_later(0.05, self._after, entry)
+
+    def _after(self, entry: Entry) -> None:
+        self.faults.kill_at("after", entry)
+
+    async def kube_gate(self, request: Any) -> web.Response | None:
+        """Answer 500 in the API server's place where the fault `api-500` says so."""
+        return self._broken("kube", str(getattr(request, "path", request)))
+
+    async def clearml_gate(self, wire: str, target: str, action: str) -> web.Response | None:
+        """Answer 500 in ClearML's place where the fault `api-500` says so."""
+        return self._broken(wire, f"{target}:{action}")
+
+    def _broken(self, wire: str, target: str) -> web.Response | None:
+        if self.faults.has("api-500") and self.faults.find("api-500", wire, target):
+            body = {"kind": "Status", "status": "Failure", "message": "Internal error occurred: injected by the lab", "code": 500}
+            return web.json_response(body, status=500)
+        return None
+
+    async def power(self, node: str, *, on: bool) -> None:
+        """Switch a machine on or off."""
+        if on:
+            await self.nodes.power_on(node)
+        else:
+            await self.nodes.power_off(node)
+
+    async def snapshot(self) -> dict[str, Any]:
+        """Return everything comparable of this lab."""
+        return {
+            "nodes": {name: self.nodes.snapshot(name) for name in sitefile.NODE_NAMES},
+            "kube": self.kube.snapshot(),
+            "clearml": self.clearml.snapshot(),
+        }
+
+
+class KubeApi:
+    """The Kubernetes stand-in as RKE2 sees it."""
+
+    def __init__(self, state: KubeState, gate: Any) -> None:
+        self._state = state
+        self._gate = gate
+
+    def put(self, obj: dict[str, Any]) -> Any:
+        return self._state.put(obj)
+
+    def get(self, kind: str, namespace: str, name: str) -> dict[str, Any] | None:
+        return self._state.get(kind, namespace, name)
+
+    def delete(self, kind: str, namespace: str, name: str) -> Any:
+        return self._state.delete(kind, namespace, name)
+
+    def objects(self, kind: str) -> Any:
+        return self._state.objects(kind)
+
+    async def serve(self, address: str, port: int, context: ssl.SSLContext) -> Callable[[], Awaitable[None]]:
+        runner = web.AppRunner(create_kube_app(self._state, gate=self._gate), access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, address, port, ssl_context=context).start()
+        return runner.cleanup

@@ -1,0 +1,330 @@
+"""The clusters that the lab's machines form: who may join, who has a vote, what runs where.
+
+A machine's service (service.py) calls in when its unit starts; the truth about membership lives here, as in etcd.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import logging
+import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from stackwright.lab.machines.hand import Answer, Call
+from stackwright.lab.net import LabNet
+from stackwright.lab.rke2.commands import rke2_command
+from stackwright.lab.rke2.objects import ClusterApi, NoApi, Obj, set_condition, system_objects
+from stackwright.lab.rke2.service import Rke2Service
+from stackwright.lab.rke2.state import ClusterState, Member, load_clusters, new_cluster
+from stackwright.lab.rke2.supervisor import Balancer, create_health_app, serve
+
+if TYPE_CHECKING:
+    from stackwright.lab.nodes import LabNodes, Machine
+
+log = logging.getLogger(__name__)
+API_PORT, SUPERVISOR_PORT, HEALTH_PORT = 6443, 9345, 2381
+PROMOTE_S = 15.0
+STALLED_S = 300.0
+NODE_LOST_S = 40.0
+LOOK_S = 4.0
+PASSWORD_REJECTED = (
+    "Node password rejected, duplicate hostname or contents of '/etc/rancher/node/password' may not match server "
+    "node-passwd entry, try enabling a unique node name with the --with-node-id flag"
+)
+
+
+@dataclass
+class Pods:
+    """What runs on a machine beside the RKE2 process itself: its static pods outlive a stop of the unit."""
+
+    cluster: str
+    closers: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
+
+
+class Rke2Cluster:
+    """RKE2 on all machines of a lab. Make it before the machines are started; `api` is the first cluster's."""
+
+    def __init__(self, nodes: LabNodes, net: LabNet, api: ClusterApi, lb_address: str, speed: float = 1.0) -> None:
+        self.nodes = nodes
+        self.net = net
+        self.speed = speed
+        self._api = api
+        self._folder = nodes.folder / "rke2"
+        self.clusters: dict[str, ClusterState] = load_clusters(self._folder)
+        self.pods: dict[str, Pods] = {}
+        self.supervised: set[str] = set()
+        self._registered: set[str] = set()
+        self._ready_since: dict[str, float] = {}
+        self._lost_since: dict[str, float] = {}
+        self._balancer = Balancer(lb_address, self._backends)
+        self._controller: asyncio.Task[None] | None = None
+        self._jobs: set[asyncio.Task[Any]] = set()
+        for machine in nodes.machines.values():
+            for role in ("server", "agent"):
+                machine.systemd.drivers[f"rke2-{role}.service"] = Rke2Service(machine, self, role)
+            machine.extra_commands["rke2"] = self._command
+
+    async def start(self) -> None:
+        """Open the load balancer and start the controllers; the machines' units do the rest."""
+        await self._balancer.start((API_PORT, SUPERVISOR_PORT))
+        self._controller = asyncio.create_task(self._control())
+
+    async def stop(self) -> None:
+        """Close everything. The machines are stopped by their owner, before or after."""
+        if self._controller is not None:
+            self._controller.cancel()
+            await asyncio.gather(self._controller, return_exceptions=True)
+        await self._balancer.stop()
+        for name in [*self.pods]:
+            await self.kill_pods(self.nodes[name])
+        await asyncio.gather(*self._jobs, return_exceptions=True)
+
+    async def pause(self, seconds: float) -> None:
+        """Wait as long as the real thing takes, divided by the lab's speed."""
+        await asyncio.sleep(seconds / self.speed)
+
+    # Membership
+
+    def api_of(self, state: ClusterState) -> ClusterApi:
+        """Return the API of a cluster: a second one, which should not be, gets an empty one."""
+        return self._api if state.id == next(iter(self.clusters)) else NoApi()
+
+    def bootstrap(self, token: str, agent_token: str, critical: dict[str, str]) -> ClusterState:
+        """Make a new cluster."""
+        state = new_cluster(token or secrets.token_hex(16), agent_token, critical)
+        self.clusters[state.id] = state
+        self.save(state)
+        return state
+
+    def add_member(self, state: ClusterState, name: str, address: str, *, voter: bool) -> Member:
+        """Add an etcd member."""
+        member = Member(name, secrets.token_hex(4), address, voter=voter)
+        state.members[name] = member
+        self.save(state)
+        return member
+
+    def remove_member(self, state: ClusterState, name: str) -> None:
+        """Drop an etcd member; its data on disk stays and is refused from now on."""
+        if state.members.pop(name, None) is not None:
+            self.save(state)
+
+    def save(self, state: ClusterState) -> None:
+        """Keep a cluster's state."""
+        state.save(self._folder)
+
+    def has_quorum(self, state: ClusterState) -> bool:
+        """Say whether more than half of the voters run."""
+        voters = state.voters
+        running = sum(1 for member in voters if self._etcd_runs(state, member.name))
+        return running > len(voters) // 2
+
+    def leader(self, state: ClusterState) -> str | None:
+        """Return the leader: the first running voter, or None without a quorum."""
+        if not self.has_quorum(state):
+            return None
+        return next(member.name for member in state.voters if self._etcd_runs(state, member.name))
+
+    def _etcd_runs(self, state: ClusterState, name: str) -> bool:
+        pods = self.pods.get(self.machine_of(name))
+        return pods is not None and pods.cluster == state.id
+
+    def machine_of(self, node: str) -> str:
+        """Return the machine of a node name, which may have been set to another one than the machine's."""
+        if node in self.nodes.machines:
+            return node
+        return next(
+            (key for key, machine in self.nodes.machines.items() if machine.read("/etc/hostname").strip() == node), ""
+        )
+
+    def admit(self, state: ClusterState, asked: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        """Decide on a join: (HTTP status, answer). The answer to a refusal has the server's words in `error`."""
+        name, role = asked["node"], asked["role"]
+        if not self.has_quorum(state):
+            return 503, {"error": "https://127.0.0.1:9345/v1-rke2/readyz: 500 Internal Server Error"}
+        api = self.api_of(state)
+        known = state.members.get(name)
+        if role == "server":
+            different = sorted(key for key, value in state.critical.items() if asked["critical"].get(key) != value)
+            if different:
+                return 400, {
+                    "error": f"failed to validate server configuration: critical configuration value mismatch: {', '.join(different)}"
+                }
+            if known is not None and known.address != asked["address"]:
+                return 400, {"error": "duplicate node name found, please use a unique name for this node"}
+            learner = next((member.name for member in state.members.values() if not member.voter), None)
+            if learner not in (None, name):
+                return 409, {"error": "etcdserver: too many learner members in cluster"}
+        if not self._password_fits(api, name, asked["password"]):
+            return 403, {"error": PASSWORD_REJECTED}
+        if role == "server" and known is None:
+            self.add_member(state, name, asked["address"], voter=False)
+        return 200, {"cluster": state.id}
+
+    def admit_first(self, state: ClusterState, name: str, password: str) -> None:
+        """Note the first server's node password."""
+        self._password_fits(self.api_of(state), name, password)
+
+    @staticmethod
+    def _password_fits(api: ClusterApi, name: str, password: str) -> bool:
+        hashed = hashlib.sha256(password.encode()).hexdigest()
+        secret = api.get("Secret", "kube-system", f"{name}.node-password.rke2")
+        if secret is not None:
+            return bool(secret.get("data", {}).get("hash") == _b64(hashed))
+        api.put({
+            "apiVersion": "v1", "kind": "Secret", "type": "Opaque", "immutable": True,
+            "metadata": {"name": f"{name}.node-password.rke2", "namespace": "kube-system"},
+            "data": {"hash": _b64(hashed)},
+        })  # fmt: skip
+        return True
+
+    # What runs
+
+    async def run_pods(self, machine: Machine, state: ClusterState, sans: list[str]) -> None:
+        """Start a server's static pods: etcd's health page and the API server."""
+        if machine.name in self.pods:
+            return
+        pods = self.pods[machine.name] = Pods(state.id)
+        address = machine.spec.address
+        context = state.authority("server-ca").server_context(
+            "kube-apiserver", sans, client_ca=state.authorities["client-ca"][0]
+        )
+        pods.closers.append(await serve(create_health_app(self, state), address, HEALTH_PORT))
+        pods.closers.append(await self.api_of(state).serve(address, API_PORT, context))
+
+    async def kill_pods(self, machine: Machine) -> None:
+        """Stop a machine's static pods."""
+        pods = self.pods.pop(machine.name, None)
+        if pods is not None:
+            for close in pods.closers:
+                await close()
+
+    def forget_pods(self, machine: Machine) -> None:
+        """Stop a machine's static pods because its power went."""
+        self.keep(asyncio.get_running_loop().create_task(self.kill_pods(machine)))
+
+    def keep(self, job: asyncio.Task[Any]) -> None:
+        """Hold a background job until it is done, so that it is neither lost nor left behind."""
+        self._jobs.add(job)
+        job.add_done_callback(self._jobs.discard)
+
+    def put_system_objects(self, state: ClusterState, config: dict[str, Any], version: str) -> None:
+        """Put what RKE2's own charts bring, unless it is there."""
+        api = self.api_of(state)
+        for namespace in ("default", "kube-system", "kube-public", "kube-node-lease"):
+            if api.get("Namespace", "", namespace) is None:
+                meta = {"name": namespace, "labels": {"kubernetes.io/metadata.name": namespace}}
+                api.put({"apiVersion": "v1", "kind": "Namespace", "metadata": meta, "status": {"phase": "Active"}})
+        for obj in system_objects(config, version):
+            meta = obj["metadata"]
+            if api.get(obj["kind"], meta.get("namespace", ""), meta["name"]) is None:
+                api.put(obj)
+
+    def put_node(self, state: ClusterState, node: Obj) -> None:
+        """Register a Node; from now on its deletion is acted upon."""
+        self.api_of(state).put(node)
+        self._registered.add(node["metadata"]["name"])
+
+    def _backends(self, port: int) -> list[str]:
+        names = self.supervised if port == SUPERVISOR_PORT else set(self.pods)
+        return [machine.spec.address for name, machine in self.nodes.machines.items() if name in names]
+
+    # Controllers
+
+    async def _control(self) -> None:
+        while True:
+            await self.pause(LOOK_S)
+            for state in [*self.clusters.values()]:
+                if self.has_quorum(state):
+                    self._promote(state)
+                    self._look_at_nodes(state)
+
+    def _promote(self, state: ClusterState) -> None:
+        now = asyncio.get_running_loop().time()
+        for member in [*state.members.values()]:
+            if member.voter:
+                continue
+            if not (member.ready and self._etcd_runs(state, member.name)):
+                self._ready_since.pop(member.name, None)
+                continue
+            age = (now - self._ready_since.setdefault(member.name, now)) * self.speed
+            machine = self.nodes.machines.get(self.machine_of(member.name))
+            stuck = self.nodes.faults.standing("learner-stuck", member.name) is not None
+            if stuck and age > STALLED_S:
+                self.remove_member(state, member.name)
+            elif age >= PROMOTE_S and not stuck:
+                member.voter = True
+                self.save(state)
+                if machine is not None:
+                    machine.systemd.log(
+                        "rke2",
+                        f'level=info msg="Learner {member.name}-{member.id} promoted to voting member"',
+                        "rke2-server.service",
+                    )
+
+    def _look_at_nodes(self, state: ClusterState) -> None:
+        api = self.api_of(state)
+        seen = {node["metadata"]["name"]: node for node in api.objects("Node")}
+        if isinstance(api, NoApi):
+            return
+        for name in [*self._registered]:
+            if name not in seen:
+                # kubectl delete node: the controllers drop the password, and the member too.
+                self._registered.discard(name)
+                api.delete("Secret", "kube-system", f"{name}.node-password.rke2")
+                self.remove_member(state, name)
+        for name, node in seen.items():
+            changed = self._look_at_member(state, name, node)
+            if self._look_at_kubelet(name, node) or changed:
+                api.put(node)
+
+    def _look_at_member(self, state: ClusterState, name: str, node: Obj) -> bool:
+        annotations = node["metadata"].setdefault("annotations", {})
+        member, changed = state.members.get(name), False
+        if annotations.get("etcd.rke2.cattle.io/remove") == "true" and member is not None:
+            annotations["etcd.rke2.cattle.io/removed-node-name"] = f"{name}-{member.id}"
+            self.remove_member(state, name)
+            member, changed = None, True
+        if member is not None:
+            word = ("True", "MemberNotLearner", "Node is a voting member of the etcd cluster")
+            if not member.voter:
+                word = ("False", "MemberIsLearner", "Node has not been promoted to voting member of the etcd cluster")
+            changed = set_condition(node, "EtcdIsVoter", *word) or changed
+        return changed
+
+    def _look_at_kubelet(self, name: str, node: Obj) -> bool:
+        machine = self.nodes.machines.get(self.machine_of(name))
+        if machine is None:
+            return False
+        if any(machine.systemd.is_active(f"rke2-{role}.service") for role in ("server", "agent")):
+            self._lost_since.pop(name, None)
+            return set_condition(node, "Ready", "True", "KubeletReady", "kubelet is posting ready status")
+        now = asyncio.get_running_loop().time()
+        if (now - self._lost_since.setdefault(name, now)) * self.speed < NODE_LOST_S:
+            return False
+        ready = next((c["status"] for c in node["status"]["conditions"] if c["type"] == "Ready"), None)
+        if ready != "True":
+            return False
+        return set_condition(node, "Ready", "Unknown", "NodeStatusUnknown", "Kubelet stopped posting node status.")
+
+    async def _command(self, machine: Machine, call: Call) -> Answer:
+        if call.args[1:2] == ("lab-killall",):
+            await self.kill_pods(machine)
+            return Answer()
+        return rke2_command(self, machine, call)
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return what can be compared: per cluster its members and votes."""
+        return {
+            f"cluster-{index}": {
+                name: "voter" if member.voter else "learner" for name, member in sorted(state.members.items())
+            }
+            for index, state in enumerate(self.clusters.values())
+        }
+
+
+def _b64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()

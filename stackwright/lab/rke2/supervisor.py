@@ -1,0 +1,145 @@
+"""RKE2's supervisor on port 9345 (TLS), a server's etcd health page, and the lab's TCP load balancer before the servers.
+
+What joining means is decided in cluster.py; here are only the wires.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from stackwright.lab.rke2.state import ClusterState
+
+if TYPE_CHECKING:
+    from stackwright.lab.rke2.cluster import Rke2Cluster
+
+CHUNK = 1 << 16
+CONNECT_LIMIT_S = 2.0
+Close = Callable[[], Awaitable[None]]
+
+
+def create_supervisor_app(cluster: Rke2Cluster, state: ClusterState, node: str) -> web.Application:
+    """Make the supervisor of one server: /ping and /cacerts for anybody, the rest with the token."""
+
+    def allowed(request: web.Request, *, server: bool) -> bool:
+        scheme, _, encoded = request.headers.get("Authorization", "").partition(" ")
+        if scheme != "Basic":
+            return False
+        password = base64.b64decode(encoded).decode(errors="replace").partition(":")[2]
+        return password == state.token or (not server and password == state.agent_token)
+
+    async def ping(request: web.Request) -> web.Response:
+        return web.Response(text="pong")
+
+    async def cacerts(request: web.Request) -> web.Response:
+        return web.Response(text=state.ca, content_type="text/plain")
+
+    async def readyz(request: web.Request) -> web.Response:
+        if not allowed(request, server=False):
+            return web.Response(status=401, text="Unauthorized")
+        if not cluster.has_quorum(state):
+            return web.Response(status=500, text="runtime core not ready")
+        return web.Response(text="ok")
+
+    async def join(request: web.Request) -> web.Response:
+        asked = await request.json()
+        if not allowed(request, server=asked["role"] == "server"):
+            return web.Response(status=401, text="Unauthorized")
+        status, answer = cluster.admit(state, asked)
+        return web.json_response(answer, status=status)
+
+    app = web.Application()
+    app.add_routes([
+        web.get("/ping", ping),
+        web.get("/cacerts", cacerts),
+        web.get("/v1-rke2/readyz", readyz),
+        web.post("/v1-rke2/lab-join", join),
+    ])  # fmt: skip
+    return app
+
+
+def create_health_app(cluster: Rke2Cluster, state: ClusterState) -> web.Application:
+    """Make etcd's health page: with `serializable=true` this member alone, else the quorum."""
+
+    async def health(request: web.Request) -> web.Response:
+        well = request.query.get("serializable") == "true" or cluster.has_quorum(state)
+        answer = {"health": "true", "reason": ""} if well else {"health": "false", "reason": "RAFT NO LEADER"}
+        return web.json_response(answer, status=200 if well else 503)
+
+    app = web.Application()
+    app.router.add_get("/health", health)
+    return app
+
+
+async def serve(app: web.Application, address: str, port: int, context: object = None) -> Close:
+    """Serve an app at an address; return what stops it at once, as a dying process does."""
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.0)
+    await runner.setup()
+    await web.TCPSite(runner, address, port, ssl_context=context, reuse_address=True).start()  # type: ignore[arg-type]  # an SSLContext or None
+    return runner.cleanup
+
+
+class Balancer:
+    """A plain TCP load balancer: each connection goes to the next backend that accepts."""
+
+    def __init__(self, address: str, backends: Callable[[int], list[str]]) -> None:
+        self._address = address
+        self._backends = backends
+        self._servers: list[asyncio.Server] = []
+        self._links: set[asyncio.Task[None]] = set()
+        self._turn = 0
+
+    async def start(self, ports: tuple[int, ...]) -> None:
+        """Listen on every port."""
+        for port in ports:
+            self._servers.append(await asyncio.start_server(self._handler(port), self._address, port))
+
+    async def stop(self) -> None:
+        """Stop listening and drop the connections."""
+        for server in self._servers:
+            server.close()
+        for link in [*self._links]:
+            link.cancel()
+        await asyncio.gather(*self._links, return_exceptions=True)
+        self._servers.clear()
+
+    def _handler(self, port: int) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
+        async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            task = asyncio.current_task()
+            if task is not None:
+                self._links.add(task)
+                task.add_done_callback(self._links.discard)
+            with contextlib.suppress(OSError, asyncio.CancelledError):
+                await self._link(port, reader, writer)
+            writer.close()
+
+        return handle
+
+    async def _link(self, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        backends = self._backends(port)
+        self._turn += 1
+        for step in range(len(backends)):
+            address = backends[(self._turn + step) % len(backends)]
+            try:
+                connection = asyncio.open_connection(address, port)
+                back_reader, back_writer = await asyncio.wait_for(connection, CONNECT_LIMIT_S)
+            except (OSError, TimeoutError):
+                continue
+            try:
+                await asyncio.gather(_pipe(reader, back_writer), _pipe(back_reader, writer))
+            finally:
+                back_writer.close()
+            return
+
+
+async def _pipe(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    while data := await source.read(CHUNK):
+        sink.write(data)
+        await sink.drain()
+    with contextlib.suppress(OSError):
+        sink.write_eof()

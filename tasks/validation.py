@@ -1,0 +1,397 @@
+"""Proving the platform: every check of the catalogue looked at, for the cluster, the layers, ClearML, and each tenant.
+
+What a look means is decided in stackwright/domain/validation.py. Nothing here changes the site, but for the training
+task that the full form sends through each tenant's first queue. Guide: 6.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from stackwright.clients.clearml import Clearml
+from stackwright.clients.clearml_types import TaskInfo
+from stackwright.clients.site import Site
+from stackwright.clients.workload import WorkloadFailedError, run_in_queue, script_text
+from stackwright.domain.errors import ApiError, ApiUnavailableError, GateTimeoutError, StackError
+from stackwright.domain.evidence import Evidence
+from stackwright.domain.layers import enabled
+from stackwright.domain.layers.model import LayerDef
+from stackwright.domain.spec import StackSpec, Tenant
+from stackwright.domain.tenant_objects import GATEWAY_RELEASE, quota
+from stackwright.domain.validation import (
+    Outcome,
+    WorkloadSeen,
+    evidence_of,
+    judge_capacity,
+    judge_foreign_queues,
+    judge_gpus,
+    judge_health,
+    judge_http,
+    judge_login,
+    judge_nodes,
+    judge_queue,
+    judge_router,
+    judge_versions,
+    judge_voters,
+    judge_worker,
+    judge_workload,
+)
+from stackwright.domain.values import covers
+from tasks.common import gather_all, in_thread
+from tasks.gates import Look, look_gates
+from tasks.gates import evidence_of as gate_evidence
+from tasks.public import public_get
+from tasks.tenants import system_client, tenant_client
+
+log = logging.getLogger(__name__)
+
+PROJECT, TRAINING, PIPELINE = "Stackwright", "validation", "validation pipeline"
+WIDTH = 8  # groups of checks looked at at once
+REFUSED = frozenset({400, 401, 403, 404})
+NODE_JUDGES = {
+    "cluster/nodes": judge_nodes,
+    "cluster/versions": judge_versions,
+    "cluster/voters": judge_voters,
+    "cluster/gpus": judge_gpus,
+}
+
+
+@dataclass(frozen=True)
+class CheckGroup:
+    """Checks that are looked at together, and the name of their task run."""
+
+    name: str
+    look: Callable[[Site], list[Evidence]]
+
+
+def validate(site: Site, light: bool) -> list[Evidence]:
+    """Look at every check and return the evidence; `light` starts no workload. What cannot be read is unknown."""
+    evidence: list[Evidence] = []
+    with ThreadPoolExecutor(WIDTH) as pool:
+        for stage in stages(site.spec, light):
+            for found in pool.map(lambda group: group.look(site), stage):
+                evidence += found
+    return evidence
+
+
+def stages(spec: StackSpec, light: bool, tenants: tuple[Tenant, ...] | None = None) -> list[list[CheckGroup]]:
+    """Return the groups of checks in the stages in which they are looked at; those of one stage at once.
+
+    Isolation comes last: it asks for a task of another tenant, which the workloads leave. With `tenants` only the
+    checks of these are made.
+    """
+    first = [] if tenants is not None else [CheckGroup("cluster", look_cluster), CheckGroup("layers", look_layers)]
+    if not spec.layers.clearml.enabled:
+        return [first]
+    chosen = spec.tenants if tenants is None else tenants
+    works = spec.validation.workload and not light
+    first.append(CheckGroup("clearml", look_server))
+    first += [CheckGroup(f"tenant-{tenant.name}", _bound(look_tenant, tenant)) for tenant in chosen]
+    first += [CheckGroup(f"workload-{tenant.name}", _bound(run_training, tenant)) for tenant in chosen if works]
+    last = [CheckGroup(f"isolation-{tenant.name}", _bound(look_isolation, tenant)) for tenant in chosen]
+    return [first, last]
+
+
+def _bound(look: Callable[[Site, Tenant], list[Evidence]], tenant: Tenant) -> Callable[[Site], list[Evidence]]:
+    return lambda site: look(site, tenant)
+
+
+# --- cluster and layers ----------------------------------------------------------------------------------------------
+
+
+def look_cluster(site: Site) -> list[Evidence]:
+    """Look at the nodes once, and judge them."""
+    try:
+        nodes = site.kube().nodes()
+    except StackError as error:
+        unread = _unread(error)
+        return [evidence_of(site.spec, check, unread, _now(site)) for check in NODE_JUDGES]
+    return [evidence_of(site.spec, check, judge(site.spec, nodes), _now(site)) for check, judge in NODE_JUDGES.items()]
+
+
+def look_layers(site: Site) -> list[Evidence]:
+    """Look once at the gates of every layer that change nothing."""
+    with ThreadPoolExecutor(WIDTH) as pool:
+        return [
+            check for found in pool.map(lambda layer: _look_layer(site, layer), enabled(site.spec)) for check in found
+        ]
+
+
+def _look_layer(site: Site, layer: LayerDef) -> list[Evidence]:
+    try:
+        return look_gates(site, layer)
+    except StackError as error:
+        look = Look(None, _unread(error).seen)
+        return [gate_evidence(site, layer, gate, look) for gate in layer.gates(site.spec) if not gate.changing]
+
+
+# --- ClearML ---------------------------------------------------------------------------------------------------------
+
+
+def look_server(site: Site) -> list[Evidence]:
+    """Look at the three public names as a user does, and ask the server for its health."""
+    domain = site.spec.clearml.base_domain
+    addresses = {"app": "/", "api": "/debug.ping", "files": "/"}
+    urls = {name: f"{site.spec.url(name, domain)}{path}" for name, path in addresses.items()}
+    found = [_look(site, f"clearml/{name}", partial(_timed_get, site, url)) for name, url in urls.items()]
+    return [*found, _look(site, "clearml/health", partial(_health, site))]
+
+
+def _timed_get(site: Site, url: str) -> Outcome:
+    began = time.perf_counter()
+    answer = public_get(site, url)
+    return judge_http(answer.status, (time.perf_counter() - began) * 1000)
+
+
+def _health(site: Site) -> Outcome:
+    system = system_client(site)
+    info = system.server_info()
+    return judge_health(info.version, info.api_version, system.health())
+
+
+# --- tenants ---------------------------------------------------------------------------------------------------------
+
+
+def look_tenant(site: Site, tenant: Tenant) -> list[Evidence]:
+    """Look at what a tenant's own administrator sees: login, queues, workers, router, capacity; and at its quota."""
+    checks: dict[str, Callable[[Site, Tenant], Outcome]] = {
+        "tenant/login": _login,
+        "tenant/router": _router,
+        "tenant/quota": _quota,
+        "tenant/capacity": _capacity,
+    }
+    found = [_look(site, check, partial(read, site, tenant), target=tenant.name) for check, read in checks.items()]
+    return [*found, *_look_queues(site, tenant)]
+
+
+def _look_queues(site: Site, tenant: Tenant) -> list[Evidence]:
+    """Read queues and workers once, and judge each queue of the site file by them."""
+    unread: Outcome | None = None
+    names: dict[str, str] = {}
+    served: dict[str, list[str]] = {}
+    try:
+        own = _own(site, tenant)
+        names = {queue.id: queue.name for queue in own.queues()}
+        for worker in own.workers():
+            for queue in worker.queues:
+                served.setdefault(names.get(queue, queue), []).append(worker.id)
+    except StackError as error:
+        unread = _unread(error)
+    found = []
+    for name in (queue.name for queue in tenant.queues):
+        outcomes = {"queue": judge_queue(name, names.values()), "worker": judge_worker(name, served)}
+        for what, outcome in outcomes.items():
+            args = (site.spec, f"tenant/{what}", unread or outcome, _now(site))
+            found.append(evidence_of(*args, target=tenant.name, part=name))
+    return found
+
+
+def _login(site: Site, tenant: Tenant) -> Outcome:
+    own = tenant_client(site, tenant)
+    if own is None:
+        return Outcome("fail", f"block {tenant.credentials_block} does not exist")
+    if not own.login_ok():
+        return Outcome("fail", "the server refuses the key pair")
+    me = own.whoami()
+    return judge_login(tenant, me.company_name, me.role, me.user_name)
+
+
+def _own(site: Site, tenant: Tenant) -> Clearml:
+    own = tenant_client(site, tenant)
+    if own is None:
+        where = f"block api-key/{tenant.credentials_block}"
+        raise StackError("the tenant has no key pair", where=where, remedy="Onboard the tenant first.")
+    return own
+
+
+def _router(site: Site, tenant: Tenant) -> Outcome:
+    routers = {router.name: router.last_update for router in _own(site, tenant).routers()}
+    return judge_router(GATEWAY_RELEASE, routers, _now(site))
+
+
+def _quota(site: Site, tenant: Tenant) -> Outcome:
+    item = quota(site.spec, tenant)
+    seen = site.kube().get("v1", "ResourceQuota", item.key.name, item.key.namespace)
+    if seen is None:
+        return Outcome("fail", "no quota in the namespace")
+    wanted = item.manifest["spec"]["hard"]
+    hard = (seen.get("status") or {}).get("hard") or seen["spec"]["hard"]
+    used = (seen.get("status") or {}).get("used") or {}
+    text = ", ".join(f"{name} {used.get(name, '0')}/{value}" for name, value in hard.items())
+    return Outcome("pass" if covers(hard, wanted) else "fail", text)
+
+
+def _capacity(site: Site, tenant: Tenant) -> Outcome:
+    usages = _own(site, tenant).resource_usages() if tenant.quota.gpus else ()
+    return judge_capacity(tenant, sum(usage.gpus_max_allowed for usage in usages) if usages else None)
+
+
+def look_isolation(site: Site, tenant: Tenant) -> list[Evidence]:
+    """Try to see the next tenant's queues and task with this tenant's key, and the platform's list of companies."""
+    names = [one.name for one in site.spec.tenants]
+    other = site.spec.tenants[(names.index(tenant.name) + 1) % len(names)]
+
+    def look(check: str, read: Callable[[Clearml, Clearml], Outcome]) -> Evidence:
+        if other.name == tenant.name:
+            return _look(site, check, lambda: Outcome("skipped", "the site has one tenant"), target=tenant.name)
+        return _look(
+            site, check, lambda: read(_own(site, tenant), _own(site, other)), target=tenant.name, part=other.name
+        )
+
+    return [
+        look("tenant/isolation-queues", _foreign_queues),
+        look("tenant/isolation-tasks", _foreign_task),
+        _look(site, "tenant/isolation-system", lambda: _refused(_own(site, tenant).companies), target=tenant.name),
+    ]
+
+
+def _foreign_queues(own: Clearml, other: Clearml) -> Outcome:
+    return judge_foreign_queues([queue.id for queue in own.queues()], [queue.id for queue in other.queues()])
+
+
+def _foreign_task(own: Clearml, other: Clearml) -> Outcome:
+    tasks = other.find_tasks(name=TRAINING)
+    if not tasks:
+        return Outcome("skipped", "the other tenant has no task to ask for")
+    return _refused(lambda: own.get_task(tasks[0].id))
+
+
+def _refused(attempt: Callable[[], object]) -> Outcome:
+    """Pass only where the server itself refuses; no answer at all proves nothing."""
+    try:
+        attempt()
+    except ApiUnavailableError:
+        raise
+    except ApiError as error:
+        text = f"{error.status}/{error.code}"
+        return Outcome("pass" if error.status in REFUSED else "unknown", f"refused with {text}")
+    return Outcome("fail", "answered")
+
+
+# --- workloads -------------------------------------------------------------------------------------------------------
+
+
+def run_training(site: Site, tenant: Tenant) -> list[Evidence]:
+    """Run a training task through the tenant's first queue with the real SDK, and read its results back."""
+    began = site.clock.now()
+    try:
+        own = _own(site, tenant)
+        seen = _seen_of(_run(site, own, tenant, TRAINING, "sdk_smoke"), site.clock.now() - began)
+        outcomes = judge_workload(seen)
+    except StackError as error:
+        outcomes = _broken(error)
+    found = [evidence_of(site.spec, check, out, _now(site), target=tenant.name) for check, out in outcomes.items()]
+    if site.spec.validation.pipeline:
+        found.append(_look(site, "workload/pipeline", lambda: _pipeline(site, tenant), target=tenant.name))
+    return found
+
+
+def _run(site: Site, own: Clearml, tenant: Tenant, name: str, script: str) -> TaskInfo:
+    queue = own.find_queue(tenant.queues[0].name)
+    if queue is None:
+        raise WorkloadFailedError(
+            "the queue is not listed", where=f"tenant {tenant.name}", wanted=tenant.queues[0].name
+        )
+    log.info("tenant %s: run %s through queue %s", tenant.name, name, queue.name)
+    done = run_in_queue(
+        own,
+        queue,
+        PROJECT,
+        name,
+        script_text(script),
+        site.spec.validation.workload_timeout_s,
+        poll=site.clock.wait,
+        poll_s=site.spec.rke2.poll_s,
+        now=site.clock.now,
+    )
+    return own.get_task(done.task_id)
+
+
+def _seen_of(task: TaskInfo, seconds: float) -> WorkloadSeen:
+    loss, accuracy = task.metric("train", "loss"), task.metric("train", "accuracy")
+    return WorkloadSeen(
+        task_id=task.id,
+        status=task.status,
+        seconds=seconds,
+        first_loss=loss.first if loss else None,
+        last_loss=loss.value if loss else None,
+        accuracy=accuracy.value if accuracy else None,
+        artifacts=task.artifacts,
+    )
+
+
+def _broken(error: StackError) -> dict[str, Outcome]:
+    """A task that ran and failed, or never ended, is a failure; one that could not be asked about is unknown."""
+    text = f"{error.what}: {error.seen}" if error.seen else error.what
+    failed = isinstance(error, WorkloadFailedError | GateTimeoutError)
+    rest = Outcome("unknown", "the training did not complete")
+    names = ("workload/loss", "workload/accuracy", "workload/artifact")
+    return {"workload/done": Outcome("fail" if failed else "unknown", text), **dict.fromkeys(names, rest)}
+
+
+def _pipeline(site: Site, tenant: Tenant) -> Outcome:
+    own = _own(site, tenant)
+    try:
+        controller = _run(site, own, tenant, PIPELINE, "pipeline_smoke")
+    except (WorkloadFailedError, GateTimeoutError) as error:
+        return Outcome("fail", f"{error.what}: {error.seen}")
+    states = [step.status for step in own.find_tasks(parent_id=controller.id)]
+    good = bool(states) and set(states) == {"completed"}
+    return Outcome("pass" if good else "fail", f"{len(states)} step(s): {', '.join(states) or 'none'}")
+
+
+# --- shared ----------------------------------------------------------------------------------------------------------
+
+
+def _look(site: Site, check: str, read: Callable[[], Outcome], *, target: str = "", part: str = "") -> Evidence:
+    """Look at one check. What cannot be read is unknown, with the reason; it never passes."""
+    try:
+        outcome = read()
+    except StackError as error:
+        outcome = _unread(error)
+    return evidence_of(site.spec, check, outcome, _now(site), target=target, part=part)
+
+
+def _unread(error: StackError) -> Outcome:
+    return Outcome("unknown", f"{error.what}: {error.seen}" if error.seen else error.what)
+
+
+def _now(site: Site) -> datetime:
+    return datetime.fromtimestamp(site.clock.now(), UTC)
+
+
+@task(
+    task_run_name="check-{group.name}",
+    cache_policy=NO_CACHE,  # evidence is of now
+    timeout_seconds=7200,
+)
+async def look_group(site: Site, group: CheckGroup) -> list[Evidence]:
+    """Look at one group of checks. It is not retried: what could not be read is said to be unknown. Guide: 6."""
+    return await in_thread(group.look, site)
+
+
+async def validate_site(site: Site, *, light: bool) -> list[Evidence]:
+    """Look at every check of a site, the groups of one stage at once; `light` starts no workload."""
+    return await _gather(site, stages(site.spec, light))
+
+
+async def validate_tenant(site: Site, tenant: Tenant, *, light: bool) -> list[Evidence]:
+    """Look at the checks of one tenant, and of the server that it needs."""
+    return await _gather(site, stages(site.spec, light, (tenant,)))
+
+
+async def _gather(site: Site, wanted: list[list[CheckGroup]]) -> list[Evidence]:
+    evidence: list[Evidence] = []
+    for stage in wanted:
+        for found in await gather_all(stage, lambda group: look_group(site, group), WIDTH):
+            evidence += found
+    return evidence
