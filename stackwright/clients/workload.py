@@ -30,8 +30,12 @@ log = logging.getLogger(__name__)
 
 FOLDER = Path(stackwright.workloads.__file__).parent
 TAIL = 40
-# The SDK would wait for hours for a dead server: a workload shall fail while someone looks.
-LOW_RETRIES = "api.http.retries { total: 3, connect: 3, read: 3, backoff_factor: 0.5, backoff_max: 2.0 }\n"
+# The SDK would wait for hours for a dead server: a workload shall fail while someone looks. Its reporting process of its
+# own waits 5 s at each flush, a thread does not.
+SDK_SETTINGS = """\
+api.http.retries { total: 3, connect: 3, read: 3, backoff_factor: 0.5, backoff_max: 2.0 }
+sdk.development.report_use_subprocess: false
+"""
 
 
 class WorkloadFailedError(StackError):
@@ -90,7 +94,7 @@ def run_workload(script: str, env: Mapping[str, str], timeout_s: float) -> Workl
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="stackwright-workload-") as name:
         folder = Path(name)
-        (folder / "clearml.conf").write_text(LOW_RETRIES)
+        (folder / "clearml.conf").write_text(SDK_SETTINGS)
         log_file = folder / "output"
         # A copy, for in a repository the SDK would send its uncommitted changes along.
         copy = folder / f"{script}.py"

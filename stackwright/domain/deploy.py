@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from stackwright.domain.errors import PlanRefusedError, Problem
 from stackwright.domain.evidence import Evidence
-from stackwright.domain.layers.facts import ClusterFacts
+from stackwright.domain.layers.facts import ClusterFacts as LayerFacts
 from stackwright.domain.layers.planning import plan_layers
-from stackwright.domain.node_facts import NodeFacts
-from stackwright.domain.node_plan import plan_node
+from stackwright.domain.nodes import NodeFacts, check_node, check_nodes, plan_node
 from stackwright.domain.plan import Plan, Step
 from stackwright.domain.rke2 import check_cluster, plan_rke2
-from stackwright.domain.rke2_facts import ClusterFacts as Rke2ClusterFacts
-from stackwright.domain.spec import StackSpec
+from stackwright.domain.rke2_facts import ClusterFacts
+from stackwright.domain.spec import StackSpec, Tenant
 from stackwright.domain.tenants import TenantFacts, plan_tenant
-from stackwright.domain.node_checks import check_node, check_nodes
+
+Steps = tuple[Step, ...]
 
 
 @dataclass(frozen=True)
 class StackFacts:
-    """One look at a whole site. `at` is its time (ISO 8601, UTC). `tenants` is empty where no cluster answers."""
+    """One look at a whole site. `at` is its time (ISO 8601, UTC)."""
 
     at: str
     nodes: Mapping[str, NodeFacts]
-    rke2: Rke2ClusterFacts
-    layers: ClusterFacts
+    cluster: ClusterFacts
+    layers: LayerFacts
     tenants: Mapping[str, TenantFacts] = field(default_factory=dict)
 
 
@@ -45,3 +46,73 @@ def plan_deploy(spec: StackSpec, facts: StackFacts) -> Plan:
     if problems:
         raise PlanRefusedError("the site cannot be brought to its site file", problems, where=spec.site)
     return Plan(spec.site, tuple(steps))
+
+
+def _parts(spec: StackSpec, facts: StackFacts) -> Iterator[Callable[[], Steps]]:
+    for node in spec.nodes:
+        yield lambda node=node: tuple(change.step for change in plan_node(spec, node, facts.nodes[node.name]))
+    for node in (*spec.servers, *spec.agents):
+        seen = facts.nodes[node.name]
+        yield lambda node=node, seen=seen: tuple(c.step for c in plan_rke2(spec, node, seen, facts.cluster))
+    yield partial(plan_layers, spec, facts.layers)
+    if spec.layers.clearml.enabled:
+        for tenant in spec.tenants:
+            yield partial(plan_tenant, spec, tenant, facts.tenants[tenant.name])
+
+
+def plan_one_tenant(spec: StackSpec, facts: StackFacts, name: str) -> Plan:
+    """Return the plan of one tenant alone.
+
+    Raises PlanRefusedError when the site file has no such tenant, or when the site below the tenants is not as the
+    site file says: repair and onboarding never mix.
+    """
+    tenant = find_tenant(spec, name)
+    whole = plan_deploy(spec, facts)
+    below = [step for step in whole.steps if not step.id.startswith("tenant/")]
+    if below:
+        remedy = "Run deploy-stack first; it onboards the tenants of the site file too."
+        problem = Problem(below[0].id, f"{len(below)} step(s) are left to do below the tenants", remedy)
+        raise PlanRefusedError("the site is not ready for a tenant", [problem], where=spec.site)
+    return Plan(spec.site, whole.of(tenant.name, "tenant"))
+
+
+def find_tenant(spec: StackSpec, name: str) -> Tenant:
+    """Return a tenant of the site file. Raises PlanRefusedError when there is none of that name."""
+    for tenant in spec.tenants:
+        if tenant.name == name:
+            return tenant
+    known = ", ".join(tenant.name for tenant in spec.tenants) or "(none)"
+    problem = Problem("tenants", f"the site file has no tenant {name}", f"add it, or choose one of {known}")
+    raise PlanRefusedError("the tenant is not known", [problem], where=spec.site)
+
+
+def host_problems(spec: StackSpec, facts: StackFacts) -> list[Problem]:
+    """Return what the hosts and the running cluster forbid, for all nodes at once."""
+    problems = [problem for node in spec.nodes for problem in check_node(spec, node, facts.nodes[node.name])]
+    return [*problems, *check_nodes(spec, facts.nodes), *check_cluster(spec, facts.nodes, facts.cluster)]
+
+
+def check_facts(spec: StackSpec, facts: StackFacts) -> list[Evidence]:
+    """Return the findings of a look as evidence: one line for each problem, and one for each node without any."""
+    problems = host_problems(spec, facts)
+    try:
+        plan_deploy(spec, facts)
+    except PlanRefusedError as refused:
+        problems += [problem for problem in refused.problems if problem not in problems]
+    found = [
+        Evidence(
+            id=f"site/{index}", title=problem.what, verdict="fail", wanted=problem.wanted or "no problem", seen=problem.seen or problem.what,
+            guide="5.1", at=facts.at, target=problem.where, remedy=problem.remedy,
+        )
+        for index, problem in enumerate(problems, 1)
+    ]  # fmt: skip
+    troubled = {problem.where for problem in problems}
+    good = [
+        Evidence(
+            id=f"host/{node.name}", title="host can be prepared", verdict="pass", wanted="no problem", seen="no problem",
+            guide="5.1", at=facts.at, target=node.name,
+        )
+        for node in spec.nodes
+        if not any(where.startswith(node.name) for where in troubled)
+    ]  # fmt: skip
+    return [*found, *good]

@@ -1,4 +1,4 @@
-"""Where the guide cannot work as printed: each with the correction, the reason, the source, and the test that holds it."""
+"""Where the guide cannot work as printed: each with correction, reason, source, and the test that holds it."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ MACHINES = (
     _e("tarball-sles16", "5.2 step 1", "the TAR archive is advised, with nothing else to do",
        "the method is always said to the installer, and SELinux is asked for on SLES 16",
        "on SLES 16 the installer would take RPM packages, and SELinux is enforced", "RKE2: install.sh",
-       "test_selinux_packages_are_wanted_where_selinux_is_enforced"),
+       "test_the_tarball_is_always_said_and_selinux_goes_with_it"),
     _e("lb-ports", "5.2, 5.3", "the load balancer forwards 80 and 443",
        "6443 and 9345 to the servers as well", "joining nodes ask 9345, everything asks 6443",
        f"{_NODES}: high availability", "test_servers_are_reached_on_both_ports"),
@@ -89,7 +89,7 @@ CLEARML = (
        "test_misspelt_names_are_nowhere_in_the_code"),
     _e("mongodb-choice", "5.7.2 step 2", "no word about the database",
        "mongodb off, mckMongodb on and migrated, from chart 10.11.7 on",
-       "the newer chart does not start without the choice", _SERVER, "test_the_database_is_chosen"),
+       "without it the old database is installed", _SERVER, "test_the_database_is_chosen"),
     _e("supervisor-names", "5.7.2 step 3", "CLEARML__secure__credentials__supervisor_role and its siblings",
        "two underscores after supervisor", "with one, stray keys are made instead of a credential",
        "ClearML: multi-tenancy (August 2025)", "test_the_supervisor_is_a_section"),

@@ -65,13 +65,18 @@ class ClusterFacts:
     """The cluster as its API shows it, and what the plan needs from the controller's own disk and blocks.
 
     `reachable` is None when there is no cluster access yet, False when the API did not answer. `nodes` is empty then.
+    `members` are the servers that hold cluster data; `token_hash` is the SHA-256 of the token block's secret part, empty
+    when there is no block. `artifacts` are the files of the controller's artifact folder.
     `secret_files` holds (node, path) of the files with secrets whose content on the node is what the blocks say now.
     `local_files` maps paths that the site file names to their text.
     """
 
     reachable: bool | None = None
     nodes: Mapping[str, NodeStatus] = field(default_factory=dict)
+    members: tuple[str, ...] = ()
     has_access: bool = False
+    token_hash: str = ""
+    artifacts: tuple[str, ...] = ()
     secret_files: frozenset[tuple[str, str]] = frozenset()
     local_files: Mapping[str, str] = field(default_factory=dict)
 
@@ -174,11 +179,14 @@ _LIVE = """\
 case $(systemctl is-active rke2-server) in active | activating) ;; *) exit 0 ;; esac
 c=$(curl --silent --insecure --fail --max-time 5 https://{address}:9345/cacerts; echo .)
 if [ "$c" != . ]; then s=$(printf %s "${{c%.}}" | sha256sum); echo "ca ${{s%% *}}"; fi
-case $(curl --silent --max-time 5 http://127.0.0.1:2381/health) in
+for a in {address} 127.0.0.1; do
+h=$(curl --silent --max-time 5 "http://$a:2381/health") && break
+done
+case $h in
 *'"health":"true"'*) echo "etcd true" ;;
 *'"health":"false"'*) echo "etcd false" ;;
 esac
-case $(curl --silent --max-time 5 http://127.0.0.1:2381/metrics | grep '^etcd_server_is_leader ') in
+case $(curl --silent --max-time 5 "http://$a:2381/metrics" | grep '^etcd_server_is_leader ') in
 *' 1') echo "leader true" ;;
 *' 0') echo "leader false" ;;
 esac

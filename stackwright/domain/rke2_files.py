@@ -199,3 +199,20 @@ def _open(tree: Any, opened: Callable[[SecretRef], str]) -> Any:
     if isinstance(tree, list):
         return [_open(item, opened) for item in tree]
     return tree
+
+
+def rewrite_kubeconfig(text: str, spec: StackSpec) -> str:
+    """Return the admin kubeconfig with the address that the controller reaches, checked for the registration name.
+
+    Where the site file maps the name to an address, that address is dialled: the controller needs no DNS.
+    """
+    content = yaml.safe_load(text)
+    name = spec.rke2.registration_address
+    address = spec.dns.hosts.get(name, name)
+    for entry in content["clusters"]:
+        cluster = entry["cluster"]
+        cluster["server"] = f"https://{bracketed(address)}:{spec.rke2.api_port}"
+        cluster.pop("tls-server-name", None)
+        if address != name:
+            cluster["tls-server-name"] = name
+    return str(yaml.safe_dump(content, sort_keys=False))

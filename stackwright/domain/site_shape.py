@@ -101,7 +101,7 @@ def _walk(model: type[BaseModel], prefix: str) -> Iterator[Field]:
         inner = _section(kind)
         yield Field(
             path,
-            type_text(info.annotation),
+            "block name" if name.endswith("_block") else type_text(info.annotation),
             info.is_required(),
             None if info.is_required() else _default(info),
             " ".join((info.description or "").split()),
@@ -147,8 +147,6 @@ def type_text(kind: Any) -> str:
         return f"map of {type_text(arguments[0])} to {type_text(arguments[1])}"
     if isinstance(plain, type) and issubclass(plain, BaseModel):
         return "section"
-    if get_origin(kind) is Annotated and plain is str:
-        return "block name"
     return {str: "text", int: "whole number", float: "number", bool: "true or false"}.get(plain, "any value")
 
 

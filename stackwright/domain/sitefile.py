@@ -21,6 +21,12 @@ from stackwright.domain.spec_checks import check_spec
 
 SCHEMA_ID = "https://json-schema.org/draft/2020-12/schema"
 _STAND_IN = "stand-in-for-a-missing-text"
+_KINDS = {
+    "model_type": "should be a section of keys",
+    "dict_type": "should be a map of keys",
+    "tuple_type": "should be a list",
+    "string_type": "should be text",
+}
 _MOST_ROUNDS = 12  # each round mends every leaf that pydantic names; sections can hide further ones
 
 
@@ -95,13 +101,13 @@ def _as_problem(detail: ErrorDetails, loc: tuple[Part, ...]) -> Problem:
     if kind == "string_pattern_mismatch":
         remedy = "Write the block's document name: a-z, 0-9 and `-`. The secret itself stays in the block."
         return Problem(path, "this is not a block's name", remedy, "a-z, 0-9 and `-`")
-    what = detail["msg"].removeprefix("Input should be ").removeprefix("a valid ")
     if kind == "literal_error":
         return _not_a_choice(path, loc, detail)
+    what = _KINDS.get(kind) or detail["msg"].replace("Input should be", "should be")
     remedy = about or "Correct it."
     if kind == "string_type" and isinstance(detail["input"], int | float):
         remedy = "Put it in quotes: YAML reads it as a number or as true/false."
-    return Problem(path, f"should be {what}" if what != detail["msg"] else what, remedy, wanted, _shown(detail, loc))
+    return Problem(path, what, remedy, wanted, _shown(detail, loc))
 
 
 def _unknown_key(path: str, loc: tuple[Part, ...]) -> Problem:

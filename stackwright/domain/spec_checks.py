@@ -49,7 +49,7 @@ def note_spec(spec: StackSpec) -> tuple[str, ...]:
     if diskless and spec.layers.storage.enabled:
         notes.append(f"Storage nodes without a disk of their own (guide 5.4: dedicated disks only): {_some(diskless)}.")
     if spec.backup is None:
-        notes.append("No section `backup`: etcd snapshots stay on the servers. Guide 5.2 asks for a copy outside.")
+        notes.append("No section `backup`: backups of Rancher and of volumes stay inside the cluster (guide 5.3, 5.4).")
     if not spec.time.servers:
         notes.append("No time.servers: chrony is left as it is and only checked.")
     if len(spec.servers) > 7:

@@ -69,7 +69,7 @@ class LabClearml:
     async def gateway_up(self, gateway: GatewayFacts) -> Backend | None:
         """Start a gateway: it reports its router, and answers on its own Service."""
         connection = self._connection(gateway.api_host, gateway.access_key, gateway.secret_key)
-        url = gateway.env.get("ROUTER__URL", "")
+        url = f"https://{gateway.env.get('ROUTER__HTTP_ADDRESS', '')}"
         standin = GatewayStandin(connection, gateway.name, url, report_s=self._report_s)
         await self._start(("gateway", f"{gateway.namespace}/{gateway.name}"), standin)
         return await self._apps.host(_router_app(gateway.name))

@@ -167,6 +167,11 @@ class LabNet:
             "no loopback network is free for a lab", where=str(locks), remedy="Stop labs that are not needed."
         )
 
+    @staticmethod
+    def self_signed(name: str) -> ssl.SSLContext:
+        """Make the TLS context of a server whose certificate nobody trusts, as an ingress's default one."""
+        return Authority(name).server_context(name, [name])
+
     def address(self, index: int) -> str:
         """Return the address with this last byte."""
         return f"{self.prefix}.{index}"

@@ -1,4 +1,4 @@
-"""What a fresh lab machine's disk holds: the files of SLES 15 SP7, SLES 16.0 or SL Micro that node preparation looks at.
+"""What a fresh lab machine's disk holds: the files of SLES 15 SP7, SLES 16.0 or SL Micro that preparation looks at.
 
 Only the first content lives here. What runs on a machine is in nodes.py and machines/.
 """
@@ -75,9 +75,10 @@ class NodeRootError(StackError):
     """A lab machine's private root could not be made."""
 
     remedy = (
-        "The lab needs unprivileged user namespaces and overlay mounts (Linux 5.11 or newer): set user.max_user_namespaces "
-        "above 0 and, where the kernel has them, kernel.unprivileged_userns_clone=1 and "
-        "kernel.apparmor_restrict_unprivileged_userns=0. In a container, allow unshare and mount, or use a virtual machine."
+        "The lab needs unprivileged user namespaces and overlay mounts (Linux 5.11 or newer): set "
+        "user.max_user_namespaces above 0 and, where the kernel has them, kernel.unprivileged_userns_clone=1 and "
+        "kernel.apparmor_restrict_unprivileged_userns=0. In a container, allow "
+        "unshare and mount, or use a virtual machine."
     )
 
 
@@ -86,6 +87,7 @@ class LabNode:
     """One machine of the lab.
 
     `user` is the login user beside root; `sudo` says whether it may become root without a password.
+    `disks` are data disks as (device, where it is mounted).
     `usr_local_mount`: /usr/local is a mount point, as SLES's default btrfs layout makes it.
     """
 
@@ -99,6 +101,7 @@ class LabNode:
     usr_local_mount: bool = True
     cpus: int = 16
     memory_gib: int = 128
+    disks: tuple[tuple[str, str], ...] = (("/dev/disk/by-id/lab-data", "/var/lib/longhorn"),)
 
 
 def write_disk(node: LabNode, root: Path, authorized_key: str) -> None:
@@ -166,13 +169,15 @@ def _etc(node: LabNode) -> dict[str, str]:
         "hostname": f"{node.name}\n",
         "hosts": "127.0.0.1 localhost\n::1 localhost ipv6-localhost ipv6-loopback\n",
         "resolv.conf": "nameserver 192.0.2.53\n",
-        "nsswitch.conf": "passwd: files\ngroup: files\nshadow: files\nhosts: files\nservices: files\nprotocols: files\n",
+        "nsswitch.conf": "passwd: files\ngroup: files\nshadow: files\nhosts: files\n"
+        "services: files\nprotocols: files\n",
         "host.conf": "multi on\n",
         "passwd": f"root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534:nobody:/var/lib/nobody:/bin/bash\n{people}",
         "group": "root:x:0:\nwheel:x:497:\nusers:x:100:\n" + ("" if user == "root" else f"{user}:x:1000:\n"),
         "shadow": "root:*:20000::::::\n",
         "shells": "/bin/sh\n/bin/bash\n",
-        "fstab": f"UUID=11f0c7a4-0000-4000-8000-000000000001 / btrfs defaults 0 0\nUUID={SWAP_UUID} swap swap defaults 0 0\n",
+        "fstab": f"UUID=11f0c7a4-0000-4000-8000-000000000001 / btrfs defaults 0 0\n"
+        f"UUID={SWAP_UUID} swap swap defaults 0 0\n",
         "machine-id": f"{int.from_bytes(node.name.encode(), 'big'):032x}"[-32:] + "\n",
         "chrony.conf": "pool 2.suse.pool.ntp.org iburst\ndriftfile /var/lib/chrony/drift\nmakestep 1.0 3\nrtcsync\n"
         "include /etc/chrony.d/*.conf\n",

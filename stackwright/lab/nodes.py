@@ -97,7 +97,7 @@ class Machine:
         for _ in range(10):
             if not found.is_symlink():
                 return found
-            target = os.readlink(found)
+            target = str(found.readlink())
             inside = target if target.startswith("/") else os.path.normpath(str(Path(inside).parent / target))
             if inside == "/dev/null":
                 return Path("/dev/null")
@@ -142,6 +142,7 @@ class Machine:
         apply_staged(self)
         write_standins(self)
         boot_kernel(self)
+        (self.live / "disks").write_text("".join(f"{device} {mount}\n" for device, mount in self.spec.disks))
         await self._start_holder()
         await self._hand.start()
         await self.systemd.boot()
@@ -376,10 +377,10 @@ class LabNodes:
 def _pids_in(holder: int) -> list[int]:
     """Return every process in the holder's mount namespace or in one made from it, the holder included."""
     found = []
-    user = os.readlink(f"/proc/{holder}/ns/uts")
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
+    user = Path(f"/proc/{holder}/ns/uts").readlink()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
             with contextlib.suppress(OSError):
-                if os.readlink(f"/proc/{entry}/ns/uts") == user:
-                    found.append(int(entry))
+                if (entry / "ns/uts").readlink() == user:
+                    found.append(int(entry.name))
     return found

@@ -4,8 +4,6 @@ Stands alone, like sdk_smoke.py. The steps run in processes of their own, which 
 STACKWRIGHT_RESOLVE in a sitecustomize module that this script writes into a folder of its own.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import pathlib

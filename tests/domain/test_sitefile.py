@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import traceback
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -109,7 +110,9 @@ def test_a_typing_error_is_answered_with_what_was_meant(old, new, where, meant):
 
 def test_a_key_of_another_section_is_sent_there():
     """A known key in the wrong section is answered with the right place."""
-    assert refused(changed("site: example-ha", "site: example-ha\ntls_san: []"))["tls_san"].remedy.endswith("rke2.tls_san.")
+    assert refused(changed("site: example-ha", "site: example-ha\ntls_san: []"))["tls_san"].remedy.endswith(
+        "rke2.tls_san."
+    )
 
 
 def test_a_wrong_leaf_hides_no_other_rule_and_makes_none_up():
@@ -141,7 +144,11 @@ def test_a_wrong_role_makes_up_no_missing_server():
         ("site: a\n---\nsite: b", "line 2"),
         ("? [a]\n: b", "line 1, column 3"),
         ("site: " + "[" * 60 + "]" * 60, "line 1"),
-        ("a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(f"{c}: &{c} [{','.join(['*' + p] * 10)}]\n" for p, c in zip("abcdefg", "bcdefgh")), "file"),
+        (
+            "a: &a [x,x,x,x,x,x,x,x,x,x]\n"
+            + "".join(f"{c}: &{c} [{','.join(['*' + p] * 10)}]\n" for p, c in pairwise("abcdefgh")),
+            "file",
+        ),
         ("site: \x00", "file"),
     ],
 )
@@ -159,7 +166,10 @@ def test_a_key_written_twice_is_refused_with_both_lines():
 
 def test_a_key_that_is_no_text_is_refused():
     """`1:` or `true:` as a label key would reach Kubernetes as another text than written."""
-    assert refused(changed("example.com/pool: platform}", "true: x}"))["nodes[3].labels.true"].remedy == "Put the key in quotes."
+    assert (
+        refused(changed("example.com/pool: platform}", "true: x}"))["nodes[3].labels.true"].remedy
+        == "Put the key in quotes."
+    )
 
 
 @pytest.mark.parametrize("word", ["yes", "off", "2024-01-02", "0x1F", "1:30", "0777_"])
@@ -183,16 +193,41 @@ PEM = "-----BEGIN OPENSSH PRIVATE KEY-----"
         ("  user: stackwright", f"  user: stackwright\n  password: {PLANTED}", "ssh.password", PLANTED),
         ("  kind: rmt", f"  kind: rmt\n  regcode: {PLANTED}", "registration.regcode", PLANTED),
         ("  api_port: 6443", f"  api_port: 6443\n  token: {PLANTED}", "rke2.token", PLANTED),
-        ("  api_port: 6443", f"  api_port: 6443\n  token: 4711081500", "rke2.token", "4711081500"),
-        ("storageReservedPercentageForDefaultDisk: 15", f"adminPassword: {PLANTED}", "layers.storage.values.defaultSettings.adminPassword", PLANTED),
-        ("storageReservedPercentageForDefaultDisk: 15", f"apiKeys: [{PLANTED}], api_key: {PLANTED}", "layers.storage.values.defaultSettings.api_key", PLANTED),
-        ("{adopt: false}", f"{{values: {{apiserver: {{extraEnvs: [{{name: DB_PASSWORD, value: {PLANTED}}}]}}}}}}", "layers.clearml.values.apiserver.extraEnvs[0].value", PLANTED),
+        ("  api_port: 6443", "  api_port: 6443\n  token: 4711081500", "rke2.token", "4711081500"),
+        (
+            "storageReservedPercentageForDefaultDisk: 15",
+            f"adminPassword: {PLANTED}",
+            "layers.storage.values.defaultSettings.adminPassword",
+            PLANTED,
+        ),
+        (
+            "storageReservedPercentageForDefaultDisk: 15",
+            f"apiKeys: [{PLANTED}], api_key: {PLANTED}",
+            "layers.storage.values.defaultSettings.api_key",
+            PLANTED,
+        ),
+        (
+            "{adopt: false}",
+            f"{{values: {{apiserver: {{extraEnvs: [{{name: DB_PASSWORD, value: {PLANTED}}}]}}}}}}",
+            "layers.clearml.values.apiserver.extraEnvs[0].value",
+            PLANTED,
+        ),
         ("{adopt: false}", f"{{values: {{licenseKey: {PLANTED}}}}}", "layers.clearml.values.licenseKey", PLANTED),
         ("{adopt: false}", f"{{values: {{note: '{TOKEN}'}}}}", "layers.clearml.values.note", TOKEN),
-        ("{adopt: false}", "{values: {note: AKIAIOSFODNN7EXAMPLE}}", "layers.clearml.values.note", "AKIAIOSFODNN7EXAMPLE"),
+        (
+            "{adopt: false}",
+            "{values: {note: AKIAIOSFODNN7EXAMPLE}}",
+            "layers.clearml.values.note",
+            "AKIAIOSFODNN7EXAMPLE",
+        ),
         ("{adopt: false}", f"{{values: {{note: '{PEM}'}}}}", "layers.clearml.values.note", "PRIVATE KEY-"),
         ("  api_port: 6443", f"  api_port: 6443\n  cafe: K10{'ab' * 32}::server:{PLANTED}", "rke2.cafe", PLANTED),
-        ("endpoint: https://s3.example.com:9000", f"endpoint: https://admin:{PLANTED}@s3.example.com", "backup.endpoint", PLANTED),
+        (
+            "endpoint: https://s3.example.com:9000",
+            f"endpoint: https://admin:{PLANTED}@s3.example.com",
+            "backup.endpoint",
+            PLANTED,
+        ),
         ("key_block: example-ha-ssh", f"key_block: {PLANTED}!", "ssh.key_block", PLANTED),
         ("site: example-ha #", f"# https://admin:{PLANTED}@host/\nsite: example-ha #", "line 11", PLANTED),
         ("site: example-ha #", f"site: [ password: {PLANTED} ' \n#", "line 13, column 1", PLANTED),
@@ -201,7 +236,7 @@ PEM = "-----BEGIN OPENSSH PRIVATE KEY-----"
     ],
 )
 def test_a_typed_secret_is_refused_and_shown_nowhere(old, new, where, secret):
-    """The refusal names the place; message, repr, fields and the traceback with its causes hold no trace of the secret."""
+    """The refusal names the place; message, repr, fields and traceback hold no trace of the secret."""
     try:
         parse_site(changed(old, new), "here.yaml")
     except SiteFileError as error:
@@ -214,7 +249,9 @@ def test_a_typed_secret_is_refused_and_shown_nowhere(old, new, where, secret):
 @pytest.mark.parametrize("value", ["${secret:my-block}", "${secret:my-block.password}", "''", "true", "null"])
 def test_markers_and_empty_values_are_no_secrets(value):
     """What names a block, or says nothing, is accepted under a secret's key."""
-    parse_site(changed("storageReservedPercentageForDefaultDisk: 15", f'password: "{value}"'.replace("\"''\"", "''")), "x")
+    parse_site(
+        changed("storageReservedPercentageForDefaultDisk: 15", f'password: "{value}"'.replace("\"''\"", "''")), "x"
+    )
 
 
 @pytest.mark.parametrize(
@@ -275,9 +312,13 @@ def test_known_prefix_cuts_what_pydantic_adds():
 
 
 scalars = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20), st.dates())
-keys = st.one_of(st.sampled_from(sorted({path.rsplit(".", 1)[-1] for path in fields()})), st.text(max_size=8), st.integers())
+keys = st.one_of(
+    st.sampled_from(sorted({path.rsplit(".", 1)[-1] for path in fields()})), st.text(max_size=8), st.integers()
+)
 trees = st.recursive(
-    scalars, lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(keys, inner, max_size=4)), max_leaves=12
+    scalars,
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(keys, inner, max_size=4)),
+    max_leaves=12,
 )
 
 

@@ -64,7 +64,7 @@ RULES: list[tuple[str, dict[str, Any], set[str]]] = [
     ("address as name", {"nodes/4/name": "192.0.2.9"}, {"nodes[4].name"}),
     ("no address", {"nodes/4/address": "plat2.example.com"}, {"nodes[4].address"}),
     ("loopback", {"nodes/4/address": "127.0.0.1", "rke2/node_cidrs": []}, {"nodes[4].address"}),
-    ("unspecified", {"nodes/4/address": "0.0.0.0", "rke2/node_cidrs": []}, {"nodes[4].address"}),
+    ("unspecified", {"nodes/4/address": "::", "rke2/node_cidrs": []}, {"nodes[4].address"}),
     ("no roles", {"nodes/3/roles": []}, {"nodes[3].roles", "nodes[3].disks[0].use"}),
     ("role twice", {"nodes/3/roles": ["worker", "worker", "storage"]}, {"nodes[3].roles"}),
     ("role gpu without GPUs", {"nodes/7/gpu": REMOVE, "tenants/1": REMOVE}, {"nodes[7].gpu"}),
@@ -85,10 +85,12 @@ RULES: list[tuple[str, dict[str, Any], set[str]]] = [
     ("host key", {"nodes/3/host_key": "ssh-ed25519 nonsense"}, {"nodes[3].host_key"}),
     # networks
     ("pods and services", {"rke2/service_cidr": "10.42.128.0/17"}, {"rke2.service_cidr"}),
-    ("pods and nodes", {"rke2/cluster_cidr": "192.0.0.0/16"}, {"rke2.node_cidrs[0]"} | {f"nodes[{i}].address" for i in range(11)}),
+    ("pods and nodes", {"rke2/cluster_cidr": "192.0.0.0/16"},
+     {"rke2.node_cidrs[0]"} | {f"nodes[{i}].address" for i in range(11)}),
     ("node in the pods' network", {"nodes/3/address": "10.42.0.9", "rke2/node_cidrs": []}, {"nodes[3].address"}),
     ("node outside the nodes' networks", {"nodes/3/address": "203.0.113.4"}, {"nodes[3].address"}),
-    ("pool over a node", {"layers/metallb/addresses": ["192.0.2.20-192.0.2.22"]}, {"nodes[3].address", "nodes[4].address"}),
+    ("pool over a node", {"layers/metallb/addresses": ["192.0.2.20-192.0.2.22"]},
+     {"nodes[3].address", "nodes[4].address"}),
     ("pool in the services' network", {"layers/metallb/addresses": ["10.43.7.0/24"]}, {"layers.metallb.addresses[0]"}),
     ("pools over each other", {"layers/metallb/addresses": ["198.51.100.0/25", "198.51.100.9-198.51.100.12"]},
      {"layers.metallb.addresses[1]"}),
@@ -98,12 +100,14 @@ RULES: list[tuple[str, dict[str, Any], set[str]]] = [
     ("no network", {"rke2/node_cidrs": ["192.0.2.0"]}, {"rke2.node_cidrs[0]"}),
     ("load balancer not in the certificate", {"rke2/tls_san": ["192.0.2.5"]}, {"rke2.tls_san"}),
     ("name with port in the certificate", {"rke2/tls_san/2": "k8s:6443"}, {"rke2.tls_san[2]"}),
-    ("registration address as URL", {"rke2/registration_address": "https://k8s.example.com"}, {"rke2.registration_address"}),
+    ("registration address as URL", {"rke2/registration_address": "https://k8s.example.com"},
+     {"rke2.registration_address"}),
     ("registration address is a server", {"rke2/registration_address": "192.0.2.11", "rke2/tls_san/2": "192.0.2.11"},
      {"rke2.registration_address"}),
     ("registration address in MetalLB's pool",
      {"rke2/registration_address": "198.51.100.12", "rke2/tls_san/2": "198.51.100.12"}, {"rke2.registration_address"}),
-    ("proxy URL", {"rke2/proxy": {"http": "proxy:3128", "no_proxy": ["10.42.0.0/16", "10.43.0.0/16", "192.0.2.0/24", ".svc",
+    ("proxy URL", {"rke2/proxy": {"http": "proxy:3128", "no_proxy": [
+        "10.42.0.0/16", "10.43.0.0/16", "192.0.2.0/24", ".svc",
                                                                       ".example.com"]}}, {"rke2.proxy.http"}),
     ("no_proxy", {"rke2/proxy": {"https": "http://proxy.example.com:3128", "no_proxy": ["10.42.0.0/16"]}},
      {"rke2.proxy.no_proxy"}),
@@ -141,9 +145,11 @@ RULES: list[tuple[str, dict[str, Any], set[str]]] = [
     ("argument twice", {"rke2/etcd_args/1": "quota-backend-bytes=1"}, {"rke2.etcd_args[1]"}),
     ("K3s argument", {"rke2/kubelet_args": ["flannel-backend=none"]}, {"rke2.kubelet_args[0]"}),
     ("argument with a field of its own", {"rke2/kubelet_args": ["node-labels=a=b"]}, {"rke2.kubelet_args[0]"}),
-    ("argument against the CIS profile", {"rke2/kubelet_args": ["protect-kernel-defaults=false"]}, {"rke2.kubelet_args[0]"}),
+    ("argument against the CIS profile", {"rke2/kubelet_args": ["protect-kernel-defaults=false"]},
+     {"rke2.kubelet_args[0]"}),
     ("artifacts without URL", {"rke2/artifacts": {"source": "url"}}, {"rke2.artifacts.url"}),
-    ("artifacts over http", {"rke2/artifacts": {"source": "url", "url": "http://m.example.com"}}, {"rke2.artifacts.url"}),
+    ("artifacts over http", {"rke2/artifacts": {"source": "url", "url": "http://m.example.com"}},
+     {"rke2.artifacts.url"}),
     ("artifacts without folder", {"rke2/artifacts": {"source": "folder", "images": True}}, {"rke2.artifacts.folder"}),
     ("folder on the nodes", {"rke2/artifacts": {"source": "folder", "folder": "rke2", "on_nodes": True}},
      {"rke2.artifacts.folder"}),
@@ -178,9 +184,11 @@ RULES: list[tuple[str, dict[str, Any], set[str]]] = [
      {"layers.gpu_operator.vendor"}),
     ("mixed vendors under one version", {"nodes/10/gpu/vendor": "amd", "layers/gpu_operator/version": "26.3.3"},
      {"layers.gpu_operator.version"}),
-    ("promised GPUs without operator", {"layers/gpu_operator/enabled": False}, {"layers.gpu_operator.enabled", "layers.suse_ai"}),
+    ("promised GPUs without operator", {"layers/gpu_operator/enabled": False},
+     {"layers.gpu_operator.enabled", "layers.suse_ai"}),
     ("too few nodes for ClearML",
-     {"nodes": [node("a", "192.0.2.11", "server", "worker"), node("b", "192.0.2.12", "worker", "gpu", gpu={"count": 16})],
+     {"nodes": [node("a", "192.0.2.11", "server", "worker"),
+      node("b", "192.0.2.12", "worker", "gpu", gpu={"count": 16})],
       "rke2/allow_single_server": True, "layers/storage/replicas": 1, "tenants": []}, {"layers.clearml"}),
     ("ClearML without storage", {"layers/storage/enabled": False}, {
         "layers.clearml", "layers.registry", "layers.observability", "layers.suse_ai"}),
@@ -197,6 +205,7 @@ RULES: list[tuple[str, dict[str, Any], set[str]]] = [
     ("more GPUs than there are", {"tenants/0/quota/gpus": 33}, {"tenants[0].quota.gpus"}),
     ("a job larger than a node", {"tenants/0/queues/2/gpus": 16, "tenants/0/queues/2/max_pods": 1},
      {"tenants[0].queues[2].gpus"}),
+    ("a full queue without pods", {"tenants/0/quota/pods": 20}, {"tenants[0].quota.pods"}),
     ("no queue", {"tenants/0/queues": []}, {"tenants[0].queues"}),
     ("queue twice", {"tenants/0/queues/1/name": "default"}, {"tenants[0].queues[1].name"}),
     ("ports over each other", {"tenants/1/tcp_ports/start": 30120}, {"tenants[1].tcp_ports"}),
@@ -267,6 +276,17 @@ def test_what_to_add_to_no_proxy_is_said():
     remedy = next(p.remedy for p in check_spec(example(changes)) if p.where == "rke2.proxy.no_proxy")
     for part in ("10.42.0.0/16", "10.43.0.0/16", "192.0.2.11", ".svc", "k8s.example.com"):
         assert part in remedy
+
+
+def test_wider_networks_in_no_proxy_count():
+    """10.0.0.0/8 stands for the networks of pods and services."""
+    no_proxy = ["10.0.0.0/8", "192.0.2.0/24", ".svc", ".example.com"]
+    assert told({"rke2/proxy": {"https": "http://proxy.example.com:3128", "no_proxy": no_proxy}}) == set()
+
+
+def test_networks_of_nodes_may_lie_in_each_other():
+    """Only pods', services' and MetalLB's networks must be apart from the rest."""
+    assert told({"rke2/node_cidrs": ["192.0.2.0/24", "192.0.0.0/16"]}) == set()
 
 
 def test_a_mirror_of_charts_with_open_registries_is_noted():

@@ -7,7 +7,7 @@ import io
 import threading
 from base64 import b64decode
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +21,7 @@ from stackwright.lab.journal import Journal
 from stackwright.lab.net import LabNet
 from stackwright.lab.nodes import LabNode, LabNodes, NodeRootError
 from stackwright.lab.rke2.cluster import Rke2Cluster
-from stackwright.lab.rke2.release import build_release, create_artifact_app
+from stackwright.lab.rke2.release import artifacts_app, build_release
 from stackwright.lab.rke2.supervisor import serve
 from stackwright.lab.secrets_made import ssh_key_pair
 
@@ -66,6 +66,7 @@ class SmallLab:
             (folder / "key").write_text(private)
             (folder / "authorized_key").write_text(public)
         self.api = DictApi()
+        self.close_artifacts = None
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever)
 
@@ -98,12 +99,11 @@ class SmallLab:
         await self.nodes.start()
         build_release(self.folder / "artifacts", VERSION)
         context = self.net.ca.server_context("lab", [self.net.address(2)])
-        self.close_artifacts = await serve(
-            create_artifact_app(self.folder / "artifacts"), self.net.address(2), 8444, context
-        )
+        self.close_artifacts = await serve(artifacts_app(self.folder / "artifacts"), self.net.address(2), 8444, context)
 
     async def _down(self) -> None:
-        await self.close_artifacts()
+        if self.close_artifacts is not None:
+            await self.close_artifacts()
         await self.nodes.stop()
         await self.cluster.stop()
 
@@ -155,21 +155,32 @@ class SmallLab:
             pause.wait(0.02)
 
 
+@contextmanager
+def running(folder: Path, specs: list[dict[str, Any]], speed: float) -> Iterator[SmallLab]:
+    """Run a lab for the time of the block; skip the test where the kernel has no user namespaces for us."""
+    lab = SmallLab(folder, specs, speed)
+    try:
+        lab.start()
+    except NodeRootError as error:
+        lab.stop()
+        pytest.skip(f"no machines here: {error}")
+    try:
+        yield lab
+    finally:
+        if not lab.loop.is_closed():
+            lab.stop()
+
+
+@pytest.fixture(scope="session")
+def small_lab():
+    """Return `running`, for fixtures of a module's own."""
+    return running
+
+
 @pytest.fixture
 def make_lab(tmp_path):
     """Return a function that starts a lab with these machines (fields of LabNode without address)."""
-    started = []
-
-    def make(*specs, speed=200.0, folder=None):
-        lab = SmallLab(folder or tmp_path, list(specs), speed)
-        try:
-            lab.start()
-        except NodeRootError as error:
-            pytest.skip(f"no user namespaces here: {error}")
-        started.append(lab)
-        return lab
-
-    yield make
-    for lab in started:
-        if not lab.loop.is_closed():
-            lab.stop()
+    with ExitStack() as stack:
+        yield lambda *specs, speed=200.0, folder=None: stack.enter_context(
+            running(folder or tmp_path, list(specs), speed)
+        )

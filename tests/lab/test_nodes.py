@@ -1,4 +1,4 @@
-"""What the lab's machines promise: SSH, private roots, stand-in commands, reboot semantics, and every fault on the SSH wire."""
+"""What the lab's machines promise: SSH, private roots, stand-in commands, reboots, and every fault on the SSH wire."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import os
 import signal
 import subprocess
 import threading
+from contextlib import suppress
 
 import paramiko
 import pytest
 
 from stackwright.lab.secrets_made import ssh_key_pair
 
-STEP = "# stackwright-step: swap.off\nmkdir -p /var/lib/stackwright\necho 'begin swap.off' >> /var/lib/stackwright/journal\n"
+STEP = "# stackwright-step: swap.off\nmkdir -p /var/lib/stackwright\n"
+STEP += "echo 'begin swap.off' >> /var/lib/stackwright/journal\n"
 END = "echo 'end swap.off 0' >> /var/lib/stackwright/journal\n"
 
 
@@ -77,7 +79,8 @@ def test_what_a_reboot_loses_and_keeps(make_lab):
     lab = make_lab({"name": "n1"})
     before = lab.sh("n1", "cat /proc/sys/kernel/random/boot_id; tail -n +2 /proc/swaps | wc -l").out.split()
     assert before[1] == "1"
-    lab.sh("n1", "swapoff -a; modprobe br_netfilter; modprobe vxlan; sysctl -w vm.swappiness=10; touch /tmp/a /run/a /var/a;"
+    lab.sh("n1", "swapoff -a; modprobe br_netfilter; modprobe vxlan; sysctl -w vm.swappiness=10;"
+           "touch /tmp/a /run/a /var/a;"
            "echo br_netfilter > /etc/modules-load.d/a.conf; echo kernel.panic=10 > /etc/sysctl.d/a.conf;"
            "systemctl disable firewalld; systemctl stop chronyd")  # fmt: skip
     lab.sh("n1", "reboot")
@@ -86,7 +89,8 @@ def test_what_a_reboot_loses_and_keeps(make_lab):
         "reboot",
     )
     lab.wait(lambda: _answers(lab, "n1"), "SSH after the reboot")
-    seen = lab.sh("n1", "ls /tmp/a /run/a; ls /var/a; ls -d /sys/module/br_netfilter; ls -d /sys/module/vxlan; sysctl -n vm.swappiness "
+    seen = lab.sh("n1", "ls /tmp/a /run/a; ls /var/a; ls -d /sys/module/br_netfilter; ls -d /sys/module/vxlan; "
+                  "sysctl -n vm.swappiness "
                   "kernel.panic; tail -n +2 /proc/swaps | wc -l; systemctl is-active firewalld chronyd")  # fmt: skip
     assert seen.out.split() == ["/var/a", "/sys/module/br_netfilter", "60", "10", "1", "inactive", "active"]
 
@@ -143,25 +147,19 @@ def test_stand_ins_refuse_what_the_real_ones_refuse(one_machine, script, code, w
 
 
 @pytest.fixture(scope="module")
-def one_machine(tmp_path_factory):
+def one_machine(small_lab, tmp_path_factory):
     """One machine for the tests that change nothing of each other's."""
-    from stackwright.lab.nodes import NodeRootError
-    from tests.lab.conftest import SmallLab
-
-    lab = SmallLab(tmp_path_factory.mktemp("lab"), [{"name": "n1"}], 200.0)
-    try:
-        lab.start()
-    except NodeRootError as error:
-        pytest.skip(f"no user namespaces here: {error}")
-    yield lab
-    lab.stop()
+    with small_lab(tmp_path_factory.mktemp("lab"), [{"name": "n1"}], 200.0) as lab:
+        yield lab
 
 
 def test_registration_packages_and_units_work_together(make_lab):
     lab = make_lab({"name": "n1"}, {"name": "m1", "profile": "slmicro"}, {"name": "g1", "gpus": 2})
     lab.nodes["n1"].provoked["zypper"] = [7]
-    done = lab.sh("n1", "echo LAB-CODE | SUSEConnect -r - && SUSEConnect --status; zypper --non-interactive install open-iscsi; echo $?;"
-                  "zypper --non-interactive install open-iscsi && systemctl enable --now iscsid && systemctl is-active iscsid;"
+    done = lab.sh("n1", "echo LAB-CODE | SUSEConnect -r - && SUSEConnect --status;"
+                  "zypper --non-interactive install open-iscsi; echo $?;"
+                  "zypper --non-interactive install open-iscsi && systemctl enable --now iscsid &&"
+                  "systemctl is-active iscsid;"
                   "journalctl -u iscsid -o cat --no-pager")  # fmt: skip
     assert '"status": "Registered"' in done.out
     assert "\n7\n" in done.out and "active\nStarting iscsid.service...\nStarted iscsid.service.\n" in done.out
@@ -186,7 +184,7 @@ def test_only_announced_steps_are_journalled(make_lab):
 )
 def test_a_cut_link_leaves_the_step_where_the_fault_says(make_lab, when, began, ended):
     lab = make_lab({"name": "n1"})
-    lab.inject(**{"kind": "cut", "match": {"target": "n1"}, "when": when})
+    lab.inject(kind="cut", match={"target": "n1"}, when=when)
     with pytest.raises((paramiko.SSHException, OSError, EOFError, AssertionError)):
         done = lab.sh("n1", STEP + ("sleep 1\n" if when == "inside" else "") + END)
         assert done.code == 0  # paramiko answers -1 for a status that never came
@@ -201,20 +199,18 @@ def test_a_kill_ends_the_controller_at_that_change(make_lab, when):
     """The process group given dies by SIGKILL; a change with another number does not touch it."""
     lab = make_lab({"name": "n1"})
     with subprocess.Popen(["sleep", "60"], start_new_session=True) as controller:
-        lab.inject(**{"kind": "kill", "match": {"number": 2}, "when": when, "pid": controller.pid})
+        lab.inject(kind="kill", match={"number": 2}, when=when, pid=controller.pid)
         assert lab.sh("n1", STEP + END).code == 0
         assert controller.poll() is None
-        try:
+        with suppress(paramiko.SSHException, OSError, EOFError):  # the link goes with the controller
             lab.sh("n1", STEP + ("sleep 1\n" if when == "inside" else "") + END)
-        except (paramiko.SSHException, OSError, EOFError):
-            pass  # the link goes with the controller
         assert controller.wait(5) == -signal.SIGKILL
 
 
 def test_a_full_disk_gives_the_real_message_until_cleared(make_lab):
     lab = make_lab({"name": "n1"})
     lab.sh("n1", "mkdir -p /var/lib/rancher; echo old > /var/lib/rancher/kept")
-    lab.inject(**{"kind": "disk-full", "match": {"action": "rke2"}, "path": "/var"})
+    lab.inject(kind="disk-full", match={"action": "rke2"}, path="/var")
     done = lab.sh(
         "n1", "# stackwright-step: rke2\nhead -c 200000 /dev/zero > /var/lib/rancher/new; cat /var/lib/rancher/kept\n"
     )
@@ -226,7 +222,7 @@ def test_a_full_disk_gives_the_real_message_until_cleared(make_lab):
 
 def test_a_dead_node_answers_nothing_and_comes_back_rebooted(make_lab):
     lab = make_lab({"name": "n1"}, {"name": "n2"})
-    lab.inject(**{"kind": "node-dead", "match": {"target": "n1"}})
+    lab.inject(kind="node-dead", match={"target": "n1"})
     lab.wait(lambda: not lab.nodes["n1"].is_on, "n1 off")
     lab.wait(lambda: not _answers(lab, "n1"), "n1 silent")
     assert lab.sh("n2", "true").code == 0

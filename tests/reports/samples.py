@@ -20,11 +20,13 @@ def plan() -> Plan:
     """Return a plan of the lab's shape, with every kind of effect."""
     steps = []
     for node in SPEC.nodes:
-        steps.append(Step(f"node/{node.name}/sysctl", node.name, f"{node.name}: write 4 sysctls", Effect.FILE, "5.1", "sysctl -n"))
-        steps.append(Step(f"node/{node.name}/swap", node.name, f"{node.name}: switch swap off", Effect.NONE, "5.1", "/proc/swaps"))
+        name = node.name
+        steps.append(Step(f"node/{name}/sysctl", name, f"{name}: write 4 sysctls", Effect.FILE, "5.1", "sysctl -n"))
+        steps.append(Step(f"node/{name}/swap", name, f"{name}: switch swap off", Effect.NONE, "5.1", "/proc/swaps"))
     for node in SPEC.nodes:
         effect = Effect.ETCD_MEMBER_DOWN if node.is_server else Effect.SERVICE_RESTART
-        steps.append(Step(f"rke2/{node.name}/start", node.name, f"{node.name}: start rke2", effect, "5.2", "Ready and a voter"))
+        name = node.name
+        steps.append(Step(f"rke2/{name}/start", name, f"{name}: start rke2", effect, "5.2", "Ready and a voter"))
     for layer in enabled(SPEC):
         text = f"{layer.title}: install {layer.name}"
         steps.append(Step(f"layer/{layer.name}/release", layer.name, text, Effect.NONE, layer.guide, "its gates"))
@@ -56,14 +58,10 @@ def evidence(*, bad: bool = False) -> tuple[Evidence, ...]:
         evidence_of(SPEC, "clearml/api", Outcome("pass", "HTTP 200 in 14 ms"), BEGAN),
     ]
     for layer in enabled(SPEC):
-        at = BEGAN.isoformat()
-        found += [
-            Evidence(
-                f"layer/{layer.name}/{gate.id}", f"{layer.title}: {gate.id}", "pass", gate.wanted, "as wanted", layer.guide,
-                at, layer.name, stand_in=layer.title,
-            )
-            for gate in layer.gates(SPEC)
-        ]  # fmt: skip
+        for gate in layer.gates(SPEC):
+            title, check = f"{layer.title}: {gate.id}", f"layer/{layer.name}/{gate.id}"
+            done = ("pass", gate.wanted, "as wanted", layer.guide, BEGAN.isoformat(), layer.name)
+            found.append(Evidence(check, title, *done, stand_in=layer.title))
     for tenant in SPEC.tenants:
         found.append(evidence_of(SPEC, "tenant/login", Outcome("pass", "role admin"), BEGAN, target=tenant.name))
         router = Outcome("fail", "listed: none") if bad and tenant.name == "blue" else Outcome("pass", "listed")
@@ -81,10 +79,9 @@ def good() -> DeployReport:
 
 
 def bad() -> DeployReport:
-    return make_report(
-        SPEC, "deploy-stack", BEGAN, BEGAN + timedelta(seconds=95), plan=plan(), groups=groups(failed="observability"),
-        evidence=evidence(bad=True), error="layer observability: 1 of 3 gate(s) stayed closed for 2400 s | wanted: <ready>",
-    )  # fmt: skip
+    error = "layer observability: 1 of 3 gate(s) stayed closed for 2400 s | wanted: <ready>"
+    ended, times, checks = BEGAN + timedelta(seconds=95), groups(failed="observability"), evidence(bad=True)
+    return make_report(SPEC, "deploy-stack", BEGAN, ended, plan=plan(), groups=times, evidence=checks, error=error)
 
 
 def planned() -> DeployReport:

@@ -153,7 +153,9 @@ def _artifacts(spec: StackSpec) -> Iterator[Problem]:
             "rke2.artifacts.url", what, "Write https://host/path, without user.", "https://...", "another text"
         )
     if want.source == "folder" and not want.folder:
-        remedy = "Name the folder that holds <version>/rke2.linux-amd64.tar.gz, its checksums and install.sh."
+        remedy = (
+            "Name the folder that holds install.sh, rke2.linux-amd64.tar.gz and sha256sum-amd64.txt of this release."
+        )
         yield Problem("rke2.artifacts.folder", "the folder of the artifacts is not said", remedy, "a folder", "none")
     if want.on_nodes and want.folder and not want.folder.startswith("/"):
         what = "a folder on the nodes needs an absolute path"

@@ -16,6 +16,7 @@ from stackwright.domain.checks.syntax import (
     overlap,
     pool_of,
     url_host,
+    within,
 )
 from stackwright.domain.errors import Problem
 from stackwright.domain.spec import StackSpec
@@ -64,7 +65,8 @@ def _overlaps(spec: StackSpec) -> Iterator[Problem]:
     """Pods, services and nodes apart from each other; MetalLB's pool apart from pods and services, and from itself."""
     networks, pools = named_networks(spec), _pools(spec)
     inner = [entry for entry in networks if not entry[0].startswith("rke2.node_cidrs")]
-    pairs = [*combinations(networks, 2), *((one, pool) for one in inner for pool in pools), *combinations(pools, 2)]
+    apart = [pair for pair in combinations(networks, 2) if pair[0] in inner]  # node networks may lie in each other
+    pairs = [*apart, *((one, pool) for one in inner for pool in pools), *combinations(pools, 2)]
     told = set()
     for (path, text, network), (other_path, other_text, other) in pairs:
         if path != other_path and (path, other_path) not in told and overlap(network, other):
@@ -127,7 +129,7 @@ def _proxy(spec: StackSpec) -> Iterator[Problem]:
     if not (proxy.http or proxy.https):
         return
     known = [network for text in proxy.no_proxy if (network := network_of(text))]
-    missing = [text for path, text, network in named_networks(spec) if network not in known]
+    missing = [text for path, text, network in named_networks(spec) if not within(network, known)]
     addresses = [address_of(node.address) for node in spec.nodes]
     missing += [str(a) for a in addresses if a and not holds(known, a) and str(a) not in proxy.no_proxy]
     if not any(name in proxy.no_proxy for name in (".svc", f".svc.{spec.rke2.cluster_domain}")):

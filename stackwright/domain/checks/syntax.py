@@ -73,6 +73,12 @@ def overlap(one: Network, other: Network) -> bool:
     return one.version == other.version and one.overlaps(other)
 
 
+def within(network: Network, others: Iterable[Network]) -> bool:
+    """Tell whether a network lies inside one of the others."""
+    first, last = network.network_address, network.broadcast_address
+    return any(other.version == network.version and first in other and last in other for other in others)
+
+
 def holds(networks: Iterable[Network], address: Address) -> bool:
     return any(address.version == network.version and address in network for network in networks)
 

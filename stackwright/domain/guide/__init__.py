@@ -1,1 +1,1 @@
-"""The guide, requirement by requirement: what answers each, and where its print is wrong. Data only; reports/ renders it."""
+"""The guide, requirement by requirement, and what answers each. Data only; reports/guide.py renders it."""

@@ -36,7 +36,7 @@ def releases(spec: StackSpec) -> tuple[ReleaseSpec, ...]:
 
 
 def before(spec: StackSpec) -> tuple[ObjectSpec, ...]:
-    space = namespace_object(NAMESPACE, "restricted")
+    space = namespace_object(NAMESPACE)
     if spec.ingress.tls != "private-ca" or spec.ingress.ca_block is None:
         return (space,)
     block = spec.ingress.ca_block

@@ -6,13 +6,15 @@ The prefix goes, two underscores part the levels, the path is lower-cased, and t
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 PREFIX = "CLEARML__"
 SEPARATOR = "__"
-# Characters that HOCON does not allow in text without quotes.
-RESERVED = frozenset('$"{}[]:=,+#`^?!@*&\\')
+# Characters that the server's HOCON parser does not allow in text without quotes, and what begins a comment there.
+RESERVED = frozenset('$"{}[]=,+`^?!@*&')
+COMMENT = re.compile("#|//")
 
 
 class ConfigurationError(ValueError):
@@ -48,6 +50,7 @@ def parse_value(text: str, name: str) -> Any:
         pass  # not JSON: HOCON's own forms follow
     if text.startswith("[") and text.endswith("]"):
         return [parse_value(item, name) for item in text[1:-1].split(",") if item.strip()]
+    text = COMMENT.split(text)[0].strip()
     bad = sorted(RESERVED.intersection(text))
     if bad:
         raise ConfigurationError(f"{name}: value is not HOCON: unquoted {' '.join(bad)}")

@@ -31,6 +31,11 @@ log = logging.getLogger(__name__)
 AGENT_CLIENT = "clearml-agent-k8s-glue"
 ROUTER_CLIENT = "clearml-router"
 LOG_LINES = 200
+# A pod of the lab gives up soon, and reports from a thread, which does not wait 5 s at each flush.
+SDK_SETTINGS = """\
+api.http.retries { total: 3, connect: 3, read: 3, backoff_factor: 0.2, backoff_max: 1.0 }
+sdk.development.report_use_subprocess: false
+"""
 
 
 @dataclass(frozen=True)
@@ -286,7 +291,7 @@ async def _run_script(
 def pod_environment(connection: Connection, task_id: str, folder: Path) -> dict[str, str]:
     """Return a pod's variables: of the lab's own only the path. The key pair goes this way, never by argument."""
     config = folder / "clearml.conf"
-    config.write_text("api.http.retries { total: 3, connect: 3, read: 3, backoff_factor: 0.2, backoff_max: 1.0 }\n")
+    config.write_text(SDK_SETTINGS)
     env = {
         "PATH": os.environ.get("PATH", os.defpath),
         "HOME": str(folder),

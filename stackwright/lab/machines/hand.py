@@ -47,11 +47,11 @@ Command = Callable[["Machine", Call], Answer | Awaitable[Answer]]
 
 def commands() -> dict[str, tuple[str, Command]]:
     """Return every stand-in: name to (folder below /usr, what answers)."""
-    from stackwright.lab.machines import kernel, packages, services, systemd  # they need Answer and Call
+    from stackwright.lab.machines import journalctl, kernel, packages, services, systemctl  # they need Answer and Call
 
     return {
-        "systemctl": ("bin", systemd.systemctl),
-        "journalctl": ("bin", systemd.journalctl),
+        "systemctl": ("bin", systemctl.systemctl),
+        "journalctl": ("bin", journalctl.journalctl),
         "hostnamectl": ("bin", services.hostnamectl),
         "timedatectl": ("bin", services.timedatectl),
         "chronyc": ("bin", services.chronyc),
@@ -91,12 +91,13 @@ def write_standins(machine: Machine) -> None:
     for folder in ("bin", "sbin", "lib/systemd/system"):
         (layer / folder).mkdir(parents=True)
     library.mkdir(parents=True)
-    for script in ("hand", "sudo", "as-user", "fill-disk", "nproc"):
+    for script in ("hand", "sudo", "as-user", "fill-disk", "nproc", "curl"):
         target = library / script
         shutil.copyfile(HERE / f"{script}.sh", target)
         target.chmod(0o755)
     (library / "cpus").write_text(f"{machine.spec.cpus}\n")
     (layer / "bin/nproc").symlink_to("../lib/stackwright-lab/nproc")
+    (layer / "bin/curl").symlink_to("../lib/stackwright-lab/curl")
     (layer / "bin/sudo").symlink_to("../lib/stackwright-lab/sudo")
     missing = {"transactional-update"} if machine.spec.profile != "slmicro" else set()
     if not machine.spec.gpus:

@@ -21,7 +21,21 @@ for folder in run tmp; do mount --bind "$BASE/live/$folder" "$folder"; done
 if [ -n "$USR_LOCAL" ]; then mkdir -p usr/local; mount --bind "$BASE/root/usr-local" usr/local; fi
 mount --rbind /proc proc
 mount --rbind /sys sys
-mount --rbind /dev dev
+mount -t tmpfs -o mode=755 tmpfs dev
+mkdir dev/pts dev/shm dev/disk dev/disk/by-id
+for device in null zero full random urandom tty ptmx; do : >"dev/$device"; mount --bind "/dev/$device" "dev/$device"; done
+mount --rbind /dev/pts dev/pts
+mount -t tmpfs -o mode=1777 tmpfs dev/shm
+for link in fd:/proc/self/fd stdin:/proc/self/fd/0 stdout:/proc/self/fd/1 stderr:/proc/self/fd/2; do ln -s "${link#*:}" "dev/${link%%:*}"; done
+while read -r device mount; do # the machine's data disks: a name below /dev, and a mounted folder
+    mkdir -p "$(dirname ".$device")" ".$mount" "$BASE/root/disks/${device##*/}"
+    : >".$device"
+    mount --bind "$BASE/root/disks/${device##*/}" ".$mount"
+done <"$BASE/live/disks"
+# The host's own programs, for stand-ins that only wrap one.
+mkdir mnt/host
+mount --bind /usr mnt/host
+mount -o remount,bind,ro mnt/host 2>"$BASE/live/ro" || : # where it cannot be made read-only, nothing writes there either
 mount --bind "$BASE/live/swaps" proc/swaps
 mount --bind "$BASE/live/meminfo" proc/meminfo
 mount --bind "$BASE/live/module" sys/module

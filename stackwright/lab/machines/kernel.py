@@ -1,7 +1,7 @@
 """The machine's kernel as a shell sees it: sysctls, modules and swap, with the commands that change them.
 
-Values are files below live/, bound over /proc/sys, /sys/module and /proc/swaps, so `cat` sees what `sysctl` does. All of
-it is lost at power-off; modules-load.d, sysctl.d and fstab bring back what they hold.
+Values are files below live/, bound over /proc/sys, /sys/module and /proc/swaps, so `cat` sees what `sysctl` does. It is
+lost at power-off; modules-load.d, sysctl.d and fstab bring back what they hold.
 """
 
 from __future__ import annotations
@@ -128,10 +128,14 @@ def boot_kernel(machine: Machine) -> None:
     total = spec.memory_gib * 1024 * 1024
     (live / "meminfo").write_text(
         f"MemTotal:       {total} kB\nMemFree:        {total - 900000} kB\nMemAvailable:   {total - 700000} kB\n"
-        "Buffers:               0 kB\nCached:           200000 kB\nSwapTotal:             0 kB\nSwapFree:              0 kB\n"
+        "Buffers:               0 kB\nCached:           200000 kB\n"
+        "SwapTotal:             0 kB\nSwapFree:              0 kB\n"
     )
     for name in (*AT_BOOT, *(GPU_MODULES if spec.gpus else ())):
         (live / "module" / name).mkdir(exist_ok=True)
+    if spec.profile == "sles15":
+        (live / "module/apparmor/parameters").mkdir(parents=True)
+        (live / "module/apparmor/parameters/enabled").write_text("Y\n")
     if spec.gpus:
         folder = live / "driver/nvidia"
         folder.mkdir()
@@ -141,7 +145,7 @@ def boot_kernel(machine: Machine) -> None:
     load_configured_modules(machine)
     apply_configured_sysctls(machine)
     masked = machine.path(f"/etc/systemd/system/{SWAP_UNIT}").is_symlink()
-    (live / "swaps").write_text(SWAPS_HEADER + (SWAP_LINE if _fstab_has_swap(machine) and not masked else ""))
+    (live / "swaps").write_text(SWAPS_HEADER + (SWAP_LINE if fstab_has_swap(machine) and not masked else ""))
 
 
 def load_configured_modules(machine: Machine) -> None:
@@ -346,7 +350,7 @@ def modinfo(machine: Machine, call: Call) -> Answer:
     return Answer(code, out, err)
 
 
-def _fstab_has_swap(machine: Machine) -> bool:
+def fstab_has_swap(machine: Machine) -> bool:
     lines = (line.split() for line in machine.read("/etc/fstab").splitlines() if not line.lstrip().startswith("#"))
     return any(len(fields) > 2 and fields[2] == "swap" for fields in lines)
 
@@ -356,7 +360,7 @@ def swapon(machine: Machine, call: Call) -> Answer:
     swaps = machine.live / "swaps"
     lines = swaps.read_text().splitlines()[1:]
     if {"-a", "--all"} & set(call.args):
-        if _fstab_has_swap(machine) and not lines:
+        if fstab_has_swap(machine) and not lines:
             swaps.write_text(SWAPS_HEADER + SWAP_LINE)
         return Answer()
     if "-s" in call.args or "--summary" in call.args:

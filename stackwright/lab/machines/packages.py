@@ -103,8 +103,9 @@ def suseconnect(machine: Machine, call: Call) -> Answer:
         "--instance-data",
         "--namespace",
     }
-    flags = {"-d", "--de-register", "-s", "--status", "--status-text", "-l", "--list-extensions", "--cleanup", "--keepalive",
-             "--write-config", "--rollback", "--gpg-auto-import-keys", "--json", "--debug", "--version"}  # fmt: skip
+    flags = {"-d", "--de-register", "-s", "--status", "--status-text", "-l", "--list-extensions", "--cleanup",
+             "--keepalive", "--write-config", "--rollback",
+              "--gpg-auto-import-keys", "--json", "--debug", "--version"}  # fmt: skip
     while words:
         word, has_value, value = words.pop(0).partition("=")
         if word in takes_value:
@@ -147,7 +148,8 @@ def _register(machine: Machine, call: Call, state: dict[str, list[str]], options
         )
     if not state and "--url" not in options and not code.startswith("LAB-"):
         return Answer(67, "Error: Registration server returned 'Unknown Registration Code.' (422)\n" if code else
-                      "Error: Please register your system using the --regcode parameter, or provide the --url parameter to register against RMT.\n")  # fmt: skip
+                      "Error: Please register your system using the --regcode parameter, "
+                      "or provide the --url parameter to register against RMT.\n")  # fmt: skip
     products = state.setdefault("products", [])
     base = f"{name}/{version}/x86_64"
     if base not in products:
@@ -164,7 +166,8 @@ def _register(machine: Machine, call: Call, state: dict[str, list[str]], options
         machine.write("/etc/SUSEConnect", f"---\nurl: {url}\n")
     return Answer(
         0,
-        f"Registering system to {'SUSE Customer Center' if 'scc' in url else 'registration proxy ' + url}\n\nSuccessfully registered system\n",
+        f"Registering system to {'SUSE Customer Center' if 'scc' in url else 'registration proxy ' + url}\n\n"
+        "Successfully registered system\n",
     )
 
 
@@ -199,7 +202,8 @@ def _status(machine: Machine, state: dict[str, list[str]]) -> list[dict[str, str
 def _status_text(machine: Machine, state: dict[str, list[str]]) -> str:
     rule = "-" * 42
     return "Installed Products:\n" + rule + "\n" + "".join(
-        f"\n  {row['identifier']}\n  ({row['identifier']}/{row['version']}/{row['arch']})\n\n  {row['status']}\n\n{rule}\n"
+        f"\n  {row['identifier']}\n  ({row['identifier']}/{row['version']}/{row['arch']})\n\n"
+        f"  {row['status']}\n\n{rule}\n"
         for row in _status(machine, state)
     )  # fmt: skip
 
@@ -243,7 +247,8 @@ async def zypper(machine: Machine, call: Call) -> Answer:
     if verb in ("info", "if", "search", "se"):
         known = set(installed(machine))
         rows = (f"Information for package {name}:\nName           : {name}\nVersion        : {VERSION}\n"
-                f"Installed      : {'Yes' if name in known else 'No'}\n" for name in names if name in known | AVAILABLE)  # fmt: skip
+                f"Installed      : {'Yes' if name in known else 'No'}\n"
+                for name in names if name in known | AVAILABLE)  # fmt: skip
         found = "".join(rows)
         return Answer(0 if found or verb in ("info", "if") else 104, found)
     return Answer(2, err=f"Unknown command '{verb}'\n")
@@ -299,7 +304,8 @@ def _zypper_locks(machine: Machine, verb: str, names: list[str]) -> Answer:
 
 def _zypper_error(code: int) -> str:
     return {
-        7: "System management is locked by the application with pid 4711 (zypper).\nClose this application before trying again.\n",
+        7: "System management is locked by the application with pid 4711 (zypper).\n"
+        "Close this application before trying again.\n",
         104: "No provider found.\n",
     }.get(code, "")
 
@@ -348,7 +354,7 @@ def rpm(machine: Machine, call: Call) -> Answer:
 
 
 def transactional_update(machine: Machine, call: Call) -> Answer:
-    """`transactional-update`: [--continue] [-n] pkg install [...] P..., register ARGS; takes effect at the next boot."""
+    """`transactional-update`: [--continue] [-n] pkg install P..., register ARGS; takes effect at the next boot."""
     words = [
         word
         for word in call.args

@@ -61,7 +61,8 @@ def timedatectl(machine: Machine, call: Call) -> Answer:
         return Answer(1, err=f"Unknown command verb {words[0]}.\n")
     return Answer(
         0,
-        f"               Time zone: UTC (UTC, +0000)\nSystem clock synchronized: {synced}\n             NTP service: active\n",
+        f"               Time zone: UTC (UTC, +0000)\nSystem clock synchronized: {synced}\n"
+        "             NTP service: active\n",
     )
 
 
@@ -95,7 +96,8 @@ def chronyc(machine: Machine, call: Call) -> Answer:
         return Answer(0, head + rows)
     if verb == "activity":
         count = len(servers)
-        return Answer(0, f"200 OK\n{count} sources online\n0 sources offline\n0 sources doing burst (return to online)\n"
+        return Answer(0, f"200 OK\n{count} sources online\n0 sources offline\n"
+                      "0 sources doing burst (return to online)\n"
                       "0 sources doing burst (return to offline)\n0 sources with unknown address\n")  # fmt: skip
     if verb == "makestep":
         machine.clock_offset_s = 0.0
@@ -151,7 +153,8 @@ def firewall_cmd(machine: Machine, call: Call) -> Answer:
         elif word != "--permanent" and not word.startswith("--zone="):
             return Answer(
                 2,
-                err=f"usage: 'firewall-cmd --help' for usage information or see firewall-cmd(1) man page\nfirewall-cmd: error: unrecognized arguments: {word}\n",
+                err="usage: 'firewall-cmd --help' for usage information or see firewall-cmd(1) man page\n"
+                f"firewall-cmd: error: unrecognized arguments: {word}\n",
             )
     if permanent:
         machine.write(
@@ -258,7 +261,8 @@ def nvidia_smi(machine: Machine, call: Call) -> Answer:
     if not (machine.live / "module/nvidia").exists():
         return Answer(
             9,
-            "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. Make sure that the latest NVIDIA driver is installed and running.\n\n",
+            "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. "
+            "Make sure that the latest NVIDIA driver is installed and running.\n\n",
         )
     count = machine.spec.gpus
     if "-L" in call.args:

@@ -10,7 +10,7 @@ import os
 import re
 from pathlib import Path
 
-# Random or dated by nature: certificates, tokens, passwords, etcd's data, logs, journals, backups with a time in the name.
+# Random or dated by nature: certificates, tokens, passwords, etcd's data, logs, backups with a time in the name.
 CONTENT_VARIES = re.compile(
     r"(\.crt|\.key|\.kubeconfig|\.pem)$|/tls/|/cred/|/db/|rke2\.yaml$|/token$|node-token$|agent-token$|node/password$"
     r"|rancher/rke2/config\.yaml(\.d/.*)?$|registries\.yaml$|/SCCcredentials$|stackwright/|machine-id$|/agent/etc/"
@@ -34,7 +34,7 @@ def read_disk(root: Path) -> dict[str, str]:
                 if LEFT_OUT.search(relative):
                     continue
                 if path.is_symlink():
-                    found[relative] = f"-> {os.readlink(path)}"
+                    found[relative] = f"-> {path.readlink()}"
                 else:
                     found[relative] = f"{path.stat().st_mode & 0o7777:o} {_digest(path, relative)}"
     return found

@@ -1,1 +1,1 @@
-"""The RKE2 stand-in: release files, install script, units, supervisor and cluster. Facts: RKE2 documentation and sources."""
+"""The RKE2 stand-in: release files, install script, units, supervisor and cluster. Facts: RKE2 docs."""

@@ -31,6 +31,7 @@ PROMOTE_S = 15.0
 STALLED_S = 300.0
 NODE_LOST_S = 40.0
 LOOK_S = 4.0
+MISMATCH = "failed to validate server configuration: critical configuration value mismatch"
 PASSWORD_REJECTED = (
     "Node password rejected, duplicate hostname or contents of '/etc/rancher/node/password' may not match server "
     "node-passwd entry, try enabling a unique node name with the --with-node-id flag"
@@ -62,7 +63,6 @@ class Rke2Cluster:
         self._lost_since: dict[str, float] = {}
         self._balancer = Balancer(lb_address, self._backends)
         self._controller: asyncio.Task[None] | None = None
-        self._jobs: set[asyncio.Task[Any]] = set()
         for machine in nodes.machines.values():
             for role in ("server", "agent"):
                 machine.systemd.drivers[f"rke2-{role}.service"] = Rke2Service(machine, self, role)
@@ -81,7 +81,6 @@ class Rke2Cluster:
         await self._balancer.stop()
         for name in [*self.pods]:
             await self.kill_pods(self.nodes[name])
-        await asyncio.gather(*self._jobs, return_exceptions=True)
 
     async def pause(self, seconds: float) -> None:
         """Wait as long as the real thing takes, divided by the lab's speed."""
@@ -150,9 +149,7 @@ class Rke2Cluster:
         if role == "server":
             different = sorted(key for key, value in state.critical.items() if asked["critical"].get(key) != value)
             if different:
-                return 400, {
-                    "error": f"failed to validate server configuration: critical configuration value mismatch: {', '.join(different)}"
-                }
+                return 400, {"error": f"{MISMATCH}: {', '.join(different)}"}
             if known is not None and known.address != asked["address"]:
                 return 400, {"error": "duplicate node name found, please use a unique name for this node"}
             learner = next((member.name for member in state.members.values() if not member.voter), None)
@@ -192,8 +189,15 @@ class Rke2Cluster:
         context = state.authority("server-ca").server_context(
             "kube-apiserver", sans, client_ca=state.authorities["client-ca"][0]
         )
-        pods.closers.append(await serve(create_health_app(self, state), address, HEALTH_PORT))
+        pods.closers.append(
+            await serve(
+                create_health_app(self, state, lambda: self._member_on(state, machine.name)), address, HEALTH_PORT
+            )
+        )
         pods.closers.append(await self.api_of(state).serve(address, API_PORT, context))
+
+    def _member_on(self, state: ClusterState, machine: str) -> str:
+        return next((name for name in state.members if self.machine_of(name) == machine), "")
 
     async def kill_pods(self, machine: Machine) -> None:
         """Stop a machine's static pods."""
@@ -201,15 +205,6 @@ class Rke2Cluster:
         if pods is not None:
             for close in pods.closers:
                 await close()
-
-    def forget_pods(self, machine: Machine) -> None:
-        """Stop a machine's static pods because its power went."""
-        self.keep(asyncio.get_running_loop().create_task(self.kill_pods(machine)))
-
-    def keep(self, job: asyncio.Task[Any]) -> None:
-        """Hold a background job until it is done, so that it is neither lost nor left behind."""
-        self._jobs.add(job)
-        job.add_done_callback(self._jobs.discard)
 
     def put_system_objects(self, state: ClusterState, config: dict[str, Any], version: str) -> None:
         """Put what RKE2's own charts bring, unless it is there."""

@@ -184,7 +184,8 @@ def _ingress_class(name: str, controller: str) -> Obj:
 
 def _workload(kind: str, name: str) -> Obj:
     labels = {"app.kubernetes.io/instance": name, "k8s-app": name}
-    pod = {"metadata": {"labels": labels}, "spec": {"containers": [{"name": name, "image": f"docker.io/rancher/{name}:lab"}],
+    pod = {"metadata": {"labels": labels}, "spec": {
+           "containers": [{"name": name, "image": f"docker.io/rancher/{name}:lab"}],
            "tolerations": [{"operator": "Exists"}]}}  # fmt: skip
     spec: Obj = {"selector": {"matchLabels": labels}, "template": pod}
     if kind == "Deployment":

@@ -35,7 +35,7 @@ def build_release(folder: Path, version: str) -> Path:
     return place
 
 
-def create_artifact_app(folder: Path) -> web.Application:
+def artifacts_app(folder: Path) -> web.Application:
     """Make the web server of the artifacts: /rke2/install.sh and /rke2/<version>/<file>; + may come as %2B."""
     app = web.Application()
     app.router.add_static("/rke2", folder)

@@ -97,22 +97,22 @@ class Rke2Service:
             await asyncio.gather(self._watch, return_exceptions=True)
         await self._end_process(unit)
 
-    def halt(self) -> None:
-        """Lose everything that runs, because the power went."""
+    async def halt(self) -> None:
+        """Lose everything that runs, because the power went. The process is killed with the machine."""
         if self._watch is not None:
             self._watch.cancel()
-        self._cluster.supervised.discard(self._machine.name)
-        if self._close_supervisor is not None:
-            job = asyncio.get_running_loop().create_task(_await(self._close_supervisor()))
-            self._cluster.keep(job)
-            self._close_supervisor = None
-        self._cluster.forget_pods(self._machine)
+            await asyncio.gather(self._watch, return_exceptions=True)
+        await self._stop_answering()
+        await self._cluster.kill_pods(self._machine)
 
-    async def _end_process(self, unit: Unit) -> None:
+    async def _stop_answering(self) -> None:
         self._cluster.supervised.discard(self._machine.name)
         if self._close_supervisor is not None:
             await self._close_supervisor()
             self._close_supervisor = None
+
+    async def _end_process(self, unit: Unit) -> None:
+        await self._stop_answering()
         process, unit.process, unit.main_pid = unit.process, None, 0
         if process is not None and process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
@@ -252,7 +252,8 @@ class Rke2Service:
         )
         if different and len(state.members) > 1:
             raise FatalError(
-                f"failed to validate server configuration: critical configuration value mismatch: {', '.join(different)}"
+                "failed to validate server configuration: critical configuration value mismatch: "
+                + ", ".join(different)
             )
         return state, member
 
@@ -394,7 +395,3 @@ def _words(error: BaseException) -> str:
         if "refused" in text or "Connect call failed" in text or "disconnected" in text.lower()
         else text
     )
-
-
-async def _await(work: Awaitable[None]) -> None:
-    await work

@@ -109,7 +109,7 @@ def parse_token(token: str) -> tuple[str | None, str]:
 
 
 def write_server_files(machine: Machine, state: ClusterState, member: Member, config: dict[str, object]) -> None:
-    """Write what a server that belongs to a cluster has on its disk: tokens, TLS, etcd data, kubeconfig, static pods."""
+    """Write what a server of a cluster has on its disk: tokens, TLS, etcd data, kubeconfig, static pods."""
     for name, text in (
         ("token", state.full_token),
         ("node-token", state.full_token),

@@ -1,0 +1,226 @@
+"""What ClearML's API promises our client: always against the stand-in, and against a real server when one is given.
+
+STACKWRIGHT_LIVE_CLEARML is its API's URL, STACKWRIGHT_LIVE_CLEARML_KEY and _SECRET a key of the role system,
+STACKWRIGHT_LIVE_CLEARML_CA a PEM file if it needs one. Two companies are made there, named stackwright-contract-*; the
+API has no way to remove them (before 3.30), so they stay, without keys that anyone holds.
+"""
+
+import os
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+from pydantic import SecretStr
+
+from stackwright.clients.clearml import ClearmlClient
+from stackwright.clients.clearml_types import Company, Credentials, User
+from stackwright.domain.errors import ApiError, ConflictError, NotFoundError
+from stackwright.lab.clearml.alone import clearml_alone
+
+LIVE = os.environ.get("STACKWRIGHT_LIVE_CLEARML", "")
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server under test: its system identity, and how to speak as another."""
+
+    system: ClearmlClient
+    speak: Callable[[str, SecretStr], ClearmlClient]
+
+
+@dataclass(frozen=True)
+class Tenant:
+    """A company made for these tests, with its administrator and that user's client."""
+
+    company: Company
+    admin: User
+    key: Credentials
+    client: ClearmlClient
+
+
+@pytest.fixture(scope="module", params=["stand-in", "live"] if LIVE else ["stand-in"])
+def server(request, tmp_path_factory):
+    """The stand-in, or the real server that the environment names."""
+    if request.param == "live":
+        ca_file = os.environ.get("STACKWRIGHT_LIVE_CLEARML_CA")
+        key = os.environ["STACKWRIGHT_LIVE_CLEARML_KEY"], SecretStr(os.environ["STACKWRIGHT_LIVE_CLEARML_SECRET"])
+        yield Server(ClearmlClient(LIVE, *key, ca_file), lambda *other: ClearmlClient(LIVE, *other, ca_file))
+        return
+    with clearml_alone(tmp_path_factory.mktemp("clearml")) as trial:
+        yield Server(trial.client(), trial.client)
+
+
+def make_tenant(server: Server) -> Tenant:
+    name = f"stackwright-contract-{secrets.token_hex(4)}"
+    company = server.system.create_company(name)
+    admin = server.system.create_user(company.id, "Contract Admin", f"admin@{name}.example")
+    key = server.system.create_credentials("contract", user_id=admin.id)
+    return Tenant(company, admin, key, server.speak(key.access_key, key.secret_key))
+
+
+@pytest.fixture(scope="module")
+def tenant(server):
+    """One tenant; its key is revoked afterwards."""
+    made = make_tenant(server)
+    yield made
+    server.system.revoke_credentials(made.key.access_key, user_id=made.admin.id)
+
+
+@pytest.fixture(scope="module")
+def other(server):
+    """Another tenant, to see what the first one must not."""
+    made = make_tenant(server)
+    yield made
+    server.system.revoke_credentials(made.key.access_key, user_id=made.admin.id)
+
+
+def test_server_tells_its_version_and_health(server):
+    """server.info has versions; server.health_check answers a list."""
+    info = server.system.server_info()
+    assert info.version and info.api_version
+    assert isinstance(server.system.health(), tuple)
+
+
+def test_login_tells_good_from_bad_keys(server):
+    """A wrong secret is an answer, not an error."""
+    assert server.system.login_ok()
+    assert not server.speak("NOSUCHKEY", SecretStr("wrong")).login_ok()
+
+
+def test_company_is_found_by_name_only_after_it_was_made(server, tenant):
+    """The look-up is exact and ignores case."""
+    assert server.system.find_company(f"{tenant.company.name}-absent") is None
+    assert server.system.find_company(tenant.company.name) == tenant.company
+    assert server.system.find_company(tenant.company.name.upper()) == tenant.company
+    assert tenant.company.id in {company.id for company in server.system.companies()}
+
+
+def test_company_names_have_a_least_length(server):
+    """Two characters are refused with HTTP 400."""
+    with pytest.raises(ApiError) as caught:
+        server.system.create_company("ab")
+    assert caught.value.status == 400
+
+
+def test_email_is_taken_once_for_all_companies(server, tenant, other):
+    """A second user with the same email is a conflict, in another company too."""
+    with pytest.raises(ConflictError):
+        server.system.create_user(tenant.company.id, "Twin", tenant.admin.email)
+    with pytest.raises(ConflictError):
+        server.system.create_user(other.company.id, "Twin", tenant.admin.email)
+
+
+def test_system_finds_a_tenants_user_by_acting_as_one(server, tenant):
+    """The users of a company are listed, with email and role, for a system key acting as one of them."""
+    found = server.system.find_user(tenant.company.id, tenant.admin.email.upper(), act_as=tenant.admin.id)
+    assert found is not None
+    assert (found.id, found.role) == (tenant.admin.id, "admin")
+    assert server.system.find_user(tenant.company.id, "nobody@nowhere.example", act_as=tenant.admin.id) is None
+
+
+def test_user_of_an_interrupted_onboarding_is_recovered(server, tenant):
+    """With no id known, the user is found by email, and nothing is left behind by the look."""
+    before = server.system.users(act_as=tenant.admin.id)
+    found = server.system.recover_user(tenant.company.id, tenant.admin.email)
+    assert found is not None and found.id == tenant.admin.id
+    assert server.system.recover_user(tenant.company.id, "nobody@nowhere.example") is None
+    assert server.system.users(act_as=tenant.admin.id) == before
+
+
+def test_tenants_key_speaks_as_its_administrator(tenant):
+    """users.get_current_user names the right user, role and company."""
+    me = tenant.client.whoami()
+    assert (me.user_id, me.role, me.company_id) == (tenant.admin.id, "admin", tenant.company.id)
+    assert me.company_name == tenant.company.name
+
+
+def test_credentials_are_listed_by_label_and_revoked(server, tenant):
+    """A key's secret is shown once; after its revocation the key is refused, and unknown to a second revocation."""
+    key = server.system.create_credentials("contract-second", user_id=tenant.admin.id)
+    assert server.speak(key.access_key, key.secret_key).login_ok()
+    assert "contract-second" in {known.label for known in server.system.list_credentials(user_id=tenant.admin.id)}
+
+    server.system.revoke_credentials(key.access_key, user_id=tenant.admin.id)
+
+    assert not server.speak(key.access_key, key.secret_key).login_ok()
+    assert key.access_key not in {known.access_key for known in tenant.client.list_credentials()}
+    with pytest.raises(NotFoundError):
+        server.system.revoke_credentials(key.access_key, user_id=tenant.admin.id)
+
+
+def test_system_identity_makes_no_keys_for_itself(server):
+    """Without impersonation the configured system user is protected: 400/301."""
+    with pytest.raises(ApiError) as caught:
+        server.system.create_credentials("never")
+    assert (caught.value.status, caught.value.code) == (400, 301)
+
+
+def test_tenant_may_not_do_the_platforms_work(tenant, other):
+    """An administrator is refused companies (403) and users of other companies (400)."""
+    with pytest.raises(ApiError) as caught:
+        tenant.client.companies()
+    assert (caught.value.status, caught.value.code) == (403, 20)
+    with pytest.raises(ApiError) as caught:
+        tenant.client.create_user(other.company.id, "Intruder", f"intruder@{other.company.name}.example")
+    assert caught.value.status == 400
+
+
+def test_queue_is_made_once(tenant):
+    """create_queue returns the existing queue the second time; the name is no pattern."""
+    name = f"contract.{secrets.token_hex(3)}"
+    assert tenant.client.find_queue(name) is None
+    made = tenant.client.create_queue(name)
+    assert tenant.client.create_queue(name) == made
+    assert tenant.client.find_queue(name.replace(".", "x")) is None
+    assert made in tenant.client.queues()
+
+
+def test_unknown_ids_are_not_found(tenant):
+    """A missing task is HTTP 400 with a sub-code on the wire, and NotFoundError here."""
+    with pytest.raises(NotFoundError) as caught:
+        tenant.client.get_task("0" * 32)
+    assert (caught.value.status, caught.value.code) == (400, 101)
+
+
+def test_task_waits_in_a_queue_that_nobody_serves(tenant):
+    """An enqueued task is queued; the server tells that no worker watches; it can be stopped and removed."""
+    queue = tenant.client.create_queue(f"contract-{secrets.token_hex(3)}")
+    project = tenant.client.ensure_project("stackwright-contract")
+    assert tenant.client.ensure_project("stackwright-contract") == project
+    task = tenant.client.create_task(project, "contract task", {"diff": "print()", "entry_point": "x.py"})
+    assert tenant.client.get_task(task).status == "created"
+
+    assert tenant.client.enqueue_task(task, queue.id) is False
+
+    assert tenant.client.get_task(task).status == "queued"
+    assert [found.id for found in tenant.client.find_tasks(project_id=project, name="contract task")] == [task]
+    tenant.client.stop_task(task, "contract")
+    assert tenant.client.get_task(task).ended
+    tenant.client.remove_task(task)
+    with pytest.raises(NotFoundError):
+        tenant.client.get_task(task)
+
+
+def test_tenants_do_not_see_each_other(tenant, other):
+    """Another tenant's task does not exist, its queue is not listed, and neither can be used."""
+    queue = tenant.client.create_queue(f"contract-{secrets.token_hex(3)}")
+    task = tenant.client.create_task(tenant.client.ensure_project("stackwright-contract"), "private", {})
+    assert queue.id not in {found.id for found in other.client.queues()}
+    with pytest.raises(NotFoundError):
+        other.client.get_task(task)
+    with pytest.raises(NotFoundError):
+        other.client.enqueue_task(task, queue.id)
+    tenant.client.remove_task(task)
+
+
+def test_new_tenant_has_no_workers_routers_or_capacity(other):
+    """The lists are there and empty."""
+    assert other.client.workers() == ()
+    assert other.client.routers() == ()
+    assert other.client.resource_usages() == ()
+
+
+def test_tenant_api_is_offered_or_not(server):
+    """The question has an answer on every server."""
+    assert server.system.tenants_api_offered() in (True, False)
