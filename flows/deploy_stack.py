@@ -8,18 +8,19 @@ from prefect.states import State
 from blocks.site import load_site
 from stackwright.domain.deploy import plan_deploy
 from tasks.common import gather_all, in_thread
-from tasks.layers import ensure_layers
+from tasks.layers import ensure_layer, ensure_layers
 from tasks.lease import hold_lease
 from tasks.nodes import ensure_node
 from tasks.parameters import PlanHash, SiteName
-from tasks.publish import Progress, publish_plan, publish_report
+from tasks.progress import Progress
+from tasks.publish import publish_plan, publish_report
 from tasks.rke2 import ensure_agents, ensure_server
 from tasks.stack import read_stack
 from tasks.tenants import ensure_tenant
 from tasks.validation import validate_site
 
 
-@flow(name="deploy-stack", flow_run_name="deploy-{site}", log_prints=False)
+@flow(name="deploy-stack", flow_run_name="deploy-{site}")
 async def deploy_stack(site: SiteName, plan_hash: PlanHash = None) -> State:
     """Bring one site to what its site file says, and prove it. Start it again after any failure: it continues.
 
@@ -28,32 +29,28 @@ async def deploy_stack(site: SiteName, plan_hash: PlanHash = None) -> State:
     spec, place = await in_thread(load_site, site)
 
     # Look, then decide. Nothing above the lease changes anything.
-    facts = await read_stack(place)
-    plan = plan_deploy(spec, facts)
+    plan = plan_deploy(spec, await read_stack(place))
     await publish_plan(plan)
 
     async with hold_lease(place, plan, plan_hash) as lease, Progress(plan) as progress:
+        bring_node, bring_server = progress.tracked(ensure_node), progress.tracked(ensure_server)
+        bring_layer, bring_tenant = progress.tracked(ensure_layer), progress.tracked(ensure_tenant)
+
         # 5.1 Nodes, all at once.
-        await gather_all(
-            [node for node in spec.nodes if plan.of(node.name, "node")],
-            lambda node: progress.track(ensure_node(place, node, lease, plan.of(node.name, "node"))),
-            spec.ssh.width,
-        )
+        nodes = [node for node in spec.nodes if plan.of(node.name, "node")]
+        await gather_all(nodes, lambda node: bring_node(place, node, lease, plan.of(node.name, "node")), spec.ssh.width)
+
         # 5.2 RKE2: servers one by one, for etcd's quorum; then all agents at once.
-        for server in spec.servers:
-            if plan.of(server.name, "rke2"):
-                await progress.track(ensure_server(place, server, lease, plan.of(server.name, "rke2")))
+        for server in [server for server in spec.servers if plan.of(server.name, "rke2")]:
+            await bring_server(place, server, lease, plan.of(server.name, "rke2"))
         await ensure_agents(place, lease, plan, progress)
+
         # 5.3-5.7 Layers, each as soon as what it needs has passed its gates.
-        await ensure_layers(place, lease, plan, progress)
+        await ensure_layers(place, lease, plan, bring_layer)
+
         # 5.8-5.9 Tenants.
-        await gather_all(
-            [tenant for tenant in spec.tenants if plan.of(tenant.name, "tenant")],
-            lambda tenant: progress.track(ensure_tenant(place, tenant, lease, plan.of(tenant.name, "tenant"))),
-        )
+        tenants = [tenant for tenant in spec.tenants if plan.of(tenant.name, "tenant")]
+        await gather_all(tenants, lambda one: bring_tenant(place, one, lease, plan.of(one.name, "tenant")))
 
     # 6 Validation: by work after a change, by looking when nothing was to be done.
-    evidence = await validate_site(place, light=plan.empty)
-    return await publish_report(place, plan, evidence, progress)
-
-
+    return await publish_report(place, plan, await validate_site(place, light=plan.empty), progress)

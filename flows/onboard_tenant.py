@@ -6,11 +6,12 @@ from prefect import flow
 from prefect.states import State
 
 from blocks.site import load_site
-from stackwright.domain.deploy import plan_one_tenant
+from stackwright.domain.deploy import find_tenant, plan_one_tenant
 from tasks.common import in_thread
 from tasks.lease import hold_lease
 from tasks.parameters import PlanHash, SiteName, TenantName
-from tasks.publish import Progress, publish_plan, publish_report
+from tasks.progress import Progress
+from tasks.publish import publish_plan, publish_report
 from tasks.stack import read_stack
 from tasks.tenants import ensure_tenant
 from tasks.validation import validate_tenant
@@ -25,8 +26,8 @@ async def onboard_tenant(site: SiteName, tenant: TenantName, plan_hash: PlanHash
     spec, place = await in_thread(load_site, site)
     plan = plan_one_tenant(spec, await read_stack(place), tenant)
     await publish_plan(plan)
-    wanted = next(one for one in spec.tenants if one.name == tenant)
+    wanted = find_tenant(spec, tenant)
     async with hold_lease(place, plan, plan_hash) as lease, Progress(plan) as progress:
         if not plan.empty:
-            await progress.track(ensure_tenant(place, wanted, lease, plan.of(tenant, "tenant")))
+            await progress.tracked(ensure_tenant)(place, wanted, lease, plan.of(tenant, "tenant"))
     return await publish_report(place, plan, await validate_tenant(place, wanted, light=plan.empty), progress)

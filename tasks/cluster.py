@@ -20,7 +20,7 @@ from stackwright.domain.rke2 import expected_hashes, first_server, members
 from stackwright.domain.rke2_facts import DATA, ETC, TOKEN, ClusterFacts
 from stackwright.domain.rke2_files import FileWant, rewrite_kubeconfig, wanted_files
 from stackwright.domain.shell import file_section, read_script
-from stackwright.domain.spec import StackSpec
+from stackwright.domain.spec import Node, StackSpec
 from tasks.scripts import render
 
 log = logging.getLogger(__name__)
@@ -29,15 +29,16 @@ API_PATIENCE_S = 60.0  # a server whose process runs may need this long until it
 
 
 def read_cluster(site: Site, facts: Mapping[str, NodeFacts]) -> ClusterFacts:
-    """Return what is known of the cluster. `facts` must hold every server: a second cluster is never made by mistake.
+    """Return what is known of the cluster, beside the facts of its nodes.
 
-    Raises ApiUnavailableError when servers run but their API does not answer: unknown is not absent.
+    Where `facts` holds a server it must hold all of them: a second cluster is never made by mistake. Facts of agents
+    alone will do to bring agents in. Raises ApiUnavailableError when the cluster should answer but does not.
     """
     spec = site.spec
-    absent = [node.name for node in spec.servers if node.name not in facts]
-    if absent:
-        raise StackError("facts of servers are missing", where=spec.site, wanted="all servers", seen=", ".join(absent))
-    found = members(spec, facts)
+    servers = [node.name for node in spec.servers if node.name in facts]
+    if servers and len(servers) < len(spec.servers):
+        raise StackError("facts of servers are missing", where=spec.site, wanted="all servers", seen=", ".join(servers))
+    found = members(spec, facts) if servers else ()
     nodes = _read_nodes(site, facts)
     token = site.secrets.read("secret-text", spec.rke2.token_block)
     text = token["value"].get_secret_value() if token else ""
@@ -58,13 +59,14 @@ def _read_nodes(site: Site, facts: Mapping[str, NodeFacts]) -> dict[str, NodeSta
     """Return the cluster's nodes by name; None without access, an empty mapping while no server runs."""
     if site.secrets.read("cluster-access", site.spec.rke2.kubeconfig_block) is None:
         return None
-    running = [node.name for node in site.spec.servers if facts[node.name].unit("rke2-server").active == "active"]
+    servers = [facts[node.name] for node in site.spec.servers if node.name in facts]
+    all_down = bool(servers) and not any(seen.unit("rke2-server").active == "active" for seen in servers)
     deadline = site.clock.now() + API_PATIENCE_S
     while True:
         try:
             return {node.name: node for node in site.kube().nodes()}
         except ApiUnavailableError:
-            if not running:
+            if all_down:
                 return {}
             if site.clock.now() >= deadline:
                 raise
@@ -122,14 +124,17 @@ def _renders(site: Site, want: FileWant) -> tuple[str, ...]:
     forms = [want]
     if want.path == TOKEN:
         block = site.spec.rke2.token_block
-        forms = [FileWant(TOKEN, want.mode, tree={"token": SecretRef("secret-text", block, key)}) for key in ("value", "short")]
+        forms = [
+            FileWant(TOKEN, want.mode, tree={"token": SecretRef("secret-text", block, key)})
+            for key in ("value", "short")
+        ]
     try:
         return tuple(render(site, form) for form in forms)
     except SecretMissingError:
         return ()
 
 
-def ensure_token(site: Site, cluster: ClusterFacts) -> None:
+def ensure_token(site: Site, node: Node, cluster: ClusterFacts) -> None:
     """Make the cluster's token and keep it, before any server is started with it. Does nothing when there is one.
 
     Raises StackError when a cluster exists whose token the block does not hold.
@@ -137,9 +142,11 @@ def ensure_token(site: Site, cluster: ClusterFacts) -> None:
     if cluster.token_hash:
         return
     block = site.spec.rke2.token_block
-    if cluster.members:
-        remedy = f"Put the content of {cluster.members[0]}:{DATA}/server/token into the block."
-        raise StackError("the cluster exists, but its token is not kept", where=f"block secret-text/{block}", remedy=remedy)
+    if cluster.members or not node.is_server:
+        remedy = f"Put the content of {DATA}/server/token of a server into the block."
+        raise StackError(
+            "the cluster exists, but its token is not kept", where=f"block secret-text/{block}", remedy=remedy
+        )
     site.secrets.write("secret-text", block, {"value": SecretStr(randomness.token_hex(24))})
     log.info("block secret-text/%s made: the cluster's token", block)
 
@@ -147,7 +154,9 @@ def ensure_token(site: Site, cluster: ClusterFacts) -> None:
 def save_access(site: Site, shell: NodeShell) -> None:
     """Keep kubeconfig and full token of a running server in the site's blocks."""
     spec = site.spec.rke2
-    seen = shell.read(read_script(file_section("kubeconfig", f"{ETC}/rke2.yaml") + file_section("token", f"{DATA}/server/token")))
+    seen = shell.read(
+        read_script(file_section("kubeconfig", f"{ETC}/rke2.yaml") + file_section("token", f"{DATA}/server/token"))
+    )
     for name in ("kubeconfig", "token"):
         if seen[name].rc != 0:
             what = f"the server's {name} cannot be read"

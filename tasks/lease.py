@@ -44,13 +44,13 @@ SWAP_TRIES = 5
 
 def this_process(run: str, url: str = "") -> Holder:
     """Return who this process is. Host and process namespace tell containers of one machine apart."""
-    space = os.readlink("/proc/self/ns/pid")
+    space = Path("/proc/self/ns/pid").readlink()
     boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     return Holder(run, f"{socket.gethostname()} {space}", boot, os.getpid(), _started(os.getpid()) or "", url)
 
 
 def is_dead(holder: Holder, me: Holder) -> bool:
-    """Tell whether the holder was a process of this very host and boot that is no more. False where it cannot be known."""
+    """Tell whether the holder was a process of this very host and boot that is no more. False when unknown."""
     if (holder.host, holder.boot) != (me.host, me.boot):
         return False
     try:

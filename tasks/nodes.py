@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from itertools import groupby
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -23,7 +22,7 @@ from stackwright.domain.plan import Effect, Step, check_steps_approved
 from stackwright.domain.spec import Node
 from tasks.cluster import read_cluster
 from tasks.common import in_thread, only_transient
-from tasks.scripts import guarded, send
+from tasks.scripts import Servers, guarded, send
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +46,12 @@ def read_nodes(site: Site, nodes: Iterable[Node]) -> dict[str, NodeFacts]:
             errors[0].add_note(f"also failed: {other}")
         raise errors[0]
     return {name: future.result() for name, future in futures.items()}
+
+
+def look_at_servers(site: Site) -> Servers:
+    """Return the cluster and the facts of all servers."""
+    facts = read_nodes(site, site.spec.servers)
+    return read_cluster(site, facts), facts
 
 
 def look(site: Site, node: Node, shell: NodeShell) -> NodeFacts:
@@ -92,7 +97,10 @@ def _decide(
     again = [change.step for change in changes if change.step.id in done]
     if again:
         raise RemoteStepError(
-            f"step {again[0].id} was done but took no effect", where=node.name, wanted=again[0].verify, seen=again[0].summary
+            f"step {again[0].id} was done but took no effect",
+            where=node.name,
+            wanted=again[0].verify,
+            seen=again[0].summary,
         )
     problems = check_node(site.spec, node, facts)
     if problems and changes:
@@ -103,20 +111,20 @@ def _decide(
 def _batches(changes: tuple[NodeChange, ...]) -> list[list[NodeChange]]:
     """Return the changes as scripts: those that go alone by themselves, all others between them together."""
     batches: list[list[NodeChange]] = []
-    for alone, group in groupby(changes, key=lambda change: change.alone):
-        batches += [[change] for change in group] if alone else [list(group)]
+    for change in changes:
+        if change.alone or not batches or batches[-1][-1].alone:
+            batches.append([change])
+        else:
+            batches[-1].append(change)
     return batches
 
 
-def _reboot(
-    site: Site, node: Node, shell: NodeShell, lease: LeaseHandle, change: NodeChange, facts: NodeFacts
-) -> None:
+def _reboot(site: Site, node: Node, shell: NodeShell, lease: LeaseHandle, change: NodeChange, facts: NodeFacts) -> None:
     if not (facts.rke2_runs or facts.rke2.has_data):
         log.info("%s: %s", node.name, change.step.summary)
         send(site, shell, lease, [change])
         return
-    servers = read_nodes(site, site.spec.servers)
-    with guarded(site, node, Effect.REBOOT, read_cluster(site, servers), servers):
+    with guarded(site, node, Effect.REBOOT, lambda: look_at_servers(site)):
         log.info("%s: %s", node.name, change.step.summary)
         send(site, shell, lease, [change])
         _wait_for_boot(site, node, facts.boot_id)

@@ -17,7 +17,7 @@ from prefect.cache_policies import NO_CACHE
 from stackwright.clients.site import LeaseHandle, Site, wait_until
 from stackwright.clients.ssh import NodeShell
 from stackwright.domain.cluster import NodeStatus, node_status
-from stackwright.domain.errors import ApiUnavailableError, GateTimeoutError, PlanRefusedError, RemoteStepError
+from stackwright.domain.errors import ApiUnavailableError, PlanRefusedError, RemoteStepError
 from stackwright.domain.node_facts import NodeFacts
 from stackwright.domain.plan import Effect, Plan, Step, check_steps_approved
 from stackwright.domain.quorum import check_join
@@ -28,7 +28,7 @@ from stackwright.domain.shell import quote, read_script, run_section, shell_sect
 from stackwright.domain.spec import Node
 from tasks.cluster import ensure_token, read_cluster, save_access
 from tasks.common import gather_all, in_thread, only_transient
-from tasks.nodes import look, read_nodes
+from tasks.nodes import look, look_at_servers, read_node, read_nodes
 from tasks.progress import Progress
 from tasks.scripts import guarded, send
 
@@ -65,8 +65,8 @@ def bring_server(site: Site, node: Node, lease: LeaseHandle, approved: tuple[Ste
 
 
 def bring_agent(site: Site, node: Node, lease: LeaseHandle, approved: tuple[Step, ...]) -> NodeFacts:
-    """Bring one agent to what the site file wants. Does nothing when it is there."""
-    return _bring(site, node, lease, approved, read_nodes(site, [*site.spec.servers, node]))
+    """Bring one agent to what the site file wants. Does nothing when it is there. The cluster must be up."""
+    return _bring(site, node, lease, approved, {node.name: read_node(site, node)})
 
 
 def _bring(
@@ -81,7 +81,7 @@ def _bring(
     if not changes:
         return facts[node.name]
     lease.check()
-    ensure_token(site, cluster)
+    ensure_token(site, node, cluster)
     with site.shells.open(node) as shell:
         for change in changes:
             log.info("%s: %s", node.name, change.step.summary)
@@ -109,7 +109,7 @@ def _carry_out(
         send(site, shell, lease, [change])
         _wait_until_joined(site, node, shell, facts[node.name], has_access=cluster.has_access)
     elif change.what == "restart" and change.step.effect is not Effect.FILE:
-        with guarded(site, node, change.step.effect, cluster, facts):
+        with guarded(site, node, change.step.effect, lambda: look_at_servers(site)):
             before = _look_at_unit(shell, node, facts[node.name])
             send(site, shell, lease, [change])
             _wait_until_joined(site, node, shell, facts[node.name], has_access=True, old_pid=before.pid)
@@ -193,7 +193,9 @@ def _is_joined(node: Node, status: NodeStatus) -> bool:
 
 def _describe(status: NodeStatus) -> str:
     shown = ("Ready", "EtcdIsVoter")
-    return ", ".join(f"{name}={status.conditions[name]}" for name in shown if name in status.conditions) or "no condition"
+    return (
+        ", ".join(f"{name}={status.conditions[name]}" for name in shown if name in status.conditions) or "no condition"
+    )
 
 
 def _give_up_early(node: Node, seen: UnitLook) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from pydantic import SecretStr
@@ -21,6 +21,8 @@ from stackwright.domain.rke2_facts import ClusterFacts
 from stackwright.domain.rke2_files import FileWant
 from stackwright.domain.shell import Batch, Command, StepOutcome
 from stackwright.domain.spec import Node
+
+Servers = tuple[ClusterFacts, Mapping[str, NodeFacts]]
 
 # Only one node of a run may be taken down at a time. Runs are kept apart by the lease, workers by the fencing number.
 _one_down = threading.Lock()
@@ -45,7 +47,8 @@ def command_of(site: Site, change: NodeChange | Rke2Change) -> Command:
         secrets = {name: open_secret(site, ref) for name, ref in change.secrets.items()}
     else:
         secrets = {
-            name: SecretStr(base64.b64encode(render(site, want).encode()).decode()) for name, want in change.files.items()
+            name: SecretStr(base64.b64encode(render(site, want).encode()).decode())
+            for name, want in change.files.items()
         }
     step = change.step
     return Command(step.id, step.fingerprint[:16], change.script, secrets, change.timeout_s)
@@ -61,15 +64,15 @@ def send(
 
 
 @contextmanager
-def guarded(
-    site: Site, node: Node, effect: Effect, cluster: ClusterFacts, facts: Mapping[str, NodeFacts]
-) -> Iterator[None]:
+def guarded(site: Site, node: Node, effect: Effect, look: Callable[[], Servers]) -> Iterator[None]:
     """Let a step of this effect be done on a server only while etcd bears it, and only on one node at a time.
 
-    Raises QuorumError with all reasons. `facts` are those of all servers, read just now.
+    `look` reads the cluster and all servers; it is called when no other node is down any more.
+    Raises QuorumError with all reasons.
     """
     with _one_down:
         if node.is_server:
+            cluster, facts = look()
             members = etcd_members(site.spec, cluster, facts)
             problems = check_quorum(members, node.name, effect, allow_single=site.spec.rke2.allow_single_server)
             if problems:

@@ -5,13 +5,31 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime
 
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
 from stackwright.clients.site import Site
 from stackwright.domain.deploy import StackFacts
-from tasks.common import gather_all, in_thread
+from stackwright.domain.node_facts import NodeFacts
+from stackwright.domain.spec import Node
+from tasks.cluster import read_cluster
+from tasks.common import gather_all, in_thread, only_transient
 from tasks.layers import read_layers
 from tasks.nodes import read_node
-from tasks.rke2 import read_cluster
 from tasks.tenants import read_tenant
+
+
+@task(
+    task_run_name="look-{node.name}",
+    cache_policy=NO_CACHE,  # what was seen is never a cached result
+    timeout_seconds=300,
+    retries=2,
+    retry_delay_seconds=[2, 10],
+    retry_condition_fn=only_transient,
+)
+async def look_node(site: Site, node: Node) -> NodeFacts:
+    """Look at one host, in one round trip. Changes nothing."""
+    return await in_thread(read_node, site, node)
 
 
 async def read_stack(site: Site) -> StackFacts:
@@ -21,17 +39,18 @@ async def read_stack(site: Site) -> StackFacts:
     left pending counts as left by a dead run: the lease, asked before any change, keeps a live one out.
     """
     spec = site.spec
-    nodes = await gather_all(spec.nodes, lambda node: look_node(site, node), spec.ssh.width)
+    seen = await gather_all(spec.nodes, lambda node: look_node(site, node), spec.ssh.width)
+    nodes = {node.name: facts for node, facts in zip(spec.nodes, seen, strict=True)}
     tenants = spec.tenants if spec.layers.clearml.enabled else ()
-    cluster, layers, seen = await asyncio.gather(
-        in_thread(read_cluster, site),
+    cluster, layers, found = await asyncio.gather(
+        in_thread(read_cluster, site, nodes),
         in_thread(read_layers, site),
         gather_all(tenants, lambda tenant: in_thread(read_tenant, site, tenant, run_dead=True)),
     )
     return StackFacts(
         at=datetime.fromtimestamp(site.clock.now(), UTC).isoformat(timespec="seconds"),
-        nodes={node.name: facts for node, facts in zip(spec.nodes, nodes, strict=True)},
+        nodes=nodes,
         cluster=cluster,
         layers=layers,
-        tenants={tenant.name: facts for tenant, facts in zip(tenants, seen, strict=True)},
+        tenants={tenant.name: facts for tenant, facts in zip(tenants, found, strict=True)},
     )

@@ -30,8 +30,8 @@ log = logging.getLogger(__name__)
 
 FOLDER = Path(stackwright.workloads.__file__).parent
 TAIL = 40
-# The SDK would wait for hours for a dead server: a workload shall fail while someone looks. Its reporting process of its
-# own waits 5 s at each flush, a thread does not.
+# The SDK would wait for hours for a dead server: a workload shall fail while someone looks. Reporting from a process of
+# its own it waits 5 s at each flush, from a thread it does not.
 SDK_SETTINGS = """\
 api.http.retries { total: 3, connect: 3, read: 3, backoff_factor: 0.5, backoff_max: 2.0 }
 sdk.development.report_use_subprocess: false

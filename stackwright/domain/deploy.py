@@ -15,6 +15,7 @@ from stackwright.domain.plan import Plan, Step
 from stackwright.domain.rke2 import check_cluster, plan_rke2
 from stackwright.domain.rke2_facts import ClusterFacts
 from stackwright.domain.spec import StackSpec, Tenant
+from stackwright.domain.spec_checks import note_spec
 from stackwright.domain.tenants import TenantFacts, plan_tenant
 
 Steps = tuple[Step, ...]
@@ -45,7 +46,7 @@ def plan_deploy(spec: StackSpec, facts: StackFacts) -> Plan:
             problems += refused.problems
     if problems:
         raise PlanRefusedError("the site cannot be brought to its site file", problems, where=spec.site)
-    return Plan(spec.site, tuple(steps))
+    return Plan(spec.site, tuple(steps), note_spec(spec))
 
 
 def _parts(spec: StackSpec, facts: StackFacts) -> Iterator[Callable[[], Steps]]:

@@ -1,4 +1,4 @@
-"""What on a node forbids a deploy, or will spoil it: found before anything is changed, all at once. Guide: 4.9, 5.1, 5.2."""
+"""What on a node forbids a deploy, or will spoil it: found before any change, all at once. Guide: 4.9, 5.1, 5.2."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ def check_nodes(spec: StackSpec, facts: Mapping[str, NodeFacts]) -> list[Problem
         late, early = min(clocks, key=lambda name: clocks[name]), max(clocks, key=lambda name: clocks[name])
         spread = clocks[early] - clocks[late]
         seen = f"{spread:.1f} s between {late} and {early}"
-        remedy = "Correct the clocks (`chronyc makestep`): certificates made on one node are not valid yet on the other."
+        remedy = (
+            "Correct the clocks (`chronyc makestep`): certificates made on one node are not valid yet on the other."
+        )
         problems.append(Problem(late, "the nodes' clocks differ", remedy, f"under {MOST_CLOCK_SPREAD_S:.0f} s", seen))
     return problems
 
@@ -70,7 +72,9 @@ def _size(spec: StackSpec, node: Node, facts: NodeFacts) -> Problems:
 
 def _name(spec: StackSpec, node: Node, facts: NodeFacts) -> Problems:
     if facts.rke2.has_data and facts.hostname != node.name:
-        remedy = "A member's name cannot change: write the present name into the site file, or remove and re-add the node."
+        remedy = (
+            "A member's name cannot change: write the present name into the site file, or remove and re-add the node."
+        )
         yield Problem(node.name, "a cluster member runs under another host name", remedy, node.name, facts.hostname)
 
 
@@ -107,7 +111,9 @@ def _gpu(spec: StackSpec, node: Node, facts: NodeFacts) -> Problems:
         yield Problem(node.name, "no GPU driver is loaded", remedy, f"{node.gpu.vendor} driver", "none")
     elif facts.gpu.count < node.gpu.count:
         remedy = "Check the cards with the vendor's tool, or correct gpu.count."
-        yield Problem(node.name, "fewer GPUs than the site file says", remedy, str(node.gpu.count), str(facts.gpu.count))
+        yield Problem(
+            node.name, "fewer GPUs than the site file says", remedy, str(node.gpu.count), str(facts.gpu.count)
+        )
 
 
 def _disks(spec: StackSpec, node: Node, facts: NodeFacts) -> Problems:
@@ -127,12 +133,18 @@ def _disks(spec: StackSpec, node: Node, facts: NodeFacts) -> Problems:
 def _leftovers(spec: StackSpec, node: Node, facts: NodeFacts) -> Problems:
     seen = facts.rke2
     if node.is_server and seen.has_data and not seen.has_token:
-        remedy = "Look at what the data is. If it is waste, run rke2-uninstall.sh on the node: it is never wiped for you."
-        yield Problem(node.name, "data of an older cluster lies here", remedy, "server/db with a token, or neither", "no token")
+        remedy = (
+            "Look at what the data is. If it is waste, run rke2-uninstall.sh on the node: it is never wiped for you."
+        )
+        yield Problem(
+            node.name, "data of an older cluster lies here", remedy, "server/db with a token, or neither", "no token"
+        )
     other = "agent" if node.is_server else "server"
     if facts.unit(f"rke2-{other}").active in ("active", "activating"):
         remedy = f"Correct the roles in the site file, or remove RKE2's {other} from the node."
-        yield Problem(node.name, f"the node runs rke2-{other}", remedy, f"roles that fit rke2-{other}", ", ".join(node.roles))
+        yield Problem(
+            node.name, f"the node runs rke2-{other}", remedy, f"roles that fit rke2-{other}", ", ".join(node.roles)
+        )
     if seen.binary.startswith("/usr/bin"):
         remedy = "Remove the RKE2 packages first: RPM and tarball cannot be mixed on a host."
         yield Problem(node.name, "RKE2 is installed from RPM", remedy, "a tarball, or nothing", seen.binary)

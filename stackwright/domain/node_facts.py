@@ -14,7 +14,15 @@ from typing import Literal
 from stackwright.domain import node_wants, rke2_facts
 from stackwright.domain.errors import StackError
 from stackwright.domain.rke2_facts import Rke2Facts
-from stackwright.domain.shell import STATE, Section, file_section, read_script, run_section, shell_section, value_section
+from stackwright.domain.shell import (
+    STATE,
+    Section,
+    file_section,
+    read_script,
+    run_section,
+    shell_section,
+    value_section,
+)
 from stackwright.domain.spec import Node, StackSpec
 
 Family = Literal["sles15", "sles16", "slmicro", "other"]
@@ -61,7 +69,10 @@ class UnitState:
     @property
     def is_off(self) -> bool:
         """True when it does not run and no boot starts it."""
-        return self.active not in ("active", "activating", "reloading") and self.enabled not in ("enabled", "enabled-runtime")
+        return self.active not in ("active", "activating", "reloading") and self.enabled not in (
+            "enabled",
+            "enabled-runtime",
+        )
 
 
 @dataclass(frozen=True)
@@ -169,7 +180,9 @@ def node_script(spec: StackSpec, node: Node) -> str:
         shell_section("journal", f"if [ -e {STATE}/journal ]; then tail -n 200 {STATE}/journal; fi"),
     ]
     if node_wants.needs_iscsi(spec):
-        parts.append(shell_section("multipath", "for map in /dev/mapper/mpath*; do [ -e \"$map\" ] && echo \"$map\"; done; :"))
+        parts.append(
+            shell_section("multipath", 'for map in /dev/mapper/mpath*; do [ -e "$map" ] && echo "$map"; done; :')
+        )
     parts += [file_section(f"file_{index}", path) for index, path in enumerate(watched_files(spec))]
     parts += [
         value_section(f"sysctl_{index}", f"/proc/sys/{key.replace('.', '/')}")
@@ -220,7 +233,9 @@ def parse_node_facts(spec: StackSpec, node: Node, seen: Mapping[str, Section], n
         units=_units(look),
         swaps=tuple(line.split()[0] for line in look.text("swaps").splitlines()[1:]),
         swap_units=tuple(
-            words[0] for words in map(str.split, look.text("swap_units").splitlines()) if words and "masked" not in words[1:2]
+            words[0]
+            for words in map(str.split, look.text("swap_units").splitlines())
+            if words and "masked" not in words[1:2]
         ),
         modules=frozenset(look.text("modules").split()),
         sysctls={
@@ -274,7 +289,9 @@ class _Looker:
         section = self.section(name)
         if section.rc not in ok:
             seen = "there is none" if section.absent else f"exit code {section.rc}"
-            raise FactUnknownError(f"`{name}` could not be read", where=self._node.name, wanted="exit code 0", seen=seen)
+            raise FactUnknownError(
+                f"`{name}` could not be read", where=self._node.name, wanted="exit code 0", seen=seen
+            )
         return section.out
 
     def optional(self, name: str) -> str | None:
@@ -283,7 +300,9 @@ class _Looker:
     def word(self, name: str, words: tuple[str, ...]) -> str:
         found = self.text(name).strip()
         if found not in words:
-            raise FactUnknownError(f"`{name}` is not understood", where=self._node.name, wanted=" or ".join(words), seen=found)
+            raise FactUnknownError(
+                f"`{name}` is not understood", where=self._node.name, wanted=" or ".join(words), seen=found
+            )
         return found
 
 
@@ -308,14 +327,18 @@ def _products(look: _Looker) -> dict[str, str]:
     try:
         rows = json.loads(text)
     except ValueError:
-        raise FactUnknownError("`SUSEConnect --status` is not JSON", wanted="a list", seen=f"{len(text)} characters") from None
+        raise FactUnknownError(
+            "`SUSEConnect --status` is not JSON", wanted="a list", seen=f"{len(text)} characters"
+        ) from None
     return {f"{row['identifier']}/{row['version']}/{row['arch']}": row.get("status", "") for row in rows}
 
 
 def _units(look: _Looker) -> dict[str, UnitState]:
     blocks = [block for block in look.text("units").split("\n\n") if block.strip()]
     if len(blocks) != len(UNITS):
-        raise FactUnknownError("`systemctl show` is not understood", wanted=f"{len(UNITS)} units", seen=str(len(blocks)))
+        raise FactUnknownError(
+            "`systemctl show` is not understood", wanted=f"{len(UNITS)} units", seen=str(len(blocks))
+        )
     states = {}
     for name, block in zip(UNITS, blocks, strict=True):
         have = dict(line.partition("=")[::2] for line in block.strip().splitlines())

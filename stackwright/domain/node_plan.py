@@ -183,7 +183,13 @@ def _reboot(plan: _Planner, why: str, what: str = "reboot") -> NodeChange:
     # A moment's delay lets the script answer before the link goes.
     script = "touch /run/reboot-needed\n( sleep 1; systemctl reboot ) >/dev/null 2>&1 9>&- &\n"
     return plan.change(
-        what, f"reboot: {why}", script, want=what, verify="another boot id, and the node answers", effect=Effect.REBOOT, alone=True
+        what,
+        f"reboot: {why}",
+        script,
+        want=what,
+        verify="another boot id, and the node answers",
+        effect=Effect.REBOOT,
+        alone=True,
     )
 
 
@@ -201,7 +207,8 @@ def _hosts(plan: _Planner) -> Changes:
     if text != seen:
         yield plan.change(
             "hosts", f"{len(plan.spec.dns.hosts)} static name(s) in {wants.HOSTS}",
-            put_file(wants.HOSTS, text), want=sorted(plan.spec.dns.hosts.items()), verify=f"{wants.HOSTS} has the block",
+            put_file(wants.HOSTS, text), want=sorted(plan.spec.dns.hosts.items()),
+            verify=f"{wants.HOSTS} has the block",
         )  # fmt: skip
 
 
@@ -221,7 +228,11 @@ def _resolver(plan: _Planner) -> Changes:
     else:
         script = put_file(wants.RESOLV, wants.resolv_file(plan.spec))
     yield plan.change(
-        "resolver", f"name servers {', '.join(want.servers)}", script, want=want.servers + want.search, verify=f"{wants.RESOLV} names them"
+        "resolver",
+        f"name servers {', '.join(want.servers)}",
+        script,
+        want=want.servers + want.search,
+        verify=f"{wants.RESOLV} names them",
     )
 
 
@@ -296,7 +307,9 @@ def _cis(plan: _Planner) -> Changes:
     group = "-g etcd" if "etcd" in plan.facts.groups else "-U"
     add = f"useradd -r -c 'etcd user' -s /sbin/nologin -M {group} etcd\n"
     script = add if "etcd" not in plan.facts.users else "groupadd -r etcd\n"
-    yield plan.change("cis-user", "create user and group etcd", script, want="etcd", verify="/etc/passwd has them", guide="5.2")
+    yield plan.change(
+        "cis-user", "create user and group etcd", script, want="etcd", verify="/etc/passwd has them", guide="5.2"
+    )
 
 
 def _network_manager(plan: _Planner) -> Changes:
@@ -325,7 +338,8 @@ def _firewall(plan: _Planner) -> Changes:
     mode, unit = plan.spec.firewall.mode, plan.facts.unit("firewalld")
     if mode == "disabled" and unit.exists and not unit.is_off:
         yield plan.change(
-            "firewall", "switch firewalld off: it conflicts with the pod network", "systemctl disable --now firewalld\n",
+            "firewall", "switch firewalld off: it conflicts with the pod network",
+            "systemctl disable --now firewalld\n",
             want=mode, verify="firewalld is inactive and disabled", effect=Effect.SERVICE_RESTART,
         )  # fmt: skip
     if mode == "open-ports" and unit.is_active:
@@ -369,7 +383,7 @@ PARTS: tuple[Callable[[_Planner], Changes], ...] = (
 )  # fmt: skip
 
 # SUSEConnect says on standard output what was wrong; 64 is a server that does not answer. connect-ng: SUSEConnect(8).
-_CONNECT_RC = " || { rc=$?; echo \"SUSEConnect ended with $rc\"; exit $rc; }\n"
+_CONNECT_RC = ' || { rc=$?; echo "SUSEConnect ended with $rc"; exit $rc; }\n'
 _RMT_CA = """\
 t=$(mktemp)
 curl --silent --show-error --fail --insecure --output "$t" {url}

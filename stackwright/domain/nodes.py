@@ -1,4 +1,4 @@
-"""Node preparation (guide 5.1) by its public names; the parts live in node_facts, node_wants, node_plan and node_checks."""
+"""Node preparation (guide 5.1) by its public names; its parts live in node_facts, node_plan and node_checks."""
 
 from stackwright.domain.node_checks import check_node, check_nodes
 from stackwright.domain.node_facts import NodeFacts, node_script, parse_node_facts

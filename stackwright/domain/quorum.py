@@ -1,7 +1,7 @@
 """The quorum guard: whether etcd bears a step. Pure; it refuses with the reason and the names.
 
-A restart of rke2-server leaves etcd running (it is a static pod of its own); a changed etcd manifest, another version and a
-reboot take the member down. Upstream: rancher/rke2, unit KillMode=process and static pod reconciliation.
+A restart of rke2-server leaves etcd running (it is a static pod of its own); a changed etcd manifest, another version
+and a reboot take the member down. Upstream: rancher/rke2, unit KillMode=process and static pod reconciliation.
 """
 
 from __future__ import annotations
@@ -68,7 +68,9 @@ def check_join(members: Iterable[Member], newcomer: str) -> list[Problem]:
             continue
         if not member.voter:
             what = f"{member.name} does not vote yet"
-            problems.append(_problem(newcomer, what, "Wait until it votes, or remove it.", "EtcdIsVoter=True", "a learner"))
+            problems.append(
+                _problem(newcomer, what, "Wait until it votes, or remove it.", "EtcdIsVoter=True", "a learner")
+            )
         elif not member.healthy:
             what = f"{member.name} is not healthy"
             problems.append(_problem(newcomer, what, "Mend it before a server joins.", "Ready", "not ready"))
@@ -100,7 +102,9 @@ def _doubts(members: tuple[Member, ...], target: str) -> list[Problem]:
 
 
 def _too_few(target: str, voters: list[Member], left: list[Member], need: int) -> Problem:
-    down = ", ".join(member.name for member in voters if member not in left and member.name != target) or "none besides it"
+    down = (
+        ", ".join(member.name for member in voters if member not in left and member.name != target) or "none besides it"
+    )
     seen = f"{len(left)} of {len(voters)} (not healthy: {down})"
     what = "too few healthy voters would be left"
     return _problem(target, what, "Bring the other servers up first.", f"{need} of {len(voters)}", seen)

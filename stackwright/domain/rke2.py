@@ -28,7 +28,7 @@ from stackwright.domain.rke2_files import (
 from stackwright.domain.shell import put_file, put_secret, quote
 from stackwright.domain.spec import Node, StackSpec
 
-STAGE = "/var/tmp/stackwright-rke2"
+STAGE = "/var/lib/stackwright/stage"
 IMAGES_DIR = "/var/lib/rancher/rke2/agent/images"
 TARBALL = "rke2.linux-{arch}.tar.gz"
 IMAGES = "rke2-images.linux-{arch}.tar.zst"
@@ -72,9 +72,7 @@ def first_server(spec: StackSpec, found: tuple[str, ...]) -> str:
     return found[0] if found else spec.servers[0].name
 
 
-def plan_rke2(
-    spec: StackSpec, node: Node, facts: NodeFacts, cluster: ClusterFacts
-) -> tuple[Rke2Change, ...]:
+def plan_rke2(spec: StackSpec, node: Node, facts: NodeFacts, cluster: ClusterFacts) -> tuple[Rke2Change, ...]:
     """Return what must be done for RKE2 on a node, in order; empty when it is as the spec wants it.
 
     A version that differs on a member is no step: `check_cluster` refuses it, because upgrades are another flow.
@@ -148,7 +146,9 @@ class _Planner:
         for want in drifted:
             is_secret = want.path in names
             script += (
-                put_secret(want.path, names[want.path], want.mode) if is_secret else put_file(want.path, want.text, want.mode)
+                put_secret(want.path, names[want.path], want.mode)
+                if is_secret
+                else put_file(want.path, want.text, want.mode)
             )
         script += "".join(f"rm -f {quote(path)}\n" for path in strangers)
         if self.unit.active == "activating":  # it starts over by itself, and then reads the new files
@@ -177,7 +177,11 @@ class _Planner:
 
     def start(self) -> Iterator[Rke2Change]:
         status = self.cluster.nodes.get(self.node.name)
-        if self.runs and self.unit.enabled == "enabled" and (self.cluster.reachable is None or _is_up(self.node, status)):
+        if (
+            self.runs
+            and self.unit.enabled == "enabled"
+            and (self.cluster.reachable is None or _is_up(self.node, status))
+        ):
             return
         script = (
             f"systemctl enable {self._unit}\n"
@@ -221,14 +225,17 @@ class _Planner:
             evicts = any(taint.endswith(":NoExecute") for taint in taints)
             step = self.step(
                 "labels", f"set labels and taints: {names}", Effect.DRAIN if evicts else Effect.FILE,
-                "the Node object has them", (sorted(self.node.labels.items()), [str(taint) for taint in self.node.taints]),
+                "the Node object has them",
+                (sorted(self.node.labels.items()), [str(taint) for taint in self.node.taints]),
             )  # fmt: skip
             yield Rke2Change(step, "", api=True)
 
     def access(self) -> Rke2Change:
         """Return the step that keeps the cluster's access in the site's blocks."""
         blocks = f"blocks {self.spec.rke2.kubeconfig_block} and {self.spec.rke2.token_block}"
-        step = self.step("access", f"keep kubeconfig and token in {blocks}", Effect.NONE, "the API answers to it", blocks)
+        step = self.step(
+            "access", f"keep kubeconfig and token in {blocks}", Effect.NONE, "the API answers to it", blocks
+        )
         return Rke2Change(step, "", api=True)
 
     @property
@@ -240,15 +247,13 @@ def note_started(role: str) -> str:
     """Return the lines that note which configuration the process is started with."""
     files = " ".join(config_files(role))
     return (
-        f"set --\nfor f in {files}; do if [ -e \"$f\" ]; then set -- \"$@\" \"$f\"; fi; done\n"
-        "s=$(sha256sum \"$@\")\ns=$(printf '%s\\n' \"$s\" | sha256sum)\n"
+        f'set --\nfor f in {files}; do if [ -e "$f" ]; then set -- "$@" "$f"; fi; done\n'
+        's=$(sha256sum "$@")\ns=$(printf \'%s\\n\' "$s" | sha256sum)\n'
         f"printf '%s\\n' \"${{s%% *}}\" >{STARTED}.new\nmv -f {STARTED}.new {STARTED}\n"
     )
 
 
-def install_script(
-    spec: StackSpec, node: Node, arch: str, cluster: ClusterFacts
-) -> tuple[str, dict[str, str]]:
+def install_script(spec: StackSpec, node: Node, arch: str, cluster: ClusterFacts) -> tuple[str, dict[str, str]]:
     """Return the installing script and the controller's files that must be on the node first.
 
     All artifacts are gathered in one folder, checked against the release's own sums, and handed to the vendor's script,
@@ -274,7 +279,9 @@ def install_script(
         fetch = f"curl --silent --show-error --fail --location --retry 3 --max-time 1500 {ca}--output"
         gather += f"{fetch} {STAGE}/install.sh {quote(f'{base}/install.sh')}\n"
         gather += "".join(f"{fetch} {STAGE}/{name} {quote(f'{base}/{version}/{name}')}\n" for name in names)
-    return gather + _INSTALL.format(stage=STAGE, sums=sums, images_dir=IMAGES_DIR, role=role_of(node), arch=short), uploads
+    return gather + _INSTALL.format(
+        stage=STAGE, sums=sums, images_dir=IMAGES_DIR, role=role_of(node), arch=short
+    ), uploads
 
 
 _INSTALL = """\
@@ -366,8 +373,10 @@ def _one_cluster(facts: Mapping[str, NodeFacts]) -> Iterator[Problem]:
         if found:
             first = hashes.setdefault("ca", found)
             if first != found:
-                remedy = "Find out which of them is yours; remove the other with rke2-uninstall.sh. Nothing is wiped for you."
-                yield Problem(name, "the servers belong to two clusters", remedy, f"CA {first[:12]}", f"CA {found[:12]}")
+                remedy = "Find out which is yours; remove the other with rke2-uninstall.sh. Nothing is wiped for you."
+                yield Problem(
+                    name, "the servers belong to two clusters", remedy, f"CA {first[:12]}", f"CA {found[:12]}"
+                )
 
 
 def _token(spec: StackSpec, facts: Mapping[str, NodeFacts], cluster: ClusterFacts) -> Iterator[Problem]:

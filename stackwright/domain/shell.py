@@ -138,7 +138,8 @@ def value_section(name: str, path: str) -> str:
 def read_script(body: str) -> str:
     """Return the whole reading script around sections. The function is read before it runs: no command can eat it."""
     return (
-        f"# stackwright-read\nsw_main() {{\nexport LC_ALL=C PATH={PATHS}\n{_READ}{body}printf '\\036end\\n\\036= 0\\n'\n}}\n"
+        f"# stackwright-read\nsw_main() {{\nexport LC_ALL=C PATH={PATHS}\n{_READ}{body}"
+        "printf '\\036end\\n\\036= 0\\n'\n}\n"
         'printf \'{"stackwright":1}\\n{"id":"read","rc":0,"out":"\'\n'
         "sw_main </dev/null 2>/dev/null | base64 -w 0\n"
         "printf '\"}\\n'\n"
@@ -193,7 +194,9 @@ sw_f=0
 if [ -e "$sw_d/fence" ]; then sw_f=; read -r sw_f <"$sw_d/fence"; fi
 case $sw_f in '' | *[!0-9]*) sw_fail fence ;; esac
 if [ "$sw_f" -gt "$2" ]; then printf '{"fenced":%s}\\n' "$sw_f"; exit 86; fi
-[ "$sw_f" -eq "$2" ] || { printf '%s\\n' "$2" >"$sw_d/fence.new" && mv -f "$sw_d/fence.new" "$sw_d/fence"; } || sw_fail fence
+if [ "$sw_f" -ne "$2" ]; then
+{ printf '%s\\n' "$2" >"$sw_d/fence.new" && mv -f "$sw_d/fence.new" "$sw_d/fence"; } || sw_fail fence
+fi
 }
 """
 

@@ -76,6 +76,7 @@ class Center:
         users = {fields["username"]: fields["password"] for fields in self.secrets["registry"].values()}
         registry = RegistryState(self.folder / "registry", users)
         await asyncio.to_thread(publish_charts, registry, CHARTS)
+        await self.kube.start()
         install_operators(self.kube, devices=self._devices, hooks=self.clearml)
         await self.nodes.start()
         await self.rke2.start()
@@ -84,8 +85,7 @@ class Center:
         await self._serve(artifacts_app(release), PORTS["artifacts"], self.net.ca.server_context(self.lb, [self.lb]))
         default = LabNet.self_signed("TRAEFIK DEFAULT CERT")
         await self._serve(create_ingress_app(self.kube), PORTS["ingress"], Certificates(self.kube, default).context)
-        places = {**self.addresses, "lb": self.lb, "ca": str(self.net.ca_file)}
-        sitefile.write(self.folder, places, self.nodes.host_keys)
+        sitefile.write(self.folder, self.net.prefix, str(self.net.ca_file), self.nodes.host_keys)
 
     async def stop(self) -> None:
         """Stop every part; the folder keeps the machines' disks."""
@@ -175,7 +175,7 @@ class KubeApi:
         return self._state.objects(kind)
 
     async def serve(self, address: str, port: int, context: ssl.SSLContext) -> Callable[[], Awaitable[None]]:
-        runner = web.AppRunner(create_kube_app(self._state, gate=self._gate), access_log=None)
+        runner = web.AppRunner(create_kube_app(self._state, gate=self._gate), access_log=None, shutdown_timeout=0)
         await runner.setup()
         await web.TCPSite(runner, address, port, ssl_context=context).start()
         return runner.cleanup

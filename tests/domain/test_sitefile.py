@@ -331,21 +331,21 @@ def never_anything_else(text: str) -> None:
 
 
 @given(st.text(alphabet=st.characters(codec="utf-8"), max_size=60))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, database=None)
 def test_any_text_is_accepted_or_refused(text):
     """Nothing but SiteFileError leaves parse_site, whatever the text."""
     never_anything_else(text)
 
 
 @given(st.text(alphabet="ab:-[]{}&*!|>%@`'\"#?,<~ \n\t01.x_", max_size=60))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200, deadline=None, database=None)
 def test_any_yaml_like_text_is_accepted_or_refused(text):
     """Nothing but SiteFileError leaves parse_site, whatever YAML's own signs do."""
     never_anything_else(text)
 
 
 @given(st.data(), trees)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50, deadline=None, database=None)
 def test_any_value_at_any_place_is_accepted_or_refused(data, value):
     """Nothing but SiteFileError leaves parse_site when a key of the example holds anything at all."""
     document = yaml.safe_load(EXAMPLE)

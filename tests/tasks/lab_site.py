@@ -6,11 +6,12 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from stackwright.clients.kube import Kube
 from stackwright.clients.site import Site
 from stackwright.clients.ssh import SshShells
+from stackwright.domain.cluster import node_status
 from stackwright.domain.errors import ApiUnavailableError
 from stackwright.domain.spec import StackSpec
+from stackwright.domain.values import deep_merge
 
 VERSION = "v1.34.10+rke2r1"
 
@@ -29,6 +30,22 @@ class MemorySecrets:
 
     def text(self, kind, name, key="value"):
         return self.kept[kind, name][key].get_secret_value()
+
+
+class DirectKube:
+    """The lab's objects without HTTP: these tests are about nodes, not about the API's wire."""
+
+    def __init__(self, api):
+        self._api = api
+
+    def get(self, api_version, kind, name, ns=None):
+        return self._api.get(kind, ns or "", name)
+
+    def nodes(self):
+        return [node_status(obj) for obj in self._api.objects("Node")]
+
+    def patch_merge(self, api_version, kind, name, patch, ns=None, *, subresource=""):
+        self._api.put(deep_merge(self._api.get(kind, ns or "", name), patch))
 
 
 def spec_of(lab, *, roles, profile="cis", **changes):
@@ -84,7 +101,7 @@ def spec_of(lab, *, roles, profile="cis", **changes):
 
 
 def site_of(lab, spec: StackSpec, workdir: Path, secrets: MemorySecrets | None = None) -> Site:
-    """Return the site with real SSH and Kubernetes clients, and secrets in memory."""
+    """Return the site with a real SSH client, and secrets in memory."""
     secrets = secrets or MemorySecrets(
         {
             ("registration", "suse-registration"): {"code": SecretStr("LAB-PLANTED-REGCODE")},
@@ -96,7 +113,7 @@ def site_of(lab, spec: StackSpec, workdir: Path, secrets: MemorySecrets | None =
         block = secrets.read("cluster-access", spec.rke2.kubeconfig_block)
         if block is None:
             raise ApiUnavailableError("there is no cluster yet", where="block")
-        return Kube(block["kubeconfig"].get_secret_value())
+        return DirectKube(lab.api)
 
     def none(*_):
         raise AssertionError("not part of these tests")

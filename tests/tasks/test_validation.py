@@ -23,6 +23,8 @@ from tasks.validation import (
 )
 from tests.tasks.tenant_site import TenantSite
 
+QUOTA = ("v1", "ResourceQuota", "clearml-red", "tenant-quota")
+
 
 @pytest.fixture(autouse=True)
 def _quick_digests(monkeypatch):
@@ -134,10 +136,7 @@ def test_public_names_are_measured(place):
         (lambda p, c: p.server.routers[c].clear(), {"tenant/red/router"}),
         (lambda p, c: setattr(p.clock, "at", p.clock.at + 3600), {"tenant/red/router"}),
         (lambda p, c: p.server.usages.update({c: []}), {"tenant/red/capacity"}),
-        (
-            lambda p, c: p.kube.objects[("v1", "ResourceQuota", "clearml-red", "tenant-quota")]["spec"]["hard"].update(pods="9"),
-            {"tenant/red/quota"},
-        ),
+        (lambda p, c: p.kube.objects[QUOTA]["spec"]["hard"].update(pods="9"), {"tenant/red/quota"}),
     ],
 )  # fmt: skip
 def test_each_defect_of_a_tenant_is_found(place, defect, failed):

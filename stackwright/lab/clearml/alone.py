@@ -1,4 +1,4 @@
-"""The ClearML stand-in on its own, over TLS with a CA of its own and under its three names: for tests, or to try by hand."""
+"""The ClearML stand-in on its own, over TLS with its own CA and under its three names: for tests, or to try by hand."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Trial:
 def clearml_alone(
     folder: Path, state: ClearmlState | None = None, env: Mapping[str, str] | None = None, gate: Gate | None = None
 ) -> Iterator[Trial]:
-    """Serve a stand-in for the time of the block; `env` is the API server's environment, the CA is put into `folder`."""
+    """Serve a stand-in for the time of the block; `env` is the API server's environment, the CA goes to `folder`."""
     state = state or ClearmlState()
     state.configure(env or {}, SYSTEM_KEY, SYSTEM_SECRET)
     names = [f"{part}.{DOMAIN}" for part in ("api", "app", "files")]

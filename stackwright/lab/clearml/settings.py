@@ -14,7 +14,7 @@ PREFIX = "CLEARML__"
 SEPARATOR = "__"
 # Characters that the server's HOCON parser does not allow in text without quotes, and what begins a comment there.
 RESERVED = frozenset('$"{}[]=,+`^?!@*&')
-COMMENT = re.compile("#|//")
+COMMENT = re.compile("#|(?<!:)//")
 
 
 class ConfigurationError(ValueError):

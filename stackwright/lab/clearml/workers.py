@@ -7,6 +7,7 @@ Source: ClearML agent, glue/k8s.py and commands/worker.py.
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import logging
 import os
@@ -109,8 +110,8 @@ class _Speaker:
             await self._session.close()
 
     async def login(self) -> None:
-        basic = aiohttp.BasicAuth(self.connection.access_key, self.connection.secret_key).encode()
-        self._token = (await self._send("auth.login", {}, basic))["token"]
+        pair = f"{self.connection.access_key}:{self.connection.secret_key}".encode()
+        self._token = (await self._send("auth.login", {}, f"Basic {base64.b64encode(pair).decode()}"))["token"]
 
     async def call(self, endpoint: str, **body: Any) -> dict[str, Any]:
         return await self._send(endpoint, body, f"Bearer {self._token}")

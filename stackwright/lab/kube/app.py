@@ -292,5 +292,3 @@ async def _body(request: web.Request, *, empty: bool = False) -> Any:
     except yaml.YAMLError as error:
         raise bad_request(f"error decoding YAML: {error}") from error
 
-
-Headers = Mapping[str, str]

@@ -102,5 +102,3 @@ async def definition(state: KubeState, _: str, name: str) -> float | None:
     lifecycle.finish_definition(state, name)
     return None
 
-
-Copied = copy

@@ -15,6 +15,7 @@ from stackwright.lab.kube.workloads import (
     end_pod,
     is_active,
     is_ready,
+    make_claim,
     make_pod,
     owned_pods,
     owner_reference,
@@ -207,7 +208,7 @@ async def stateful_set(state: KubeState, space: str, name: str) -> float | None:
     for index, pod_name in enumerate(names):
         kept = found.get(pod_name)
         if kept is None:
-            refused = _make_claims(state, own, index) or await _make_member(state, own, index, revision)
+            refused = await _make_claims(state, own, index) or await _make_member(state, own, index, revision)
         elif dig(kept.obj, "status", "phase") in {"Failed", "Succeeded"}:
             end_pod(state, kept)
         if refused or (not parallel and (kept is None or not is_ready(kept.obj) or not is_active(kept.obj))):
@@ -252,7 +253,7 @@ def _revision(state: KubeState, own: Obj) -> str:
     return name
 
 
-def _make_claims(state: KubeState, own: Obj, index: int) -> str:
+async def _make_claims(state: KubeState, own: Obj, index: int) -> str:
     meta = own["metadata"]
     for template in own["spec"].get("volumeClaimTemplates") or ():
         name = f"{template['metadata']['name']}-{meta['name']}-{index}"
@@ -261,7 +262,7 @@ def _make_claims(state: KubeState, own: Obj, index: int) -> str:
         labels = {**dig(own, "spec", "selector", "matchLabels", default={}), **dig(template, "metadata", "labels", default={})}
         body: Obj = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "spec": copy(template["spec"])}
         body["metadata"] = {"name": name, "namespace": meta["namespace"], "labels": labels}
-        refused = state.controllers_create_claim(body)
+        refused = await make_claim(state, body)
         if refused:
             text = f"create Claim {name} for Pod {meta['name']}-{index} in StatefulSet {meta['name']} failed error: {refused}"
             state.controllers.event(own, "Warning", "FailedCreate", text, "statefulset-controller")

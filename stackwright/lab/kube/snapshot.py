@@ -54,7 +54,7 @@ def snapshot(store: Store) -> Obj:
             else:
                 made[where] = _content(obj)
     for (namespace, name), release in releases.items():
-        made[f"helm/Release/{namespace}/{name}"] = release
+        made[f"helm/Release/{namespace}/{name}"] = {key: value for key, value in release.items() if key != "_revision"}
     return made
 
 

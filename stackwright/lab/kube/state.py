@@ -77,13 +77,13 @@ class KubeState(Store):
         self.lb_pools: list[str] = []
         self.ingress_ips: list[str] = []
         self.provisioners: set[str] = set()
-        self.rwx_provisioners: set[str] = set()
+        self.rwx_provisioners: set[str] = {"driver.longhorn.io"}
         self.pod_hooks: list[Callable[[Obj], str | None]] = []
         self.psa_default = "privileged"
         self.psa_exempt: set[str] = set()
         self.ca_certificate = ""
         self.started_at = time.time()
-        self.api_delay_s = 0.0
+        self._clocks: dict[str, dict[str, float]] = {}
         self._schemas: dict[Key, dict[str, Schema]] = {}
         self._hooked: list[_Hooked] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -240,6 +240,20 @@ class KubeState(Store):
                 await hooked.work(self, event)
             except Exception:  # a stand-in operator's fault must not stop the cluster; the log names it
                 log.exception("reconciler %s failed", getattr(hooked.work, "__qualname__", hooked.work))
+
+    def controllers_clock(self, what: tuple[str, str]) -> float:
+        """Return the seconds of the imitated world since this was first asked for (stage, uid)."""
+        started = self._clocks.setdefault(what[1], {}).setdefault(what[0], self.clock())
+        return (self.clock() - started) * self.speed
+
+    def forget_clocks(self, uid: str) -> None:
+        """Forget the stages of something that ended."""
+        self._clocks.pop(uid, None)
+
+    def cluster_address(self, namespace: str, name: str) -> str:
+        """Return the address of a Service or pod, for messages."""
+        found = self.peek(("", "services"), namespace, name) or self.peek(("", "pods"), namespace, name) or {}
+        return str(dig(found, "spec", "clusterIP") or dig(found, "status", "podIP", default="10.42.0.0"))
 
     # --- what the rules ask ------------------------------------------------------------------------------------------
 

@@ -156,6 +156,3 @@ class _Stream:
     async def _send(self, kind: str, body: bytes) -> None:
         await self.response.write(b'{"type":"' + kind.encode() + b'","object":' + body + b"}\n")
 
-
-Match = Callable[[Obj], bool]
-Fault = ApiFault

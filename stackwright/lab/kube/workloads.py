@@ -59,6 +59,17 @@ async def make_pod(state: KubeState, owner: Mapping[str, Any], template: Mapping
     return ""
 
 
+async def make_claim(state: KubeState, body: Obj) -> str:
+    """Create a claim, through admission. Return an empty text, or why it was refused."""
+    meta = body["metadata"]
+    change = writes.Change(state.resources[("", "persistentvolumeclaims")], meta["namespace"], meta["name"], validation="Ignore")
+    try:
+        await writes.create(state, change, body)
+    except ApiFault as fault:
+        return fault.message
+    return ""
+
+
 def end_pod(state: KubeState, kept: Kept) -> None:
     """Delete a pod with its own grace."""
     now = state.kept(PODS, kept.obj["metadata"]["namespace"], kept.obj["metadata"]["name"])

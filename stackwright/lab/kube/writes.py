@@ -7,7 +7,6 @@ Deletion's rules (finalizers, owners, grace) are in lifecycle.py.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -95,7 +94,10 @@ async def update(state: KubeState, change: Change, body: Obj) -> Obj:
     """Replace an object (PUT). A resourceVersion that is sent must be the newest."""
     old = _current(state, change)
     sent = _decode(state, change, body)
-    return await _replace(state, change, sent, old, "update")
+    try:
+        return await _replace(state, change, sent, old, "update")
+    except _MovedError:
+        raise conflict(change.resource.group, change.resource.plural, change.name) from None
 
 
 async def patch(state: KubeState, change: Change, content_type: str, body: Any) -> tuple[Obj, bool]:
@@ -383,5 +385,3 @@ def _uid_conflict(change: Change, sent: str, old: Kept) -> ApiFault:
     why = f"Precondition failed: UID in precondition: {sent}, UID in object meta: {old.obj['metadata']['uid']}"
     return conflict(change.resource.group, change.resource.plural, change.name, why)
 
-
-Patcher = Callable[[Mapping[str, Any]], Obj]

@@ -187,7 +187,22 @@ def test_settings_follow_the_servers_rule():
     assert find(tree, "a.none.d") is None
 
 
-HOCON = ["true", "12", "a-b.c", '"u@h"', "u@h", '["a", "b"]', "[a, b]", "{", "a:b", "x y", "a#b", "https://x/y", "a+b", r"a\b"]
+HOCON = [
+    "true",
+    "12",
+    "a-b.c",
+    '"u@h"',
+    "u@h",
+    '["a", "b"]',
+    "[a, b]",
+    "{",
+    "a:b",
+    "x y",
+    "a#b",
+    "https://x/y",
+    "a+b",
+    r"a\b",
+]
 
 
 def test_hocon_values_are_read_as_the_sdks_parser_reads_them():

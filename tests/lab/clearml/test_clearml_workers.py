@@ -1,0 +1,242 @@
+"""The agent and gateway stand-ins against the server stand-in, and real tasks through the real SDK."""
+
+import asyncio
+import json
+import threading
+import time
+from contextlib import contextmanager
+
+import pytest
+from pydantic import SecretStr
+
+from stackwright.clients.http import make_client
+from stackwright.clients.workload import WorkloadFailedError, run_in_queue, run_workload, script_text, workload_env
+from stackwright.domain.errors import GateTimeoutError
+from stackwright.lab.clearml import AgentStandin, GatewayStandin
+from stackwright.lab.clearml.alone import clearml_alone
+from stackwright.lab.clearml.workers import Connection
+
+DEADLINE_S = 20.0
+
+
+@pytest.fixture(scope="module")
+def trial(tmp_path_factory):
+    """A served stand-in, shared: each test makes its own tenant."""
+    with clearml_alone(tmp_path_factory.mktemp("clearml")) as served:
+        yield served
+
+
+def connection(trial, client) -> Connection:
+    return trial.connection(client.access_key, client._secret)
+
+
+@contextmanager
+def running(*standins):
+    """Run stand-ins in a loop of their own until the block ends."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    started = [asyncio.run_coroutine_threadsafe(standin.run(), loop) for standin in standins]
+    try:
+        yield
+    finally:
+
+        async def end():
+            tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+        asyncio.run_coroutine_threadsafe(end(), loop).result(DEADLINE_S)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(DEADLINE_S)
+        loop.close()
+        assert all(future.cancelled() for future in started), [future.exception() for future in started]
+
+
+def until(check):
+    """Look until the check holds."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not check():
+        assert time.monotonic() < deadline, "not seen in time"
+        threading.Event().wait(0.02)
+
+
+def agent(trial, client, *queues, **more) -> AgentStandin:
+    return AgentStandin(connection(trial, client), "clearml-agent", queues, report_s=0.1, poll_s=0.02, **more)
+
+
+def test_agent_and_gateway_are_listed_while_they_run(trial):
+    """Queues are made, the worker serves them, capacity and router show, and all are gone when the releases are."""
+    tenant = trial.tenant("listed")
+    gateway = GatewayStandin(connection(trial, tenant), "gw-listed", "https://router.listed", report_s=0.1)
+    with running(agent(trial, tenant, "default", "gpu", max_gpus=2), gateway):
+        until(lambda: tenant.routers() and tenant.resource_usages())
+        assert {queue.name for queue in tenant.queues()} == {"default", "gpu"}
+        assert [worker.queues for worker in tenant.workers()] == [("default", "gpu")]
+        assert [(router.name, router.url) for router in tenant.routers()] == [("gw-listed", "https://router.listed")]
+        assert [usage.gpus_max_allowed for usage in tenant.resource_usages()] == [2.0]
+    assert tenant.workers() == () and tenant.routers() == ()
+
+
+def test_agent_without_create_queues_waits_for_its_queue(trial):
+    """A missing queue is its problem, until someone makes it."""
+    tenant = trial.tenant("waiting")
+    worker = agent(trial, tenant, "later", create_queues=False)
+    with running(worker):
+        until(lambda: "later does not exist" in worker.problem)
+        assert tenant.workers() == ()
+        tenant.create_queue("later")
+        until(lambda: tenant.workers())
+
+
+def test_agent_with_a_wrong_key_serves_nothing(trial):
+    """It stays at the login, and says so without the secret."""
+    tenant = trial.tenant("wrongkey")
+    worker = agent(trial, trial.client(tenant.access_key, SecretStr("not-the-secret")), "default")
+    with running(worker):
+        until(lambda: "invalid credentials" in worker.problem)
+    assert "not-the-secret" not in worker.problem + repr(worker.connection)
+
+
+def test_script_runs_through_the_queue_with_the_real_sdk(trial):
+    """Validation as the product does it: the smoke script, queued, trained, its results read back."""
+    tenant = trial.tenant("queued")
+    with running(agent(trial, tenant, "gpu")):
+        queue = tenant.create_queue("gpu")
+        done = run_in_queue(tenant, queue, "Stackwright", "smoke", script_text("sdk_smoke"), 60, poll_s=0.05)
+        task = tenant.get_task(done.task_id)
+        loss = task.metric("train", "loss")
+        assert loss is not None and loss.count == 20 and loss.value < 0.5 * loss.maximum
+        assert task.artifacts == ("result",)
+        assert any('"accuracy"' in line for line in done.log_tail)
+        [series] = [found for found in tenant.scalars(done.task_id) if found.variant == "loss"]
+        assert series.iterations == tuple(range(20)) and list(series.values) == sorted(series.values, reverse=True)
+
+
+def test_failing_script_fails_the_task_with_its_last_lines(trial):
+    """The error names queue, task and the script's own words; the secret is only in the environment."""
+    tenant = trial.tenant("failing")
+    script = (
+        "import os, sys, pathlib\n"
+        "key = os.environ['CLEARML_API_SECRET_KEY']\n"
+        "assert key not in pathlib.Path('/proc/self/cmdline').read_text()\n"
+        "sys.exit('no such GPU')\n"
+    )
+    with running(agent(trial, tenant, "gpu")), pytest.raises(WorkloadFailedError, match="no such GPU") as caught:
+        run_in_queue(tenant, tenant.create_queue("gpu"), "Stackwright", "fails", script, 30, poll_s=0.05)
+    assert "queue gpu" in str(caught.value) and "exit code 1" in str(caught.value)
+
+
+def test_queue_without_a_worker_is_named_at_the_deadline(trial):
+    """The task is stopped, and the message says that nobody serves the queue."""
+    tenant = trial.tenant("unserved")
+    now = [0.0]
+
+    def poll(seconds):
+        now[0] += seconds
+
+    with pytest.raises(GateTimeoutError, match="no worker serves the queue"):
+        run_in_queue(
+            tenant,
+            tenant.create_queue("idle"),
+            "Stackwright",
+            "waits",
+            "print()",
+            5,
+            poll,
+            poll_s=1,
+            now=lambda: now[0],
+        )
+    project = tenant.ensure_project("Stackwright")
+    assert [task.status for task in tenant.find_tasks(project_id=project, name="waits")] == ["stopped"]
+
+
+def test_ending_agent_ends_its_pods(trial):
+    """A stopped release leaves no process behind."""
+    tenant = trial.tenant("ending")
+    script = (
+        "import os, time\nprint(os.getpid(), flush=True)\nopen(PATH, 'w').write(str(os.getpid()))\ntime.sleep(600)\n"
+    )
+    marker = trial.ca_file.parent / "pod.pid"
+    with running(agent(trial, tenant, "gpu")):
+        queue = tenant.create_queue("gpu")
+        text = {"diff": script.replace("PATH", repr(str(marker))), "entry_point": "x.py"}
+        task = tenant.create_task(tenant.ensure_project("Stackwright"), "long", text)
+        assert tenant.enqueue_task(task, queue.id) in (True, False)
+        until(lambda: marker.exists() and marker.read_text())
+    assert not is_alive(int(marker.read_text()))
+
+
+def is_alive(pid: int) -> bool:
+    from pathlib import Path
+
+    status = Path(f"/proc/{pid}/stat")
+    return status.exists() and status.read_text().split()[2] != "Z"
+
+
+# On this machine -------------------------------------------------------------------------------------------------
+
+
+def environment(trial, client, **more):
+    return workload_env(
+        trial.api_url,
+        trial.web_url,
+        trial.files_url,
+        client.access_key,
+        client._secret,
+        ca_file=trial.ca_file,
+        resolve=trial.resolve,
+        **more,
+    )
+
+
+def test_sdk_smoke_runs_over_tls_with_a_private_ca(trial):
+    """Task.init, connect, scalars, artifact and close of the real SDK; the file reaches the file sink."""
+    tenant = trial.tenant("direct")
+    done = run_workload("sdk_smoke", environment(trial, tenant, project="Checks", task="direct"), 60)
+    assert done.output["last_loss"] < done.output["first_loss"]
+    task = tenant.get_task(done.task_id)
+    assert (task.status, task.name, task.artifacts) == ("completed", "direct", ("result",))
+    assert task.project_id == tenant.ensure_project("Checks")
+    [artifact] = [name for name in trial.state.files if done.task_id in name]
+    assert json.loads(trial.state.files[artifact])["loss"] == done.output["last_loss"]
+    assert tenant._secret.get_secret_value() not in " ".join(done.log_tail)
+
+
+def test_pipeline_smoke_runs_both_steps(trial):
+    """The decorated pipeline of the real SDK completes, with two completed children."""
+    tenant = trial.tenant("pipeline")
+    done = run_workload("pipeline_smoke", environment(trial, tenant), 120)
+    controller = tenant.get_task(done.task_id)
+    assert (controller.status, controller.type) == ("completed", "controller")
+    children = tenant.find_tasks(parent_id=done.task_id)
+    assert {(task.name, task.status) for task in children} == {("make_numbers", "completed"), ("add_up", "completed")}
+
+
+def test_workload_with_a_wrong_key_fails_at_once(trial):
+    """The SDK's refusal comes through as our error, without the secret."""
+    tenant = trial.tenant("badlogin")
+    env = environment(trial, tenant) | {"CLEARML_API_SECRET_KEY": "planted-secret-value"}
+    with pytest.raises(WorkloadFailedError) as caught:
+        run_workload("sdk_smoke", env, 60)
+    assert "planted-secret-value" not in str(caught.value)
+
+
+def test_workload_is_killed_at_its_deadline(trial):
+    """A server that does not answer costs the deadline, not hours; nothing of the process is left."""
+    tenant = trial.tenant("deadline")
+    started = time.monotonic()
+    with pytest.raises(GateTimeoutError, match="did not end within 0 s"):
+        run_workload("sdk_smoke", environment(trial, tenant), 0.2)
+    assert time.monotonic() - started < 10
+
+
+def test_isolation_holds_for_the_sdks_results(trial):
+    """Another tenant's key does not see the task that the SDK made."""
+    mine, other = trial.tenant("mine"), trial.tenant("other")
+    task = mine.create_task(mine.ensure_project("Stackwright"), "mine", {})
+    auth = (other.access_key, other._secret.get_secret_value())
+    with make_client(trial.api_url, trial.ca_file, trial.resolve, 10, auth) as http:
+        meta = http.post("/tasks.get_by_id", json={"task": task}).json()["meta"]
+    assert (meta["result_code"], meta["result_subcode"]) == (400, 101)

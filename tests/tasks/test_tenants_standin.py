@@ -1,0 +1,115 @@
+"""Tenants and validation against the ClearML stand-in over TLS, with agents and gateways that work, and the real SDK."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from stackwright.clients.site import SystemClock
+from stackwright.domain.errors import ConflictError
+from stackwright.domain.releases import plain_values
+from stackwright.domain.tenants import credentials_label
+from stackwright.lab.clearml import AgentStandin, GatewayStandin
+from stackwright.lab.clearml.alone import DOMAIN, SYSTEM_KEY, SYSTEM_SECRET, clearml_alone
+from tasks.validation import look_isolation, look_server, look_tenant, run_training
+from tests.tasks.tenant_site import TenantSite
+
+
+class StandinSite(TenantSite):
+    """A site whose ClearML is the stand-in; cluster and helm stay fakes, whose releases start workers."""
+
+    def __init__(self, folder, trial) -> None:
+        hosts = {f"{name}.{DOMAIN}": "127.0.0.1" for name in ("api", "app", "files")}
+        super().__init__(
+            folder, clearml={"base_domain": DOMAIN}, dns={"hosts": hosts}, rke2={"poll_s": 0.1},
+            ingress={"https_port": trial.served.port, "ca_file": str(trial.ca_file)},
+        )  # fmt: skip
+        self.trial, self.running = trial, {}
+        self.secrets.blocks[("api-key", "clearml-supervisor")] = {"access_key": SYSTEM_KEY, "secret_key": SYSTEM_SECRET}
+        self.site = replace(self.site, clearml=trial.client, clock=SystemClock())
+
+    def bring_up(self, want) -> None:
+        values = plain_values(want.values)
+        pair = values["clearml"]
+        if "agentk8sglue" in values:
+            connection = self.trial.connection(pair["agentk8sglueKey"], _Text(pair["agentk8sglueSecret"]))
+            queues, gpus = values["agentk8sglue"]["queues"], values["agentk8sglue"]["orchestrationDashboard"]["gpu"]
+            worker = AgentStandin(
+                connection, want.name, tuple(queues), max_gpus=gpus["reportMax"], max_pods=2, report_s=0.5, poll_s=0.1
+            )
+        else:
+            connection = self.trial.connection(pair["apiKey"], _Text(pair["apiSecret"]))
+            worker = GatewayStandin(connection, want.name, f"https://{values['ingress']['hostName']}", report_s=0.5)
+        self.trial.served.call(self._replace((want.namespace, want.name), worker))
+
+    async def _replace(self, key, worker) -> None:
+        if key in self.running:
+            self.running[key].cancel()
+        self.running[key] = asyncio.get_running_loop().create_task(worker.run())
+
+
+class _Text:
+    """What `Trial.connection` asks of a secret."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def get_secret_value(self) -> str:
+        return self.text
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("standin")
+    with clearml_alone(folder) as trial:
+        place = StandinSite(folder, trial)
+        place.bring("red")
+        place.bring("blue")
+        yield place
+
+
+def test_tenants_come_up_and_a_second_run_changes_nothing(place):
+    """Both tenants list their queues, workers and routers, and nothing is left to do."""
+    users = [user.email for user in place.trial.state.accounts.values() if user.email.endswith(".example")]
+    assert sorted(users) == ["admin@blue.example", "admin@red.example"]
+    assert place.plan("red") == place.plan("blue") == ()
+    assert {check.verdict for check in place.bring("red")} == {"pass"}
+
+
+def test_an_interrupted_onboarding_finds_its_user_again(place):
+    """A company and a user without a kept key pair, as a killed run leaves them, are completed and not made twice."""
+    block = place.secrets.blocks.pop(("api-key", "clearml-tenant-blue"))
+    place.bring("blue")
+    system = place.trial.client()
+    company = system.find_company("blue")
+    own = place.site.clearml(*_pair(place, "blue"))
+    assert [user.email for user in own.users()] == ["admin@blue.example"]
+    assert own.whoami().company_id == company.id
+    keys = system.list_credentials(user_id=own.whoami().user_id)
+    assert [key.label for key in keys] == [credentials_label(place.spec, place.tenant("blue"))]
+    assert not place.site.clearml(block["access_key"], _Text(block["secret_key"]).get_secret_value()).login_ok()
+    with pytest.raises(ConflictError):
+        system.create_user(company.id, "Twin", "admin@blue.example")
+
+
+def _pair(place, name):
+    fields = place.secrets.read("api-key", f"clearml-tenant-{name}")
+    return fields["access_key"].get_secret_value(), fields["secret_key"]
+
+
+def test_a_training_runs_through_each_tenants_queue_and_tenants_stay_apart(place):
+    """The real SDK trains in the agent; its metrics are read back; no tenant sees the other's queues or task."""
+    for name in ("red", "blue"):
+        evidence = run_training(place.site, place.tenant(name))
+        assert {check.verdict for check in evidence} == {"pass"}, evidence
+    for name in ("red", "blue"):
+        found = [*look_tenant(place.site, place.tenant(name)), *look_isolation(place.site, place.tenant(name))]
+        bad = [check for check in found if check.verdict != "pass"]
+        assert not bad
+
+
+def test_the_server_answers_over_its_public_names(place):
+    """User interface, API and file server are reached by name and over the site's CA."""
+    assert {check.verdict for check in look_server(place.site)} == {"pass"}
