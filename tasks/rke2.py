@@ -183,7 +183,8 @@ def _wait_until_joined(
 
     wait_until(
         joined, "the node Ready" + (" and its etcd member voting" if node.is_server else ""),
-        timeout_s=site.spec.rke2.join_timeout_s, poll_s=site.spec.rke2.poll_s, clock=site.clock, where=node.name, last=last,
+        timeout_s=site.spec.rke2.join_timeout_s, poll_s=site.spec.rke2.poll_s, clock=site.clock, where=node.name,
+        last=last,
     )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from stackwright.domain.spec import StackSpec
 def connect(spec: StackSpec, secrets: Secrets, workdir: Path) -> Site:
     """Return the site's clients. Raises SecretMissingError when the SSH key's block is missing."""
     key = need(secrets, "ssh-key", spec.ssh.key_block)
-    shells = SshShells(spec.ssh, key["private_key"], key["passphrase"], workdir / "known_hosts")
+    shells = SshShells(spec.ssh, key["private_key"], workdir / "known_hosts", key.get("passphrase"))
     cluster = _Cluster(spec, secrets, workdir)
     return Site(
         spec=spec,

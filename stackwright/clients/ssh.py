@@ -36,6 +36,9 @@ from stackwright.domain.spec import Node, Ssh
 
 log = logging.getLogger(__name__)
 
+# The library logs what it also raises, with tracebacks; our errors say it once.
+WIRE_LOG = logging.getLogger(f"{__name__}.wire")
+WIRE_LOG.setLevel(logging.CRITICAL)
 CHUNK = 1 << 18
 WINDOW = 1 << 22  # bytes in flight: one artifact must not wait for a window at every round trip
 SILENCE_S = 60  # a link that swallows packets is given up after this
@@ -112,6 +115,8 @@ class SshShells:
         seen = ""
         for types in self._host_keys.orders(node):
             transport = self._greet(node, types)
+            if transport is None:
+                continue
             try:
                 seen = self._host_keys.check(node, transport.get_remote_server_key())
                 if not seen:
@@ -122,11 +127,14 @@ class SshShells:
                 raise
             _close(transport)
         raise HostKeyError(
-            "the host key is not the expected one", where=node.name, wanted=self._host_keys.wanted(node), seen=seen
+            "the host key is not the expected one",
+            where=node.name,
+            wanted=self._host_keys.wanted(node),
+            seen=seen or "no key of that type",
         )
 
-    def _greet(self, node: Node, types: tuple[str, ...]) -> paramiko.Transport:
-        """Open the TCP connection and exchange keys."""
+    def _greet(self, node: Node, types: tuple[str, ...]) -> paramiko.Transport | None:
+        """Open the TCP connection and exchange keys; None when the node has no key of these types."""
         limit = self._ssh.connect_timeout_s
         try:
             link = socket.create_connection((node.address, node.port), timeout=limit)
@@ -136,12 +144,18 @@ class SshShells:
         link.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENCE_S * 1000)
         transport = paramiko.Transport(link, default_window_size=WINDOW)
         transport.daemon = True
+        transport.set_log_channel(WIRE_LOG.name)
         transport.banner_timeout = transport.handshake_timeout = transport.auth_timeout = limit
         transport.channel_timeout = limit
         if types:
             transport.get_security_options().key_types = types
         try:
             transport.start_client(timeout=limit)
+        except paramiko.ssh_exception.IncompatiblePeer as error:
+            _close(transport)
+            if types:
+                return None
+            raise _unreachable(node, "answers, but no SSH session can be agreed on", error) from error
         except (paramiko.SSHException, EOFError, OSError) as error:
             _close(transport)
             raise _unreachable(node, "answers, but no SSH session can be agreed on", error) from error

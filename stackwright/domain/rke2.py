@@ -257,8 +257,8 @@ def install_script(spec: StackSpec, node: Node, arch: str, cluster: ClusterFacts
     """Return the installing script and the controller's files that must be on the node first.
 
     All artifacts are gathered in one folder, checked against the release's own sums, and handed to the vendor's script,
-    always as a tarball: SLES 16 would take RPMs, and the two cannot be mixed on a host. Where it goes is for that script
-    to decide: /opt/rke2 where /usr/local is a mount point or read-only.
+    always as a tarball: SLES 16 would take RPMs, and the two cannot be mixed on a host. Where it goes is for that
+    script to decide: /opt/rke2 where /usr/local is a mount point or read-only.
     """
     want = spec.rke2.artifacts
     short = {"x86_64": "amd64", "aarch64": "arm64"}.get(arch, arch)

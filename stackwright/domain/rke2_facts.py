@@ -65,8 +65,8 @@ class ClusterFacts:
     """The cluster as its API shows it, and what the plan needs from the controller's own disk and blocks.
 
     `reachable` is None when there is no cluster access yet, False when the API did not answer. `nodes` is empty then.
-    `members` are the servers that hold cluster data; `token_hash` is the SHA-256 of the token block's secret part, empty
-    when there is no block. `artifacts` are the files of the controller's artifact folder.
+    `members` are the servers that hold cluster data; `token_hash` is the SHA-256 of the token block's secret part,
+    empty when there is no block. `artifacts` are the files of the controller's artifact folder.
     `secret_files` holds (node, path) of the files with secrets whose content on the node is what the blocks say now.
     `local_files` maps paths that the site file names to their text.
     """

@@ -148,7 +148,7 @@ def registries_tree(spec: StackSpec) -> dict[str, Any] | None:
 
 
 def pod_security() -> dict[str, Any]:
-    """Return the Pod Security admission setting of a hardened cluster: restricted, but for the platform's namespaces."""
+    """Return the Pod Security admission setting of a hardened cluster: restricted, but for our own namespaces."""
     level = {name: "restricted" for name in ("enforce", "audit", "warn")}
     versions = {f"{name}-version": "latest" for name in level}
     return {

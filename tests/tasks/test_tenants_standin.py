@@ -1,4 +1,4 @@
-"""Tenants and validation against the ClearML stand-in over TLS, with agents and gateways that work, and the real SDK."""
+"""Tenants and validation against the ClearML stand-in over TLS, with working agents and gateways and the real SDK."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class StandinSite(TenantSite):
         hosts = {f"{name}.{DOMAIN}": "127.0.0.1" for name in ("api", "app", "files")}
         super().__init__(
             folder, clearml={"base_domain": DOMAIN}, dns={"hosts": hosts}, rke2={"poll_s": 0.1},
-            ingress={"https_port": trial.served.port, "ca_file": str(trial.ca_file)},
+            layers={"clearml": {"timeout_s": 12}}, ingress={"https_port": trial.served.port, "ca_file": str(trial.ca_file)},
         )  # fmt: skip
         self.trial, self.running = trial, {}
         self.secrets.blocks[("api-key", "clearml-supervisor")] = {"access_key": SYSTEM_KEY, "secret_key": SYSTEM_SECRET}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 PREFIX = "CLEARML__"
@@ -44,10 +45,8 @@ def find(tree: Mapping[str, Any], path: str, default: Any = None) -> Any:
 def parse_value(text: str, name: str) -> Any:
     """Parse one HOCON value: JSON, a list of bare words, or a bare text. Raises ConfigurationError for others."""
     text = text.strip()
-    try:
+    with suppress(ValueError):  # not JSON: HOCON's own forms follow
         return json.loads(text)
-    except ValueError:
-        pass  # not JSON: HOCON's own forms follow
     if text.startswith("[") and text.endswith("]"):
         return [parse_value(item, name) for item in text[1:-1].split(",") if item.strip()]
     text = COMMENT.split(text)[0].strip()

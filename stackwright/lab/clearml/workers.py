@@ -18,6 +18,7 @@ import ssl
 import sys
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -134,7 +135,7 @@ class _Speaker:
         return data
 
 
-class _Standin:
+class _Standin(ABC):
     """Keeps one worker going until it is cancelled: what fails is logged and begun anew, as a restarting pod does.
 
     `problem` is what it is stuck on, empty while it works.
@@ -161,8 +162,9 @@ class _Standin:
                 self.problem = str(error) or type(error).__name__
             await asyncio.sleep(self.report_s)
 
+    @abstractmethod
     async def serve(self, api: _Speaker) -> None:
-        raise NotImplementedError
+        """Do the worker's job until something fails."""
 
 
 class AgentStandin(_Standin):

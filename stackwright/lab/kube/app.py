@@ -19,6 +19,7 @@ from stackwright.lab.kube import access, deletion, discovery, openapi, reading, 
 from stackwright.lab.kube.access import Ask, User
 from stackwright.lab.kube.errors import ApiFault, bad_request, method_not_allowed, not_found, unsupported_media
 from stackwright.lab.kube.kinds import Resource
+from stackwright.lab.kube.protobuf import decode_protobuf
 from stackwright.lab.kube.state import KubeState
 
 Obj = dict[str, Any]
@@ -282,7 +283,10 @@ async def _body(request: web.Request, *, empty: bool = False) -> Any:
         raise bad_request("EOF")
     kind = request.content_type
     if "protobuf" in kind or "cbor" in kind:
-        raise unsupported_media([JSON, "application/yaml"])
+        known = decode_protobuf(raw)
+        if known is None:
+            raise unsupported_media([JSON, "application/yaml"])
+        return known
     with contextlib.suppress(ValueError):
         return json.loads(raw)
     if "yaml" not in kind:
