@@ -42,7 +42,9 @@ def read_spec(name: str) -> StackSpec:
 
 def state_folder(site: str) -> Path:
     """Return the controller's own folder for a site (known host keys, helm caches), mode 0700. It holds no truth."""
-    base = os.environ.get("STACKWRIGHT_STATE") or os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    base = (
+        os.environ.get("STACKWRIGHT_STATE") or os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    )
     folder = Path(base) / "stackwright" / site
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder

@@ -1,4 +1,5 @@
-"""The block types, one for each kind of secret that a site file may name. Values are masked wherever Prefect shows them.
+"""The block types, one for each kind of secret that a site file may name. Values are masked wherever Prefect shows
+them.
 
 Register them with `prefect block register --module blocks.types`; `stackwright setup` does so too.
 """
@@ -61,7 +62,9 @@ class S3Credentials(Block):
 
     _block_type_name: ClassVar[str] = "Stackwright S3 key"
     _block_type_slug: ClassVar[str] = "stackwright-s3"
-    _description: ClassVar[str] = "Access key and secret key of the bundle store. The site file names it in backup.credentials_block."
+    _description: ClassVar[str] = (
+        "Access key and secret key of the bundle store. The site file names it in backup.credentials_block."
+    )
 
     access_key: SecretStr = Field(description="Access key")
     secret_key: SecretStr = Field(description="Secret key")
@@ -72,7 +75,9 @@ class ClusterAccess(Block):
 
     _block_type_name: ClassVar[str] = "Stackwright cluster access"
     _block_type_slug: ClassVar[str] = "stackwright-cluster-access"
-    _description: ClassVar[str] = "Kubeconfig with administrator rights. Written by the deploy; carries a one-year certificate."
+    _description: ClassVar[str] = (
+        "Kubeconfig with administrator rights. Written by the deploy; carries a one-year certificate."
+    )
 
     kubeconfig: SecretStr = Field(description="Kubeconfig, YAML")
 

@@ -1,1 +1,1 @@
-"""What an operator asks for, one flow a file. No types are defined here: Prefect loads these files under other names."""
+"""What an operator asks for, one flow a file. No types live here: Prefect loads these files under other names."""

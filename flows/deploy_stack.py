@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from prefect import flow
-from prefect.states import State
+from prefect.client.schemas.objects import State
 
 from blocks.site import load_site
 from stackwright.domain.deploy import plan_deploy
@@ -25,6 +25,10 @@ async def deploy_stack(site: SiteName, plan_hash: PlanHash = None) -> State:
     """Bring one site to what its site file says, and prove it. Start it again after any failure: it continues.
 
     Fails when the evidence says that the platform does not work, whatever the steps reported.
+
+    Args:
+        site: Name of the site: its file in deployments/sites, without .yaml.
+        plan_hash: Hash of the plan that was read and approved (see plan-stack). Empty: apply the plan of now, unseen.
     """
     spec, place = await in_thread(load_site, site)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from prefect import flow
-from prefect.states import State
+from prefect.client.schemas.objects import State
 
 from blocks.site import load_site
 from stackwright.domain.deploy import find_tenant, plan_one_tenant
@@ -19,9 +19,14 @@ from tasks.validation import validate_tenant
 
 @flow(name="onboard-tenant", flow_run_name="tenant-{tenant}-{site}")
 async def onboard_tenant(site: SiteName, tenant: TenantName, plan_hash: PlanHash = None) -> State:
-    """Onboard one tenant (guide 5.7.2, 5.8, 5.9): company, users, credentials, namespace, agent, gateway; then prove it.
+    """Onboard one tenant: company, users, credentials, namespace, agent, gateway; then prove it. Guide: 5.7.2, 5.8, 5.9.
 
     Refused while the site itself is not as its site file says: repair and onboarding never mix.
+
+    Args:
+        site: Name of the site: its file in deployments/sites, without .yaml.
+        tenant: Name of a tenant in the site file.
+        plan_hash: Hash of the plan that was read and approved (see plan-stack). Empty: apply the plan of now, unseen.
     """
     spec, place = await in_thread(load_site, site)
     plan = plan_one_tenant(spec, await read_stack(place), tenant)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from prefect import flow
-from prefect.states import State
+from prefect.client.schemas.objects import State
 
 from blocks.site import load_site
 from stackwright.domain.deploy import plan_deploy
@@ -15,7 +15,11 @@ from tasks.stack import read_stack
 
 @flow(name="plan-stack", flow_run_name="plan-{site}")
 async def plan_stack(site: SiteName) -> State:
-    """Look at the whole site and publish the plan: steps, effects, guide sections, hash. Changes nothing."""
+    """Look at the whole site and publish the plan: steps, effects, guide sections, hash. Changes nothing.
+
+    Args:
+        site: Name of the site: its file in deployments/sites, without .yaml.
+    """
     spec, place = await in_thread(load_site, site)
     plan = plan_deploy(spec, await read_stack(place))
     await publish_plan(plan)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from prefect import flow
-from prefect.states import State
+from prefect.client.schemas.objects import State
 
 from blocks.site import load_site
 from tasks.common import in_thread
@@ -14,6 +14,11 @@ from tasks.validation import validate_site
 
 @flow(name="validate-stack", flow_run_name="validate-{site}")
 async def validate_stack(site: SiteName, light: Light = False) -> State:
-    """Measure every layer and tenant (guide 6), and run a training workload through each tenant's queue unless `light`."""
+    """Measure every layer and tenant, and run a training workload through each tenant's queue. Guide: 6.
+
+    Args:
+        site: Name of the site: its file in deployments/sites, without .yaml.
+        light: Only look: no training workload is started and nothing is written.
+    """
     _, place = await in_thread(load_site, site)
     return await publish_report(place, None, await validate_site(place, light=light))

@@ -45,8 +45,10 @@ tenant_app = typer.Typer(no_args_is_help=True, help="Tenants of a site.")
 block_app = typer.Typer(no_args_is_help=True, help="Blocks that keep a site's secrets.")
 app.add_typer(tenant_app, name="tenant")
 app.add_typer(block_app, name="block")
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+# Off a terminal lines are not wrapped: they are read by programs and greps.
+WIDE = None if sys.stdout.isatty() else 400
+out = Console(highlight=False, width=WIDE)
+err = Console(stderr=True, highlight=False, width=WIDE)
 
 SiteArg = Annotated[str, typer.Argument(help="Name of the site: its file in deployments/sites, without .yaml.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
@@ -67,7 +69,9 @@ def lint(site: SiteArg) -> None:
     from blocks.site import read_spec
 
     spec = read_spec(site)
-    out.print(f"{site}: {len(spec.nodes)} nodes, {len(spec.tenants)} tenants, RKE2 {spec.rke2.version}: no problem found")
+    out.print(
+        f"{site}: {len(spec.nodes)} nodes, {len(spec.tenants)} tenants, RKE2 {spec.rke2.version}: no problem found"
+    )
 
 
 @app.command()
@@ -106,7 +110,9 @@ def plan(site: SiteArg, as_json: JsonOption = False) -> None:
 @app.command()
 def apply(
     site: SiteArg,
-    plan_hash: Annotated[str | None, typer.Option("--plan", help="Hash of the plan that was read and approved.")] = None,
+    plan_hash: Annotated[
+        str | None, typer.Option("--plan", help="Hash of the plan that was read and approved.")
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Apply whatever the plan is now, unseen.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -128,7 +134,9 @@ def validate(
 
 @tenant_app.command("onboard")
 def tenant_onboard(
-    site: SiteArg, tenant: Annotated[str, typer.Argument(help="A tenant of the site file.")], as_json: JsonOption = False
+    site: SiteArg,
+    tenant: Annotated[str, typer.Argument(help="A tenant of the site file.")],
+    as_json: JsonOption = False,
 ) -> None:
     """Bring one tenant to a working queue."""
     _run("onboard-tenant", {"site": site, "tenant": tenant}, as_json)
@@ -146,7 +154,9 @@ def report(site: SiteArg, as_json: JsonOption = False) -> None:
 def block_set(
     kind: Annotated[str, typer.Argument(help="Kind, such as ssh-key; `stackwright block kinds` lists them.")],
     name: Annotated[str, typer.Argument(help="Name by which the site file calls it.")],
-    fields: Annotated[list[str], typer.Argument(help="FIELD=@file, FIELD=env:VARIABLE or FIELD=- (ask). Never the value.")],
+    fields: Annotated[
+        list[str], typer.Argument(help="FIELD=@file, FIELD=env:VARIABLE or FIELD=- (ask). Never the value.")
+    ],
 ) -> None:
     """Keep a secret in a block. Values come from files, the environment or a prompt, never from the command line."""
     from pydantic import SecretStr
@@ -216,15 +226,25 @@ def _print_report(found: dict[str, Any], as_json: bool) -> None:
         return
     steps = found["plan"]["steps"]
     if steps:
-        out.print(_table(("step", "effect", "guide", "what"), ((s["id"], s["effect"], s["guide"], s["summary"]) for s in steps)))
+        out.print(
+            _table(
+                ("step", "effect", "guide", "what"), ((s["id"], s["effect"], s["guide"], s["summary"]) for s in steps)
+            )
+        )
     checks = found["evidence"]
     bad = [c for c in checks if c["verdict"] in ("fail", "unknown")]
     if bad:
-        out.print(_table(("check", "verdict", "wanted", "seen"), ((c["id"], c["verdict"], c["wanted"], c["seen"]) for c in bad)))
+        out.print(
+            _table(
+                ("check", "verdict", "wanted", "seen"), ((c["id"], c["verdict"], c["wanted"], c["seen"]) for c in bad)
+            )
+        )
     done = sum(c["verdict"] == "pass" for c in checks)
-    out.print(f"plan {found['plan']['hash']}: {len(steps)} step(s); checks {done}/{len(checks)} passed; verdict: {found['verdict']}")
+    out.print(
+        f"plan {found['plan']['hash']}: {len(steps)} step(s); checks {done}/{len(checks)} passed; verdict: {found['verdict']}"
+    )
     if found.get("html"):
-        out.print(f"report: {found['html']}")
+        out.print(f"report: {found['html']}", soft_wrap=True)
 
 
 def _table(columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Table:
@@ -259,7 +279,7 @@ def main() -> None:
     try:
         app()
     except StackError as error:
-        err.print(str(error), style="red", markup=False)
+        err.print(str(error), style="red", markup=False, soft_wrap=True)
         sys.exit(_exit_code(error))
 
 

@@ -6,6 +6,8 @@ A run started here is a run of the deployment, carried out by this process inste
 from __future__ import annotations
 
 import asyncio
+import copy
+import logging
 import os
 import subprocess
 import sys
@@ -24,7 +26,7 @@ from prefect.flows import Flow, load_flow_from_entrypoint
 from prefect.settings import get_current_settings
 from prefect.states import Pending, State
 
-from stackwright.domain.errors import ApiUnavailableError, NotFoundError, Problem, ProblemsError, ToolError
+from stackwright.domain.errors import ApiUnavailableError, NotFoundError, Problem, ProblemsError, StackError, ToolError
 
 HOME = Path(__file__).parent.parent
 CATALOGUE = HOME / "prefect.yaml"
@@ -58,8 +60,20 @@ async def start_here(name: str, parameters: dict[str, Any]) -> tuple[FlowRun, St
     entry = catalogue()[name]
     flow = load_flow_from_entrypoint(str(HOME / entry["entrypoint"]), use_placeholder_flow=False)
     run = await _create_run(f"{flow.name}/{name}", parameters)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_OwnErrorsWithoutTraceback())
     state = await _carry_out(flow, run)
     return run, state
+
+
+class _OwnErrorsWithoutTraceback(logging.Filter):
+    """On the console, our own errors say what happened by themselves: the traceback stays in the UI's log."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.exc_info and isinstance(record.exc_info[1], StackError):
+            record = copy.copy(record)
+            record.exc_info = record.exc_text = None
+        return True
 
 
 async def _create_run(name: str, parameters: dict[str, Any]) -> FlowRun:

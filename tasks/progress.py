@@ -44,7 +44,9 @@ class Progress:
         self._began = time.monotonic()
         if not self.plan.empty:
             self._artifact = await acreate_progress_artifact(
-                0.0, key=f"progress-{self.plan.site}", description=f"plan {self.plan.hash}, {len(self.plan.steps)} steps"
+                0.0,
+                key=f"progress-{self.plan.site}",
+                description=f"plan {self.plan.hash}, {len(self.plan.steps)} steps",
             )
         return self
 

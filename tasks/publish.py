@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from prefect.artifacts import acreate_markdown_artifact
+from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
-from prefect.states import Completed, Failed, State
+from prefect.states import Completed, Failed
 
 from stackwright.clients.site import Site
 from stackwright.domain.evidence import Evidence
@@ -24,7 +25,10 @@ async def publish_plan(plan: Plan) -> None:
     """Show the plan before anything is changed: artifact `plan-<site>`, and one line in the log."""
     await acreate_markdown_artifact(plan_markdown(plan), key=f"plan-{plan.site}", description=f"plan {plan.hash}")
     get_run_logger().info(
-        "plan %s: %d step(s), worst effect: %s", plan.hash, len(plan.steps), plan.worst.label if plan.steps else "nothing to do"
+        "plan %s: %d step(s), worst effect: %s",
+        plan.hash,
+        len(plan.steps),
+        plan.worst.label if plan.steps else "nothing to do",
     )
 
 

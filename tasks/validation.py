@@ -236,22 +236,32 @@ def _capacity(site: Site, tenant: Tenant) -> Outcome:
 
 
 def look_isolation(site: Site, tenant: Tenant) -> list[Evidence]:
-    """Try to see the next tenant's queues and task with this tenant's key, and the platform's list of companies."""
-    names = [one.name for one in site.spec.tenants]
-    other = site.spec.tenants[(names.index(tenant.name) + 1) % len(names)]
+    """Try to see another tenant's queues and task with this tenant's key, and the platform's list of companies."""
+    other = _neighbour(site, tenant)
 
     def look(check: str, read: Callable[[Clearml, Clearml], Outcome]) -> Evidence:
-        if other.name == tenant.name:
-            return _look(site, check, lambda: Outcome("skipped", "the site has one tenant"), target=tenant.name)
-        return _look(
-            site, check, lambda: read(_own(site, tenant), _own(site, other)), target=tenant.name, part=other.name
-        )
+        if other is None:
+            return _look(site, check, lambda: Outcome("skipped", "no other tenant is onboarded"), target=tenant.name)
+        attempt = partial(_between, site, tenant, other, read)
+        return _look(site, check, attempt, target=tenant.name, part=other.name)
 
     return [
         look("tenant/isolation-queues", _foreign_queues),
         look("tenant/isolation-tasks", _foreign_task),
         _look(site, "tenant/isolation-system", lambda: _refused(_own(site, tenant).companies), target=tenant.name),
     ]
+
+
+def _neighbour(site: Site, tenant: Tenant) -> Tenant | None:
+    """Return the next tenant of the site file that has a key pair; each is thus asked for by another one."""
+    names = [one.name for one in site.spec.tenants]
+    after = names.index(tenant.name) + 1
+    ring = (*site.spec.tenants[after:], *site.spec.tenants[: after - 1])
+    return next((one for one in ring if tenant_client(site, one) is not None), None)
+
+
+def _between(site: Site, tenant: Tenant, other: Tenant, read: Callable[[Clearml, Clearml], Outcome]) -> Outcome:
+    return read(_own(site, tenant), _own(site, other))
 
 
 def _foreign_queues(own: Clearml, other: Clearml) -> Outcome:

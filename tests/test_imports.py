@@ -37,7 +37,9 @@ def imports_of(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names if node.module == "stackwright"}
+            found |= {node.module} | {
+                f"{node.module}.{alias.name}" for alias in node.names if node.module == "stackwright"
+            }
     return found
 
 

@@ -10,6 +10,7 @@ from pydantic import SecretStr
 from stackwright.domain.errors import SecretMissingError
 from stackwright.domain.kinds import Kind
 
+
 class Secrets(Protocol):
     """Read and keep secrets by kind and document name."""
 
@@ -26,5 +27,7 @@ def need(secrets: Secrets, kind: Kind, name: str) -> Mapping[str, SecretStr]:
     """Return the fields of a block. Raises SecretMissingError when it does not exist."""
     fields = secrets.read(kind, name)
     if fields is None:
-        raise SecretMissingError("the block does not exist", where=f"block {kind}/{name}", wanted=f"a block of type {kind}")
+        raise SecretMissingError(
+            "the block does not exist", where=f"block {kind}/{name}", wanted=f"a block of type {kind}"
+        )
     return fields

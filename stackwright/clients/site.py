@@ -74,14 +74,23 @@ class Site:
 
 
 def wait_until(
-    look: Callable[[], T | None], what: str, *, timeout_s: float, poll_s: float, clock: Clock, where: str, last: Callable[[], str] = lambda: ""
+    look: Callable[[], T | None],
+    what: str,
+    *,
+    timeout_s: float,
+    poll_s: float,
+    clock: Clock,
+    where: str,
+    last: Callable[[], str] = lambda: "",
 ) -> T:
-    """Look until something other than None is seen. Raises GateTimeoutError with what `last` says of the final state."""
+    """Look until something other than None is seen. Raises GateTimeoutError with what `last` says at the end."""
     deadline = clock.now() + timeout_s
     while True:
         seen = look()
         if seen is not None:
             return seen
         if clock.now() >= deadline:
-            raise GateTimeoutError(f"{what} was not seen within {timeout_s:.0f} s", where=where, wanted=what, seen=last())
+            raise GateTimeoutError(
+                f"{what} was not seen within {timeout_s:.0f} s", where=where, wanted=what, seen=last()
+            )
         clock.wait(poll_s)

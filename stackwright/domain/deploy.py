@@ -1,4 +1,4 @@
-"""The whole site's plan: nodes, then RKE2, then layers, then tenants. Pure; each part's own rules live with the part."""
+"""The whole site's plan: nodes, then RKE2, then layers, then tenants. Pure; each part's rules live with the part."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stackwright.domain.nodes import NodeFacts, check_node, check_nodes, plan_no
 from stackwright.domain.plan import Plan, Step
 from stackwright.domain.rke2 import check_cluster, plan_rke2
 from stackwright.domain.rke2_facts import ClusterFacts
-from stackwright.domain.spec import StackSpec, Tenant
+from stackwright.domain.spec import Node, StackSpec, Tenant
 from stackwright.domain.spec_checks import note_spec
 from stackwright.domain.tenants import TenantFacts, plan_tenant
 
@@ -51,14 +51,21 @@ def plan_deploy(spec: StackSpec, facts: StackFacts) -> Plan:
 
 def _parts(spec: StackSpec, facts: StackFacts) -> Iterator[Callable[[], Steps]]:
     for node in spec.nodes:
-        yield lambda node=node: tuple(change.step for change in plan_node(spec, node, facts.nodes[node.name]))
+        yield partial(_node_steps, spec, node, facts.nodes[node.name])
     for node in (*spec.servers, *spec.agents):
-        seen = facts.nodes[node.name]
-        yield lambda node=node, seen=seen: tuple(c.step for c in plan_rke2(spec, node, seen, facts.cluster))
+        yield partial(_rke2_steps, spec, node, facts)
     yield partial(plan_layers, spec, facts.layers)
     if spec.layers.clearml.enabled:
         for tenant in spec.tenants:
             yield partial(plan_tenant, spec, tenant, facts.tenants[tenant.name])
+
+
+def _node_steps(spec: StackSpec, node: Node, seen: NodeFacts) -> Steps:
+    return tuple(change.step for change in plan_node(spec, node, seen))
+
+
+def _rke2_steps(spec: StackSpec, node: Node, facts: StackFacts) -> Steps:
+    return tuple(change.step for change in plan_rke2(spec, node, facts.nodes[node.name], facts.cluster))
 
 
 def plan_one_tenant(spec: StackSpec, facts: StackFacts, name: str) -> Plan:
@@ -102,18 +109,31 @@ def check_facts(spec: StackSpec, facts: StackFacts) -> list[Evidence]:
         problems += [problem for problem in refused.problems if problem not in problems]
     found = [
         Evidence(
-            id=f"site/{index}", title=problem.what, verdict="fail", wanted=problem.wanted or "no problem", seen=problem.seen or problem.what,
-            guide="5.1", at=facts.at, target=problem.where, remedy=problem.remedy,
+            id=f"site/{index}",
+            title=problem.what,
+            verdict="fail",
+            wanted=problem.wanted or "no problem",
+            seen=problem.seen or problem.what,
+            guide="5.1",
+            at=facts.at,
+            target=problem.where,
+            remedy=problem.remedy,
         )
         for index, problem in enumerate(problems, 1)
-    ]  # fmt: skip
+    ]
     troubled = {problem.where for problem in problems}
     good = [
         Evidence(
-            id=f"host/{node.name}", title="host can be prepared", verdict="pass", wanted="no problem", seen="no problem",
-            guide="5.1", at=facts.at, target=node.name,
+            id=f"host/{node.name}",
+            title="host can be prepared",
+            verdict="pass",
+            wanted="no problem",
+            seen="no problem",
+            guide="5.1",
+            at=facts.at,
+            target=node.name,
         )
         for node in spec.nodes
         if not any(where.startswith(node.name) for where in troubled)
-    ]  # fmt: skip
+    ]
     return [*found, *good]

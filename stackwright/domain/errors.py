@@ -49,7 +49,9 @@ class Problem:
     seen: str = ""
 
     def __str__(self) -> str:
-        values = "".join(f" | {name}: {value}" for name, value in (("wanted", self.wanted), ("seen", self.seen)) if value)
+        values = "".join(
+            f" | {name}: {value}" for name, value in (("wanted", self.wanted), ("seen", self.seen)) if value
+        )
         return f"{self.where}: {self.what}{values} | remedy: {self.remedy}"
 
 
@@ -131,7 +133,15 @@ class ApiError(StackError):
     """An HTTP service answered with an error. `status` is the HTTP status, `code` the product's own sub-code."""
 
     def __init__(
-        self, what: str, *, where: str = "", wanted: str = "", seen: str = "", remedy: str = "", status: int = 0, code: int = 0
+        self,
+        what: str,
+        *,
+        where: str = "",
+        wanted: str = "",
+        seen: str = "",
+        remedy: str = "",
+        status: int = 0,
+        code: int = 0,
     ) -> None:
         self.status = status
         self.code = code

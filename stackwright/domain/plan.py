@@ -1,4 +1,4 @@
-"""The plan: ordered steps with their effects, and the hash that binds an approval to them. A value; nothing here acts."""
+"""The plan: ordered steps with their effects, and the hash that binds an approval to them. A value: nothing acts."""
 
 from __future__ import annotations
 
@@ -99,7 +99,9 @@ def check_hash(plan: Plan, approved: str | None, begun: Iterable[str] = (), begu
         seen = f"{len(strange)} step(s) that were not in it, first {strange[0].id}"
     else:
         seen = f"plan {plan.hash} with {len(plan.steps)} step(s)"
-    raise PlanMovedError("the approved plan does not hold any more", where=plan.site, wanted=f"plan {approved}", seen=seen)
+    raise PlanMovedError(
+        "the approved plan does not hold any more", where=plan.site, wanted=f"plan {approved}", seen=seen
+    )
 
 
 def check_steps_approved(steps: Iterable[Step], approved: Iterable[Step], where: str) -> None:

@@ -39,7 +39,8 @@ CAUSES = (
     Cause(
         "Node password rejected",
         "the cluster remembers another host under this name",
-        "Delete the Node and its Secret <node>.node-password.rke2 (kube-system), or restore /etc/rancher/node/password.",
+        "Delete the Node and its Secret <node>.node-password.rke2 (kube-system), "
+        "or restore /etc/rancher/node/password.",
         fatal=True,
     ),
     Cause(

@@ -1,6 +1,7 @@
 """The site file's shape: what is wanted of one site. Frozen, no unknown keys, no secrets (block names only).
 
-Only shapes and units live here. Rules that look at several fields are in spec_checks.py; reading the file is in sitefile.py.
+Only shapes and units live here. Rules that look at several fields are in spec_checks.py; reading the file is in
+sitefile.py.
 """
 
 from __future__ import annotations
@@ -194,7 +195,7 @@ class Rke2(Model):
     snapshot_cron: str = "0 */6 * * *"
     snapshot_retention: int = Field(10, ge=1)
     artifacts: Artifacts = Artifacts()
-    token_block: BlockName = "rke2-token"
+    token_block: BlockName = "rke2-token"  # noqa: S105 - the name of a block, not a token
     """Block that keeps the cluster token. Made at the first deploy when it does not exist."""
     kubeconfig_block: BlockName = "cluster-access"
     allow_single_server: bool = False
@@ -220,7 +221,7 @@ class Ingress(Model):
     """Base domain of the platform's own names: rancher.<domain>, registry.<domain> ..."""
     https_port: Port = 443
     tls: Literal["private-ca", "secret"] = "private-ca"
-    """`private-ca`: cert-manager signs with the site CA of `ca_block`. `secret`: certificate from `certificate_block`."""
+    """`private-ca`: cert-manager signs with the CA of `ca_block`. `secret`: certificate from `certificate_block`."""
     ca_block: BlockName | None = "site-ca"
     certificate_block: BlockName | None = None
     ca_file: str | None = None
@@ -312,7 +313,8 @@ class Clearml(Model):
     supervisor_block: BlockName = "clearml-supervisor"
     """Block with the platform-level API key that onboards tenants."""
     supervisor_mode: Literal["apiserver-key", "supervisor"] = "apiserver-key"
-    """`apiserver-key`: the chart's own system credential. `supervisor`: the guide's supervisor user (its spelling corrected)."""
+    """`apiserver-key`: the chart's own system credential. `supervisor`: the guide's supervisor user (its spelling
+    corrected)."""
     registry_block: BlockName = "clearml-registry"
     """Block with user and token for ClearML's charts and images."""
     agent_version: str | None = None

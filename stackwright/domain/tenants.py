@@ -230,14 +230,13 @@ def _objects_step(tenant: Tenant, what: str, wanted: tuple[ObjectSpec, ...], dif
 
 
 def _release_step(tenant: Tenant, what: str, change: ReleaseChange, around: tuple[ObjectSpec, ...]) -> Step:
-    release, want = change.spec, change.want
-    why = f" ({change.action.why})" if change.action.changes else " (its certificate)"
-    chart = f"{release.chart.name} {release.version}"
-    summary = f"{change.action.kind} {release.namespace}/{release.name} with {chart}{why}"
+    release, want, action = change.spec, change.want, change.action
+    place, chart = f"{release.namespace}/{release.name}", f"{release.chart.name} {release.version}"
+    summary = f"{action.kind} {place} with {chart} ({action.why})" if action.changes else f"certificate of {place}"
     guide = "5.8.3" if what == "agent" else "5.9"
     verify = "its queues have a worker" if what == "agent" else f"router {GATEWAY_RELEASE} is listed"
     first = change.seen is None or (change.seen.deployed is None and change.seen.newest.revision == 1)
-    effect = Effect.NONE if first else Effect.SERVICE_RESTART
+    effect = Effect.SERVICE_RESTART if action.changes and not first else Effect.NONE
     # Markers, not secrets: the digest is shown and kept.
     parts = (want.chart, want.repo or "", want.version, canonical(release.values))
     digest = (*parts, *(canonical(item.manifest) for item in around))

@@ -1,4 +1,4 @@
-"""Putting an aiohttp app behind a Service of the Kubernetes stand-in: the app runs on a port, requests are handed on."""
+"""Putting an aiohttp app behind a Service of the Kubernetes stand-in: the app has a port, requests are handed on."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ class AppHost:
         ) -> tuple[int, dict[str, str], bytes]:
             kept = {name: value for name, value in headers.items() if name.lower() not in _HOP}
             url = f"http://{self._address}:{port}{path}"
-            async with session.request(method, url, headers=kept, params=query, data=body, allow_redirects=False) as answer:
+            async with session.request(
+                method, url, headers=kept, params=query, data=body, allow_redirects=False
+            ) as answer:
                 return answer.status, dict(answer.headers), await answer.read()
 
         return call

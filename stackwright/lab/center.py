@@ -1,4 +1,4 @@
-"""One lab put together: network, machines, RKE2, Kubernetes, registry, ingress, ClearML, and the site file that fits."""
+"""One lab put together: network, machines, RKE2, Kubernetes, registry, ingress, ClearML, and a site file that fits."""
 
 from __future__ import annotations
 
@@ -50,7 +50,9 @@ class Center:
         self.addresses = {name: self.net.address(FIRST_NODE + i) for i, name in enumerate(sitefile.NODE_NAMES)}
         self.secrets = make_secrets(folder, self.net.ca.certificate, self.net.ca.key)
         self.kube = KubeState(version=VERSION, record=self.record, speed=speed)
-        self.nodes = LabNodes(folder, [self._node(name) for name in sitefile.NODE_NAMES], self.journal, self.faults, speed)
+        self.nodes = LabNodes(
+            folder, [self._node(name) for name in sitefile.NODE_NAMES], self.journal, self.faults, speed
+        )
         self.rke2 = Rke2Cluster(self.nodes, self.net, KubeApi(self.kube, self.kube_gate), self.lb, speed)
         self.apps = AppHost(self.lb)
         self.clearml = LabClearml(
@@ -108,7 +110,7 @@ class Center:
     def _devices(self, node: str) -> Devices | None:
         return Devices("nvidia", GPUS[node], GPU_MODEL) if node in GPUS else None
 
-    # --- changes and faults --------------------------------------------------------------------------------------------
+    # --- changes and faults ---------------------------------------------------------------------------------------
 
     def record(self, wire: str, target: str, action: str) -> None:
         """Number a change before it is carried out, and let faults strike it.
@@ -135,7 +137,12 @@ class Center:
 
     def _broken(self, wire: str, target: str) -> web.Response | None:
         if self.faults.has("api-500") and self.faults.find("api-500", wire, target):
-            body = {"kind": "Status", "status": "Failure", "message": "Internal error occurred: injected by the lab", "code": 500}
+            body = {
+                "kind": "Status",
+                "status": "Failure",
+                "message": "Internal error occurred: injected by the lab",
+                "code": 500,
+            }
             return web.json_response(body, status=500)
         return None
 

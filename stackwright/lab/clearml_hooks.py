@@ -26,7 +26,13 @@ class LabClearml:
     """One ClearML server's data, and whatever of it is running. The data outlives a server that goes down."""
 
     def __init__(
-        self, apps: AppHost, record: Record, gate: Gate, ca_file: Path, resolve: Mapping[str, tuple[str, int]], speed: float
+        self,
+        apps: AppHost,
+        record: Record,
+        gate: Gate,
+        ca_file: Path,
+        resolve: Mapping[str, tuple[str, int]],
+        speed: float,
     ) -> None:
         self.state = ClearmlState(record=record)
         self._apps, self._gate, self._ca_file, self._resolve = apps, gate, ca_file, resolve
@@ -37,7 +43,7 @@ class LabClearml:
     async def server_up(self, server: ServerFacts) -> Mapping[str, Backend]:
         """Start the server with its chart's environment and keys."""
         conf = server.conf
-        self.state.configure(server.env, conf.get("apiserver_key", ""), conf.get("apiserver_secret", ""))
+        self.state.configure(server.env, conf.get("apiserverKey", ""), conf.get("apiserverSecret", ""))
         if self._backends is None:
             apps = create_clearml_apps(self.state, self._gate)
             parts = {"apiserver": apps.api, "webserver": apps.web, "fileserver": apps.files}

@@ -28,7 +28,9 @@ DEFAULT = ROOT / "build" / "lab"
 
 
 @lab_app.command()
-def up(folder: Folder = DEFAULT, speed: Annotated[float, typer.Option(help="How many times faster than life.")] = 20.0) -> None:
+def up(
+    folder: Folder = DEFAULT, speed: Annotated[float, typer.Option(help="How many times faster than life.")] = 20.0
+) -> None:
     """Start the lab (does nothing when it runs) and say where its site file is."""
     lab = LabHandle(folder.absolute())
     lab.start(speed=speed)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,10 +79,8 @@ class LabHandle:
         os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + 20
         while self.pid is not None:
-            try:
+            with suppress(ChildProcessError):  # started by another process: only its disappearance can be watched
                 os.waitpid(pid, os.WNOHANG)
-            except ChildProcessError:
-                pass  # started by another process: only its disappearance can be watched
             if time.monotonic() > deadline:
                 os.killpg(pid, signal.SIGKILL)
             time.sleep(0.05)

@@ -21,7 +21,8 @@ async def forget() -> int:
     async with get_client() as client:
         for block in BLOCKS.values():
             await block.aregister_type_and_schema()
-            for document in await client.read_block_documents_by_type(block._block_type_slug, include_secrets=False):
+            slug = block.get_block_type_slug()
+            for document in await client.read_block_documents_by_type(slug, include_secrets=False):
                 await client.delete_block_document(document.id)
                 count += 1
     return count

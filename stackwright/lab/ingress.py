@@ -52,7 +52,11 @@ def create_ingress_app(state: KubeState) -> web.Application:
             status, headers, answer = await backend(
                 request.method, request.path, dict(request.headers), dict(request.query), body
             )
-            kept = {k: v for k, v in headers.items() if k.lower() not in ("content-length", "transfer-encoding", "content-encoding")}
+            kept = {
+                k: v
+                for k, v in headers.items()
+                if k.lower() not in ("content-length", "transfer-encoding", "content-encoding")
+            }
             return web.Response(status=status, headers=kept, body=answer)
         return web.Response(status=404, text="404 page not found\n")
 

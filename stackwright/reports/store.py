@@ -43,5 +43,7 @@ def latest_report(site: str) -> dict[str, Any]:
     marker = reports_folder() / site / ".latest"
     found = report_of(site, marker.read_text(encoding="utf-8").strip()) if marker.is_file() else None
     if found is None:
-        raise NotFoundError("no report yet", where=str(marker.parent), remedy=f"Run `stackwright validate {site}` first.")
+        raise NotFoundError(
+            "no report yet", where=str(marker.parent), remedy=f"Run `stackwright validate {site}` first."
+        )
     return found

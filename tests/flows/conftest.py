@@ -26,7 +26,11 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect
         before = dict(os.environ)
         os.environ.update(server.environment)
         # Heartbeats off: each costs up to a second at the end of a flow.
-        settings = {PREFECT_API_URL: server.url, PREFECT_HOME: str(server.home), PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
+        settings = {
+            PREFECT_API_URL: server.url,
+            PREFECT_HOME: str(server.home),
+            PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,
+        }
         with temporary_settings(settings):
             yield server
         os.environ.clear()

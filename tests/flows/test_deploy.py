@@ -72,7 +72,9 @@ def test_every_must_have_check_passed(deployed: Deployed) -> None:
     """The verdict comes from evidence, and the report holds it."""
     assert deployed.report["verdict"] == "ok"
     assert len(deployed.report["evidence"]) > 40
-    assert not [check for check in deployed.report["evidence"] if check["must"] and check["verdict"] in ("fail", "unknown")]
+    assert not [
+        check for check in deployed.report["evidence"] if check["must"] and check["verdict"] in ("fail", "unknown")
+    ]
 
 
 def test_the_report_says_that_it_was_a_lab(deployed: Deployed) -> None:
@@ -175,7 +177,9 @@ def test_the_run_can_be_found_in_prefect(deployed: Deployed) -> None:
     """The run belongs to the deployment, is named for the site, and holds plan, evidence and report as artifacts."""
     database = deployed.rig.server.home / "prefect.db"
     with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
-        runs = connection.execute("select name, deployment_id, state_type from flow_run where name = 'deploy-lab'").fetchall()
+        runs = connection.execute(
+            "select name, deployment_id, state_type from flow_run where name = 'deploy-lab'"
+        ).fetchall()
         keys = {row[0] for row in connection.execute("select key from artifact")}
         tasks = {row[0] for row in connection.execute("select name from task_run")}
     assert runs and all(deployment for _, deployment, _ in runs)

@@ -36,7 +36,9 @@ def test_a_schedule_makes_runs() -> None:
         return None
 
     async def scheduled() -> int:
-        deployment_id = await (await probe.to_deployment("pin-probe", schedule=IntervalSchedule(interval=timedelta(hours=1)))).apply()
+        deployment_id = await (
+            await probe.to_deployment("pin-probe", schedule=IntervalSchedule(interval=timedelta(hours=1)))
+        ).apply()
         async with get_client() as client:
             for _ in range(300):
                 runs = await client.read_flow_runs()

@@ -231,7 +231,7 @@ def test_missing_crds_stop_the_layer(fake):
 def test_helm_logs_in_where_the_charts_come_from(fake):
     """The mirror's login is used for every layer, and no other."""
     bring(fake, "metallb")
-    assert fake.helm.logins == [("127.77.3.1:5000", "lab")]
+    assert fake.helm.logins == [("127.77.10.10:5000", "lab")]
 
 
 def test_vendor_logins_follow_the_charts():

@@ -15,6 +15,7 @@ from stackwright.domain.errors import (
     PlanRefusedError,
     StackError,
 )
+from stackwright.domain.plan import Effect
 from stackwright.domain.releases import plain_values
 from stackwright.domain.tenants import credentials_label
 from tasks.tenants import TenantTakenError, read_tenant
@@ -238,6 +239,16 @@ def test_only_what_differs_is_applied(place):
     assert whats(place.plan()) == ["quota"]
     place.bring()
     assert place.kube.journal[before:] == ["apply ResourceQuota clearml-red/tenant-quota"]
+
+
+def test_a_lost_certificate_is_applied_without_touching_the_release(place):
+    """The gateway's certificate belongs to its step; the release itself stays as it is."""
+    place.bring()
+    place.kube.objects.pop(("cert-manager.io/v1", "Certificate", "clearml-red", "clearml-gateway-tls"))
+    (step,) = place.plan()
+    assert step.id == "tenant/red/gateway" and step.effect is Effect.NONE and "certificate" in step.summary
+    place.bring()
+    assert place.plan() == () and len(place.helm.journal) == 2
 
 
 def test_a_step_that_was_not_approved_is_refused(place):

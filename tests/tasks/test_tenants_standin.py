@@ -22,10 +22,15 @@ class StandinSite(TenantSite):
 
     def __init__(self, folder, trial) -> None:
         hosts = {f"{name}.{DOMAIN}": "127.0.0.1" for name in ("api", "app", "files")}
-        super().__init__(
-            folder, clearml={"base_domain": DOMAIN}, dns={"hosts": hosts}, rke2={"poll_s": 0.1},
-            layers={"clearml": {"timeout_s": 12}}, ingress={"https_port": trial.served.port, "ca_file": str(trial.ca_file)},
-        )  # fmt: skip
+        over = {
+            "clearml": {"base_domain": DOMAIN},
+            "dns": {"hosts": hosts},
+            "ingress": {"https_port": trial.served.port, "ca_file": str(trial.ca_file)},
+            "layers": {"clearml": {"timeout_s": 20}},
+            "rke2": {"poll_s": 0.1},
+            "validation": {"workload_timeout_s": 60},
+        }
+        super().__init__(folder, **over)
         self.trial, self.running = trial, {}
         self.secrets.blocks[("api-key", "clearml-supervisor")] = {"access_key": SYSTEM_KEY, "secret_key": SYSTEM_SECRET}
         self.site = replace(self.site, clearml=trial.client, clock=SystemClock())

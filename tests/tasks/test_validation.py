@@ -176,6 +176,13 @@ def test_isolation_without_a_task_to_ask_for_is_skipped(place):
     assert verdicts(look_isolation(place.site, place.tenant("red")))["tenant/red/isolation-tasks/blue"] == "skipped"
 
 
+def test_the_first_tenant_has_nobody_to_be_kept_from(place):
+    """While no other tenant is onboarded, isolation between tenants is skipped, and the rest is checked."""
+    place.secrets.blocks.pop(("api-key", "clearml-tenant-blue"))
+    found = verdicts(look_isolation(place.site, place.tenant("red")))
+    assert list(found.values()) == ["skipped", "skipped", "pass"]
+
+
 def test_a_silent_server_proves_no_isolation(place):
     """No answer is not a refusal."""
     place.server.down = True

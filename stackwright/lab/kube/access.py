@@ -1,6 +1,7 @@
 """Who asks, and whether they may: authentication, RBAC, impersonation and the review kinds.
 
-Source: the pages "Authenticating", "Using RBAC Authorization" and "Authorization". Admission (quota and the like) is elsewhere.
+Source: the pages "Authenticating", "Using RBAC Authorization" and "Authorization". Admission (quota and the like) is
+elsewhere.
 """
 
 from __future__ import annotations
@@ -187,9 +188,16 @@ def review(state: KubeState, user: User, kind: str, body: Obj) -> Obj:
     if kind == "SelfSubjectRulesReview":
         rules = [*rules_of(state, user, spec.get("namespace", ""))]
         if MASTERS in user.groups:
-            rules += [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}, {"verbs": ["*"], "nonResourceURLs": ["*"]}]
+            rules += [
+                {"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]},
+                {"verbs": ["*"], "nonResourceURLs": ["*"]},
+            ]
         resource = [dict(rule) for rule in rules if rule.get("resources")]
-        plain = [{"verbs": rule["verbs"], "nonResourceURLs": rule["nonResourceURLs"]} for rule in rules if rule.get("nonResourceURLs")]
+        plain = [
+            {"verbs": rule["verbs"], "nonResourceURLs": rule["nonResourceURLs"]}
+            for rule in rules
+            if rule.get("nonResourceURLs")
+        ]
         return {**body, "status": {"resourceRules": resource, "nonResourceRules": plain, "incomplete": False}}
     asked = user if kind == "SelfSubjectAccessReview" else User(spec.get("user", ""), tuple(spec.get("groups") or ()))
     good = allowed(state, asked, _ask(spec))
@@ -225,19 +233,38 @@ def default_rules() -> list[Obj]:
     """Return the cluster roles and bindings that every cluster starts with (the ones that matter here)."""
     everything = [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}, {"nonResourceURLs": ["*"], "verbs": ["*"]}]
     reads, writes = ["get", "list", "watch"], ["create", "delete", "deletecollection", "patch", "update"]
-    shown = [_rule("", "bindings,configmaps,endpoints,events,limitranges,namespaces,persistentvolumeclaims,pods,pods/log,"
-                   "pods/status,replicationcontrollers,resourcequotas,serviceaccounts,services", reads),
-             _rule("apps", "controllerrevisions,daemonsets,deployments,replicasets,statefulsets", reads),
-             _rule("batch", "cronjobs,jobs", reads), _rule("autoscaling", "horizontalpodautoscalers", reads),
-             _rule("networking.k8s.io", "ingresses,networkpolicies", reads), _rule("policy", "poddisruptionbudgets", reads),
-             _rule("discovery.k8s.io", "endpointslices", reads)]  # fmt: skip
-    changed = [_rule("", "configmaps,events,persistentvolumeclaims,pods,pods/eviction,replicationcontrollers,secrets,"
-                     "serviceaccounts,services,services/proxy,pods/proxy,pods/exec,serviceaccounts/token", [*writes, *reads]),
-               _rule("apps", "daemonsets,deployments,deployments/scale,replicasets,statefulsets", writes),
-               _rule("batch", "cronjobs,jobs", writes), _rule("autoscaling", "horizontalpodautoscalers", writes),
-               _rule("networking.k8s.io", "ingresses,networkpolicies", writes), _rule("policy", "poddisruptionbudgets", writes),
-               _rule("coordination.k8s.io", "leases", [*writes, *reads])]  # fmt: skip
-    own = [_rule(RBAC, "roles,rolebindings", [*writes, *reads]), _rule("authorization.k8s.io", "localsubjectaccessreviews", ["create"])]
+    shown = [
+        _rule(
+            "",
+            "bindings,configmaps,endpoints,events,limitranges,namespaces,persistentvolumeclaims,pods,pods/log,"
+            "pods/status,replicationcontrollers,resourcequotas,serviceaccounts,services",
+            reads,
+        ),
+        _rule("apps", "controllerrevisions,daemonsets,deployments,replicasets,statefulsets", reads),
+        _rule("batch", "cronjobs,jobs", reads),
+        _rule("autoscaling", "horizontalpodautoscalers", reads),
+        _rule("networking.k8s.io", "ingresses,networkpolicies", reads),
+        _rule("policy", "poddisruptionbudgets", reads),
+        _rule("discovery.k8s.io", "endpointslices", reads),
+    ]
+    changed = [
+        _rule(
+            "",
+            "configmaps,events,persistentvolumeclaims,pods,pods/eviction,replicationcontrollers,secrets,"
+            "serviceaccounts,services,services/proxy,pods/proxy,pods/exec,serviceaccounts/token",
+            [*writes, *reads],
+        ),
+        _rule("apps", "daemonsets,deployments,deployments/scale,replicasets,statefulsets", writes),
+        _rule("batch", "cronjobs,jobs", writes),
+        _rule("autoscaling", "horizontalpodautoscalers", writes),
+        _rule("networking.k8s.io", "ingresses,networkpolicies", writes),
+        _rule("policy", "poddisruptionbudgets", writes),
+        _rule("coordination.k8s.io", "leases", [*writes, *reads]),
+    ]
+    own = [
+        _rule(RBAC, "roles,rolebindings", [*writes, *reads]),
+        _rule("authorization.k8s.io", "localsubjectaccessreviews", ["create"]),
+    ]
     basic = [_rule("authorization.k8s.io", "selfsubjectaccessreviews,selfsubjectrulesreviews", ["create"]),
              _rule("authentication.k8s.io", "selfsubjectreviews", ["create"])]  # fmt: skip
     return [
@@ -276,4 +303,10 @@ def _bind(role: str, groups: list[str]) -> Obj:
     subjects = [{"apiGroup": RBAC, "kind": "Group", "name": group} for group in groups]
     meta = {"name": role, "labels": {"kubernetes.io/bootstrapping": "rbac-defaults"}}
     reference = {"apiGroup": RBAC, "kind": "ClusterRole", "name": role}
-    return {"apiVersion": f"{RBAC}/v1", "kind": "ClusterRoleBinding", "metadata": meta, "roleRef": reference, "subjects": subjects}
+    return {
+        "apiVersion": f"{RBAC}/v1",
+        "kind": "ClusterRoleBinding",
+        "metadata": meta,
+        "roleRef": reference,
+        "subjects": subjects,
+    }

@@ -1,7 +1,7 @@
 """Admission: what a valid request is changed by, or refused for, beyond its own fields.
 
-Namespaces, service accounts, priority classes, storage classes and webhooks are here; quotas and limits are in quota.py,
-pod security in podsecurity.py. Source: the page "Admission Control in Kubernetes".
+Namespaces, service accounts, priority classes, storage classes and webhooks are here; quotas and limits are in
+quota.py, pod security in podsecurity.py. Source: the page "Admission Control in Kubernetes".
 """
 
 from __future__ import annotations

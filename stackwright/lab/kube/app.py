@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
@@ -15,11 +15,10 @@ from urllib.parse import unquote
 import yaml
 from aiohttp import web
 
-from stackwright.lab.kube import access, deletion, discovery, openapi, reading, subresources, watching, writes
+from stackwright.lab.kube import access, deletion, discovery, openapi, protobuf, reading, subresources, watching, writes
 from stackwright.lab.kube.access import Ask, User
 from stackwright.lab.kube.errors import ApiFault, bad_request, method_not_allowed, not_found, unsupported_media
 from stackwright.lab.kube.kinds import Resource
-from stackwright.lab.kube.protobuf import decode_protobuf
 from stackwright.lab.kube.state import KubeState
 
 Obj = dict[str, Any]
@@ -137,7 +136,9 @@ class _Face:
             return web.json_response(openapi.index(self.state))
         where = _group_version(parts[1:]) if parts[:1] == ["v3"] else None
         if where and discovery.serves(self.state, *where):
-            return web.json_response(openapi.document(self.state, *where), headers={"Cache-Control": "public, immutable"})
+            return web.json_response(
+                openapi.document(self.state, *where), headers={"Cache-Control": "public, immutable"}
+            )
         return web.Response(status=404, text="404 page not found\n")
 
     # --- resources ---------------------------------------------------------------------------------------------------
@@ -169,27 +170,33 @@ class _Face:
         if "create" in resource.verbs and len(resource.verbs) == 1:
             if request.method != "POST":
                 raise method_not_allowed()
-            return web.json_response(access.review(self.state, user, resource.kind, await _body(request)), status=201)
+            return web.json_response(
+                access.review(self.state, user, resource.kind, await read_body(request)), status=201
+            )
         if target.subresource and target.subresource not in resource.subresources:
             return web.Response(status=404, text="404 page not found\n")
         change = self._change(request, target, space, user)
         if target.subresource and target.subresource not in {"status", "approval", "ephemeralcontainers", "resize"}:
-            return await subresources.serve(self.state, request, change, target.rest)
+            return await subresources.serve(self.state, request, change, target.rest, read_body)
         if verb in {"get", "list", "watch"}:
             return await self._read(request, target, verb, space)
         if verb == "deletecollection":
-            return web.json_response(deletion.delete_collection(self.state, change, request.query, await _body(request, empty=True)))
+            return web.json_response(
+                deletion.delete_collection(self.state, change, request.query, await read_body(request, empty=True))
+            )
         if verb == "delete":
-            return web.json_response(deletion.delete(self.state, change, request.query, await _body(request, empty=True)))
+            return web.json_response(
+                deletion.delete(self.state, change, request.query, await read_body(request, empty=True))
+            )
         status, made = 200, {}
         if verb == "create":
             if target.name:
                 raise method_not_allowed()
-            made, status = await writes.create(self.state, change, await _body(request)), 201
+            made, status = await writes.create(self.state, change, await read_body(request)), 201
         elif verb == "update":
-            made = await writes.update(self.state, change, await _body(request))
+            made = await writes.update(self.state, change, await read_body(request))
         else:
-            made, new = await writes.patch(self.state, change, request.content_type, await _body(request))
+            made, new = await writes.patch(self.state, change, request.content_type, await read_body(request))
             status = 201 if new else 200
         headers = [("Warning", f"299 - {json.dumps(text)}") for text in change.warnings]
         return web.json_response(reading.transformed(made, request), status=status, headers=headers)
@@ -200,7 +207,9 @@ class _Face:
         family = agent.partition("/")[0].lower()
         dry = query.get("dryRun", "")
         if dry not in {"", "All"}:
-            raise bad_request(f'PatchOptions.meta.k8s.io "" is invalid: dryRun: Unsupported value: "{dry}": supported values: "All"')
+            raise bad_request(
+                f'PatchOptions.meta.k8s.io "" is invalid: dryRun: Unsupported value: "{dry}": supported values: "All"'
+            )
         return writes.Change(
             resource=target.resource,
             namespace=namespace,
@@ -234,7 +243,14 @@ def _verb(request: web.Request, target: Target | None) -> str:
     if target is None:
         return method.lower()
     if target.subresource == "proxy":
-        return {"GET": "get", "HEAD": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}.get(method, "get")
+        return {
+            "GET": "get",
+            "HEAD": "get",
+            "POST": "create",
+            "PUT": "update",
+            "PATCH": "patch",
+            "DELETE": "delete",
+        }.get(method, "get")
     if method in {"GET", "HEAD"}:
         if request.query.get("watch") in {"1", "true"} and not target.subresource:
             return "watch"
@@ -269,12 +285,19 @@ def _health(request: web.Request) -> web.Response:
     name = request.path.strip("/").partition("/")[0]
     if "verbose" not in request.query:
         return web.Response(text="ok")
-    checks = ("ping", "log", "etcd", "informer-sync", "poststarthook/start-apiextensions-controllers", "poststarthook/rbac/bootstrap-roles")
+    checks = (
+        "ping",
+        "log",
+        "etcd",
+        "informer-sync",
+        "poststarthook/start-apiextensions-controllers",
+        "poststarthook/rbac/bootstrap-roles",
+    )
     lines = [f"[+]{check} ok" for check in checks]
     return web.Response(text="\n".join([*lines, f"{name} check passed", ""]))
 
 
-async def _body(request: web.Request, *, empty: bool = False) -> Any:
+async def read_body(request: web.Request, *, empty: bool = False) -> Any:
     """Read a body of JSON or YAML."""
     raw = await request.read()
     if not raw.strip():
@@ -283,16 +306,17 @@ async def _body(request: web.Request, *, empty: bool = False) -> Any:
         raise bad_request("EOF")
     kind = request.content_type
     if "protobuf" in kind or "cbor" in kind:
-        known = decode_protobuf(raw)
+        known = protobuf.decode_protobuf(raw) if "protobuf" in kind else None
         if known is None:
-            raise unsupported_media([JSON, "application/yaml"])
+            raise unsupported_media([JSON, "application/yaml", protobuf.MEDIA_TYPE])
         return known
     with contextlib.suppress(ValueError):
         return json.loads(raw)
     if "yaml" not in kind:
-        raise bad_request("the object provided is unrecognized (must be of type JSON): couldn't get version/kind; json parse error")
+        raise bad_request(
+            "the object provided is unrecognized (must be of type JSON): couldn't get version/kind; json parse error"
+        )
     try:
         return yaml.safe_load(raw)
     except yaml.YAMLError as error:
         raise bad_request(f"error decoding YAML: {error}") from error
-

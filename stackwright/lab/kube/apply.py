@@ -1,4 +1,5 @@
-"""Server-side apply: merge what an applier sends into what is there, take away what it gave up, refuse other owners' fields.
+"""Server-side apply: merge what an applier sends into what is there, take away what it gave up, refuse other owners'
+fields.
 
 Source: the page "Server-Side Apply" and structured-merge-diff's rules.
 """
@@ -30,10 +31,9 @@ from stackwright.lab.kube.values import copy
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
 
-def apply(
-    live: Obj | None, sent: Obj, schema: Schema, *, manager: str, force: bool, subresource: str, now: str
-) -> Obj:
-    """Return the object after `manager` applied `sent`. Raises the 409 with one cause for each field of other owners."""
+def apply(live: Obj | None, sent: Obj, schema: Schema, *, manager: str, force: bool, subresource: str, now: str) -> Obj:
+    """Return the object after `manager` applied `sent`. Raises the 409 with one cause for each field of other
+    owners."""
     config = _without_nulls(sent)
     config["metadata"].pop("managedFields", None)
     mine = members(config, schema) - UNOWNED
@@ -64,7 +64,9 @@ def _settle(live: Obj, others: Iterable[Owner], changed: Fields, manager: str, f
         if not clash:
             continue
         # kubectl moving from client-side to server-side apply takes its own earlier fields without asking.
-        own_past = manager == "kubectl" and owner.operation == "Update" and owner.manager.startswith("kubectl-client-side")
+        own_past = (
+            manager == "kubectl" and owner.operation == "Update" and owner.manager.startswith("kubectl-client-side")
+        )
         if force or (own_past and LAST_APPLIED in (live["metadata"].get("annotations") or {})):
             owner.fields -= clash
         else:
@@ -101,7 +103,9 @@ def _with(owner: Owner, long: bool = False) -> str:
     return text
 
 
-def _with_mine(owners: list[Owner], identity: tuple[str, str, str], version: str, mine: Fields, now: str) -> list[Owner]:
+def _with_mine(
+    owners: list[Owner], identity: tuple[str, str, str], version: str, mine: Fields, now: str
+) -> list[Owner]:
     made, placed = [], False
     for owner in owners:
         if owner.identity != identity:
@@ -125,9 +129,7 @@ def merge(live: Any, sent: Any, schema: Schema) -> Any:
     items = schema.items or schema
     there = {item_step(item, schema): item for item in live}
     wanted = {item_step(item, schema): item for item in sent}
-    merged = {
-        step: merge(there[step], item, items) if step in there else copy(item) for step, item in wanted.items()
-    }
+    merged = {step: merge(there[step], item, items) if step in there else copy(item) for step, item in wanted.items()}
     # Items that both have take the order of what is sent; the others stay where they are, new ones come last.
     order = iter([step for step in wanted if step in there])
     made_list = [merged[next(order)] if step in wanted else item for step, item in there.items()]
@@ -209,7 +211,9 @@ def _typed_problem(value: Any, schema: Schema, path: str) -> str:
         if not isinstance(value, list):
             return f"{path}: expected list, got &{{{json.dumps(value)}}}"
         return _typed_items(value, schema, path)
-    wanted = {"string": str, "bytes": str, "boolean": bool, "integer": int, "number": (int, float)}.get(schema.type)
+    wanted: Any = {"string": str, "bytes": str, "boolean": bool, "integer": int, "number": (int, float)}.get(
+        schema.type
+    )
     good = wanted is None or (isinstance(value, wanted) and (schema.type == "boolean" or not isinstance(value, bool)))
     shown_type = {"bytes": "string", "integer": "numeric", "number": "numeric"}.get(schema.type, schema.type)
     return "" if good else f"{path}: expected {shown_type}, got &value.valueUnstructured{{Value:{json.dumps(value)}}}"
@@ -217,7 +221,13 @@ def _typed_problem(value: Any, schema: Schema, path: str) -> str:
 
 def _typed_fields(value: Obj, schema: Schema, path: str) -> str:
     for key, item in value.items():
-        if schema.type == "object" and schema.fields and key not in schema.fields and not schema.items and schema.pruned:
+        if (
+            schema.type == "object"
+            and schema.fields
+            and key not in schema.fields
+            and not schema.items
+            and schema.pruned
+        ):
             return f"{path}.{key}: field not declared in schema"
         problem = _typed_problem(item, schema.child(key), f"{path}.{key}")
         if problem:

@@ -43,13 +43,22 @@ async def budget(state: KubeState, space: str, name: str) -> float | None:
     else:
         desired = _share(spec.get("minAvailable", 1), expected)
     allowed = max(0, healthy - desired) if expected else 0
-    text = condition("DisruptionAllowed", "True" if allowed else "False", "SufficientPods" if allowed else "InsufficientPods",
-                     "", state.now(), observedGeneration=own["metadata"].get("generation", 1))  # fmt: skip
+    text = condition(
+        "DisruptionAllowed",
+        "True" if allowed else "False",
+        "SufficientPods" if allowed else "InsufficientPods",
+        "",
+        state.now(),
+        observedGeneration=own["metadata"].get("generation", 1),
+    )
     status = {
-        "observedGeneration": own["metadata"].get("generation", 1), "disruptionsAllowed": allowed, "currentHealthy": healthy,
-        "desiredHealthy": desired, "expectedPods": expected,
+        "observedGeneration": own["metadata"].get("generation", 1),
+        "disruptionsAllowed": allowed,
+        "currentHealthy": healthy,
+        "desiredHealthy": desired,
+        "expectedPods": expected,
         "conditions": set_condition(dig(own, "status", "conditions", default=()), text),
-    }  # fmt: skip
+    }
     state.set_status(BUDGETS, space, name, status, merge=False)
     return None
 

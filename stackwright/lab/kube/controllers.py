@@ -1,6 +1,7 @@
 """The controllers' engine: which change makes which work, one queue, delays of the imitated world, events.
 
-What each controller does is in workloads.py, rollouts.py, pods.py, volumes.py, networks.py, budgets.py and lifecycle.py.
+What each controller does is in workloads.py, rollouts.py, pods.py, volumes.py, networks.py, budgets.py and
+lifecycle.py.
 """
 
 from __future__ import annotations
@@ -30,13 +31,24 @@ OWNER_WORK = {
     "Deployment": "deployment",
 }  # fmt: skip
 OWN_WORK = {
-    ("apps", "deployments"): "deployment", ("apps", "replicasets"): "replicaset", ("apps", "statefulsets"): "statefulset",
-    ("apps", "daemonsets"): "daemonset", ("batch", "jobs"): "job", ("", "pods"): "pod", ("", "services"): "service",
-    ("", "persistentvolumeclaims"): "claim", ("", "persistentvolumes"): "volume", ("", "namespaces"): "namespace",
-    ("", "nodes"): "node", ("networking.k8s.io", "ingresses"): "ingress", ("policy", "poddisruptionbudgets"): "budget",
-    ("", "resourcequotas"): "quota", ("", "secrets"): "secret", ("", "serviceaccounts"): "account",
+    ("apps", "deployments"): "deployment",
+    ("apps", "replicasets"): "replicaset",
+    ("apps", "statefulsets"): "statefulset",
+    ("apps", "daemonsets"): "daemonset",
+    ("batch", "jobs"): "job",
+    ("", "pods"): "pod",
+    ("", "services"): "service",
+    ("", "persistentvolumeclaims"): "claim",
+    ("", "persistentvolumes"): "volume",
+    ("", "namespaces"): "namespace",
+    ("", "nodes"): "node",
+    ("networking.k8s.io", "ingresses"): "ingress",
+    ("policy", "poddisruptionbudgets"): "budget",
+    ("", "resourcequotas"): "quota",
+    ("", "secrets"): "secret",
+    ("", "serviceaccounts"): "account",
     ("apiregistration.k8s.io", "apiservices"): "apiservice",
-}  # fmt: skip
+}
 
 
 class Controllers:
@@ -54,14 +66,29 @@ class Controllers:
         self._wake: asyncio.Event | None = None
         self._task: asyncio.Task[None] | None = None
         self._handlers: dict[str, Handler] = {
-            "deployment": rollouts.deployment, "replicaset": workloads.replica_set, "statefulset": rollouts.stateful_set,
-            "daemonset": rollouts.daemon_set, "job": workloads.job, "pod": pods.pod, "place": pods.place, "node": pods.node,
-            "service": networks.service, "ingress": networks.ingress, "claim": volumes.claim, "volume": volumes.volume,
-            "budget": budgets.budget, "quota": housekeeping.quota, "namespace": housekeeping.namespace,
-            "account": housekeeping.account, "secret": housekeeping.secret, "apiservice": housekeeping.api_service,
-            "collect": housekeeping.collect, "empty": housekeeping.empty, "foreground": housekeeping.foreground,
+            "deployment": rollouts.deployment,
+            "replicaset": workloads.replica_set,
+            "statefulset": rollouts.stateful_set,
+            "daemonset": rollouts.daemon_set,
+            "job": workloads.job,
+            "pod": pods.pod,
+            "place": pods.place,
+            "node": pods.node,
+            "service": networks.service,
+            "ingress": networks.ingress,
+            "claim": volumes.claim,
+            "volume": volumes.volume,
+            "budget": budgets.budget,
+            "quota": housekeeping.quota,
+            "namespace": housekeeping.namespace,
+            "account": housekeeping.account,
+            "secret": housekeeping.secret,
+            "apiservice": housekeeping.api_service,
+            "collect": housekeeping.collect,
+            "empty": housekeeping.empty,
+            "foreground": housekeeping.foreground,
             "definition": housekeeping.definition,
-        }  # fmt: skip
+        }
 
     # --- the queue ---------------------------------------------------------------------------------------------------
 
@@ -153,7 +180,11 @@ class Controllers:
                     self.add(("claim", kept.obj["metadata"]["namespace"], kept.obj["metadata"]["name"]))
         elif key == ("", "serviceaccounts") and event.type == "ADDED":
             self._wake_failed(space)
-        if space and event.type != "MODIFIED" or key in {("", "pods"), ("", "persistentvolumeclaims"), ("", "resourcequotas")}:
+        if (space and event.type != "MODIFIED") or key in {
+            ("", "pods"),
+            ("", "persistentvolumeclaims"),
+            ("", "resourcequotas"),
+        }:
             self._wake_quotas(space)
 
     def _hear_pod(self, event: Event) -> None:

@@ -1,6 +1,7 @@
 """Reading a request's object: nulls dropped, wrong types refused, unknown fields dropped with a warning or refused.
 
-Source: the API concepts page "Field validation" and the JSON decoder's own texts. Rules between fields are in validation.py.
+Source: the API concepts page "Field validation" and the JSON decoder's own texts. Rules between fields are in
+validation.py.
 """
 
 from __future__ import annotations
@@ -16,7 +17,14 @@ from stackwright.lab.kube.values import quantity
 Obj = dict[str, Any]
 
 _PYTHON = {"string": str, "bytes": str, "time": str, "boolean": bool, "integer": int, "number": (int, float)}
-_GO = {"string": "string", "bytes": "[]uint8", "time": "Time", "boolean": "bool", "integer": "int32", "number": "float64"}
+_GO = {
+    "string": "string",
+    "bytes": "[]uint8",
+    "time": "Time",
+    "boolean": "bool",
+    "integer": "int32",
+    "number": "float64",
+}
 
 
 def decode(obj: Obj, resource: Resource, schema: Schema, mode: str) -> tuple[Obj, list[str]]:
@@ -73,12 +81,15 @@ def _check_type(value: Any, schema: Schema, path: str, resource: Resource, owner
     if kind == "quantity":
         _check_quantity(value, resource)
         return
-    wanted = {"object": dict, "map": dict, "list": list}.get(kind) or _PYTHON.get(kind)
+    wanted: Any = {"object": dict, "map": dict, "list": list}.get(kind) or _PYTHON.get(kind)
     if wanted is None or (isinstance(value, wanted) and (kind == "boolean" or not isinstance(value, bool))):
         return
     got = {bool: "bool", int: "number", float: "number", str: "string", dict: "object", list: "array"}[type(value)]
     plain = re.sub(r"\[\d+\]", "", path)
-    go = _GO.get(kind) or {"map": "map[string]string", "list": "[]" + _go_items(schema), "object": f"v1.{schema.name}"}[kind]
+    go = (
+        _GO.get(kind)
+        or {"map": "map[string]string", "list": "[]" + _go_items(schema), "object": f"v1.{schema.name}"}[kind]
+    )
     why = f"json: cannot unmarshal {got} into Go struct field {owner}.{plain} of type {go}"
     raise bad_request(_cannot(resource, {"apiVersion": resource.api_version}, why))
 
@@ -92,9 +103,7 @@ def _check_quantity(value: Any, resource: Resource) -> None:
     try:
         quantity(value)
     except ValueError as error:
-        why = (
-            "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
-        )
+        why = "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
         raise bad_request(_cannot(resource, {"apiVersion": resource.api_version}, why)) from error
 
 
@@ -118,9 +127,7 @@ def _check_value(value: Any, schema: Schema, path: str, faults: list[FieldFault]
     if not _type_fits(value, schema):
         kind = {"list": "array", "map": "object"}.get(schema.type, schema.type)
         got = {dict: "object", list: "array", str: "string", bool: "boolean", int: "integer"}.get(type(value), "number")
-        faults.append(
-            FieldFault(path, "invalid", got, f"{path} in body must be of type {kind}: {go_value(got)}")
-        )
+        faults.append(FieldFault(path, "invalid", got, f"{path} in body must be of type {kind}: {go_value(got)}"))
         return
     if raw.get("enum") and value not in raw["enum"]:
         listed = ", ".join(go_value(item) for item in raw["enum"])
@@ -140,7 +147,7 @@ def _type_fits(value: Any, schema: Schema) -> bool:
         return True
     if schema.type == "int-or-string":
         return isinstance(value, int | str) and not isinstance(value, bool)
-    wanted = {"object": dict, "map": dict, "list": list}.get(schema.type) or _PYTHON.get(schema.type)
+    wanted: Any = {"object": dict, "map": dict, "list": list}.get(schema.type) or _PYTHON.get(schema.type)
     return wanted is None or (isinstance(value, wanted) and (schema.type == "boolean" or not isinstance(value, bool)))
 
 
@@ -164,4 +171,6 @@ def _check_limits(value: Any, raw: Obj, path: str, faults: list[FieldFault]) -> 
         if len(value) < raw.get("minItems", 0):
             add(f"should have at least {raw['minItems']} items")
         if len(value) > raw.get("maxItems", len(value)):
-            faults.append(FieldFault(path, "invalid", len(value), f"{path} in body should have at most {raw['maxItems']} items"))
+            faults.append(
+                FieldFault(path, "invalid", len(value), f"{path} in body should have at most {raw['maxItems']} items")
+            )

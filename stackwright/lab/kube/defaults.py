@@ -1,4 +1,5 @@
-"""The values that the API server fills in by itself before it looks at an object. Source: each kind's API reference page.
+"""The values that the API server fills in by itself before it looks at an object. Source: each kind's API reference
+page.
 
 Admission plugins that fill in more (ServiceAccount, LimitRange, StorageClass) are in admission.py.
 """

@@ -39,7 +39,9 @@ def delete(state: KubeState, change: Change, query: Mapping[str, str], options: 
             return as_version(copy(made.obj), change)
         if resource.key == ("", "pods"):
             return as_version(copy(made.obj), change)
-    details = {"name": change.name, "kind": resource.plural, "uid": uid} | ({"group": resource.group} if resource.group else {})
+    details = {"name": change.name, "kind": resource.plural, "uid": uid} | (
+        {"group": resource.group} if resource.group else {}
+    )
     return {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details}
 
 

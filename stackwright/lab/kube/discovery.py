@@ -19,11 +19,18 @@ SPOKEN = {
     "binding": ("", "v1", "Binding"),
 }
 SUB_VERBS = {
-    "status": ["get", "patch", "update"], "scale": ["get", "patch", "update"], "eviction": ["create"], "token": ["create"],
-    "binding": ["create"], "log": ["get"], "finalize": ["update"], "approval": ["get", "patch", "update"],
-    "proxy": ["create", "delete", "get", "patch", "update"], "ephemeralcontainers": ["get", "patch", "update"],
+    "status": ["get", "patch", "update"],
+    "scale": ["get", "patch", "update"],
+    "eviction": ["create"],
+    "token": ["create"],
+    "binding": ["create"],
+    "log": ["get"],
+    "finalize": ["update"],
+    "approval": ["get", "patch", "update"],
+    "proxy": ["create", "delete", "get", "patch", "update"],
+    "ephemeralcontainers": ["get", "patch", "update"],
     "resize": ["get", "patch", "update"],
-}  # fmt: skip
+}
 
 
 def groups(store: Store) -> dict[str, list[str]]:
@@ -135,8 +142,17 @@ def version_info(git_version: str) -> Obj:
     """Return /version."""
     numbers = git_version.lstrip("v").split(".")
     return {
-        "major": numbers[0], "minor": numbers[1], "emulationMajor": numbers[0], "emulationMinor": numbers[1],
-        "minCompatibilityMajor": numbers[0], "minCompatibilityMinor": str(int(numbers[1]) - 1), "gitVersion": git_version,
-        "gitCommit": "0" * 40, "gitTreeState": "clean", "buildDate": "2026-01-01T00:00:00Z", "goVersion": "go1.24.0",
-        "compiler": "gc", "platform": "linux/amd64",
-    }  # fmt: skip
+        "major": numbers[0],
+        "minor": numbers[1],
+        "emulationMajor": numbers[0],
+        "emulationMinor": numbers[1],
+        "minCompatibilityMajor": numbers[0],
+        "minCompatibilityMinor": str(int(numbers[1]) - 1),
+        "gitVersion": git_version,
+        "gitCommit": "0" * 40,
+        "gitTreeState": "clean",
+        "buildDate": "2026-01-01T00:00:00Z",
+        "goVersion": "go1.24.0",
+        "compiler": "gc",
+        "platform": "linux/amd64",
+    }

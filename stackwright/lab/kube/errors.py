@@ -1,6 +1,7 @@
 """The Kubernetes API's refusals: one exception that carries the real `Status` body, and a maker for each reason.
 
-Source of codes, reasons and texts: apimachinery's `api/errors` and `util/validation/field`. Who refuses what is elsewhere.
+Source of codes, reasons and texts: apimachinery's `api/errors` and `util/validation/field`. Who refuses what is
+elsewhere.
 """
 
 from __future__ import annotations

@@ -191,7 +191,9 @@ def note_update(
     kept = (old or {"metadata": {}})["metadata"].get("managedFields")
     base = new if sent is not None and sent != kept and old is not None else (old or new)
     owners = [] if old is None else owners_of(base)
-    changed, removed = compare(_body(old), _body(new), schema) if old else (members(_body(new), schema, inner=True), set())
+    changed, removed = (
+        compare(_body(old), _body(new), schema) if old else (members(_body(new), schema, inner=True), set())
+    )
     changed -= UNOWNED
     for owner in owners:
         if (owner.manager, owner.operation, owner.subresource) != (manager, "Update", subresource):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 from typing import TYPE_CHECKING, Any
 
-from stackwright.lab.kube import lifecycle, quota as quotas
+from stackwright.lab.kube import lifecycle
+from stackwright.lab.kube import quota as quotas
 from stackwright.lab.kube.access import new_token
-from stackwright.lab.kube.values import condition, copy, set_condition
+from stackwright.lab.kube.values import condition, set_condition
 
 if TYPE_CHECKING:
     from stackwright.lab.kube.state import KubeState
@@ -92,7 +93,11 @@ async def foreground(state: KubeState, _: str, uid: str) -> float | None:
     """Carry a foreground deletion on."""
     kept = state.by_uid(uid)
     place = state.uids.get(uid)
-    if kept is not None and place is not None and lifecycle.FOREGROUND in (kept.obj["metadata"].get("finalizers") or ()):
+    if (
+        kept is not None
+        and place is not None
+        and lifecycle.FOREGROUND in (kept.obj["metadata"].get("finalizers") or ())
+    ):
         lifecycle.collect_foreground(state, state.resources[place[0]], kept)
     return None
 
@@ -101,4 +106,3 @@ async def definition(state: KubeState, _: str, name: str) -> float | None:
     """Carry a CRD's deletion on."""
     lifecycle.finish_definition(state, name)
     return None
-

@@ -56,7 +56,7 @@ class Resource:
         return f"{self.group}/{version}" if self.group else version
 
 
-# group | versions | plural | Kind | scope (n, c) | short names | subresources | flags: a = in "all", g = counts generations
+# group | versions | plural | Kind | scope (n, c) | short names | subresources | flags: a = in "all", g = generations
 _TABLE = """
 |v1|pods|Pod|n|po|status,log,eviction,binding,proxy,ephemeralcontainers,resize|ag
 |v1|services|Service|n|svc|status,proxy|a

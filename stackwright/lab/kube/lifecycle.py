@@ -32,7 +32,9 @@ def before_keeping(state: KubeState, resource: Resource, obj: Obj, old: Kept | N
         obj.setdefault("status", {"phase": "Available"})
 
 
-def begin(state: KubeState, resource: Resource, kept: Kept, *, policy: str = "Background", grace: int | None = None) -> Kept:
+def begin(
+    state: KubeState, resource: Resource, kept: Kept, *, policy: str = "Background", grace: int | None = None
+) -> Kept:
     """Start an object's deletion; return it as it is now (its last state when it is gone already)."""
     meta = kept.obj["metadata"]
     finalizers = [name for name in meta.get("finalizers") or () if name not in {FOREGROUND, ORPHAN}]
@@ -122,7 +124,9 @@ def collect_foreground(state: KubeState, resource: Resource, kept: Kept) -> None
     """Carry an owner's foreground deletion on: first its dependents, then itself."""
     waiting = False
     for below, other in state.dependents(str(kept.obj["metadata"]["uid"])):
-        mine = next((r for r in other.obj["metadata"]["ownerReferences"] if r["uid"] == kept.obj["metadata"]["uid"]), {})
+        mine: Obj = next(
+            (r for r in other.obj["metadata"]["ownerReferences"] if r["uid"] == kept.obj["metadata"]["uid"]), {}
+        )
         waiting = waiting or bool(mine.get("blockOwnerDeletion"))
         if not other.obj["metadata"].get("deletionTimestamp"):
             has_own = state.owned.get(str(other.obj["metadata"]["uid"]))
@@ -179,11 +183,19 @@ def _say_what_is_left(state: KubeState, spaces: Resource, name: str, left: list[
     some = ", ".join(f"{shown} has {count} resource instances" for shown, count in sorted(counts.items()))
     held = ", ".join(f"{holder} in {count} resource instances" for holder, count in sorted(holders.items()))
     texts = [
-        condition("NamespaceDeletionDiscoveryFailure", "False", "ResourcesDiscovered", "All resources successfully discovered"),
+        condition(
+            "NamespaceDeletionDiscoveryFailure", "False", "ResourcesDiscovered", "All resources successfully discovered"
+        ),
         condition("NamespaceContentRemaining", "True", "SomeResourcesRemain", f"Some resources are remaining: {some}"),
-        condition("NamespaceFinalizersRemaining", "True" if held else "False", "SomeFinalizersRemain" if held else "ContentHasNoFinalizers",
-                  f"Some content in the namespace has finalizers remaining: {held}" if held else "All content-preserving finalizers finished"),
-    ]  # fmt: skip
+        condition(
+            "NamespaceFinalizersRemaining",
+            "True" if held else "False",
+            "SomeFinalizersRemain" if held else "ContentHasNoFinalizers",
+            f"Some content in the namespace has finalizers remaining: {held}"
+            if held
+            else "All content-preserving finalizers finished",
+        ),
+    ]
     kept = state.kept(spaces.key, "", name)
     if kept is None:
         return
@@ -225,9 +237,9 @@ def follow(state: KubeState, event: Event) -> list[tuple[str, str, str]]:
             work.append(("collect", "", str(meta["uid"])))
         if event.resource.crd:
             work.append(("definition", "", f"{event.resource.plural}.{event.resource.group}"))
-        if event.namespace and (space := state.peek(("", "namespaces"), "", event.namespace)):
-            if space["metadata"].get("deletionTimestamp"):
-                work.append(("empty", "", event.namespace))
+        space = state.peek(("", "namespaces"), "", event.namespace) if event.namespace else None
+        if space and space["metadata"].get("deletionTimestamp"):
+            work.append(("empty", "", event.namespace))
         for reference in meta.get("ownerReferences") or ():
             owner = state.by_uid(reference["uid"])
             if owner and FOREGROUND in (owner.obj["metadata"].get("finalizers") or ()):

@@ -44,7 +44,11 @@ async def service(state: KubeState, space: str, name: str) -> float | None:
         return None
     selector = dig(own, "spec", "selector", default={})
     if selector and own["spec"].get("type") != "ExternalName":
-        chosen = [pod for pod in state.each(("", "pods"), space) if _selected(selector, labels_of(pod)) and dig(pod, "status", "podIP")]
+        chosen = [
+            pod
+            for pod in state.each(("", "pods"), space)
+            if _selected(selector, labels_of(pod)) and dig(pod, "status", "podIP")
+        ]
         _endpoints(state, own, [pod for pod in chosen if is_active(pod)])
     if own["spec"].get("type") == "LoadBalancer":
         _outer_address(state, own)
@@ -70,21 +74,40 @@ def _endpoints(state: KubeState, own: Obj, pods: list[Obj]) -> None:
     subset |= {"ports": ports} if ports and subset else {}
     labels = {**(meta.get("labels") or {}), "endpoints.kubernetes.io/managed-by": "endpoint-controller"}
     base = {"name": meta["name"], "namespace": meta["namespace"], "labels": labels}
-    state.put({"apiVersion": "v1", "kind": "Endpoints", "metadata": base, "subsets": [subset] if subset else []}, manager="kube-controller-manager")
+    state.put(
+        {"apiVersion": "v1", "kind": "Endpoints", "metadata": base, "subsets": [subset] if subset else []},
+        manager="kube-controller-manager",
+    )
     points = [
         {
-            "addresses": [dig(pod, "status", "podIP")], "nodeName": pod["spec"].get("nodeName", ""),
+            "addresses": [dig(pod, "status", "podIP")],
+            "nodeName": pod["spec"].get("nodeName", ""),
             "conditions": {"ready": pod in ready, "serving": pod in ready, "terminating": False},
-            "targetRef": {"kind": "Pod", "name": pod["metadata"]["name"], "namespace": meta["namespace"], "uid": pod["metadata"]["uid"]},
+            "targetRef": {
+                "kind": "Pod",
+                "name": pod["metadata"]["name"],
+                "namespace": meta["namespace"],
+                "uid": pod["metadata"]["uid"],
+            },
         }
         for pod in pods
-    ]  # fmt: skip
-    labels = {"kubernetes.io/service-name": meta["name"], "endpointslice.kubernetes.io/managed-by": "endpointslice-controller.k8s.io"}
+    ]
+    labels = {
+        "kubernetes.io/service-name": meta["name"],
+        "endpointslice.kubernetes.io/managed-by": "endpointslice-controller.k8s.io",
+    }
     place = {"name": f"{meta['name']}-{str(meta['uid'])[:5]}", "namespace": meta["namespace"], "labels": labels}
-    state.put({
-        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": {**place, "ownerReferences": [owner_reference(own)]},
-        "addressType": "IPv4", "endpoints": points, "ports": copy(ports),
-    }, manager="kube-controller-manager")  # fmt: skip
+    state.put(
+        {
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": {**place, "ownerReferences": [owner_reference(own)]},
+            "addressType": "IPv4",
+            "endpoints": points,
+            "ports": copy(ports),
+        },
+        manager="kube-controller-manager",
+    )
 
 
 def _address(pod: Obj) -> Obj:
@@ -139,7 +162,13 @@ def _outer_address(state: KubeState, own: Obj) -> None:
         state.set_status(("", "services"), meta["namespace"], meta["name"], status)
         state.controllers.event(own, "Normal", "IPAllocated", f'Assigned IP ["{free[0]}"]', "metallb-controller")
     elif offered:
-        state.controllers.event(own, "Warning", "AllocationFailed", f'Failed to allocate IP for "{meta["namespace"]}/{meta["name"]}": no available IPs', "metallb-controller")  # noqa: E501
+        state.controllers.event(
+            own,
+            "Warning",
+            "AllocationFailed",
+            f'Failed to allocate IP for "{meta["namespace"]}/{meta["name"]}": no available IPs',
+            "metallb-controller",
+        )
 
 
 async def ingress(state: KubeState, space: str, name: str) -> float | None:

@@ -1,6 +1,7 @@
 """OpenAPI documents made from the structures in schema.py: one for each group version (v3), and a bare v2.
 
-kubectl and helm read from them the list and merge keys, and whether the server checks fields itself (`fieldValidation`).
+kubectl and helm read from them the list and merge keys, and whether the server checks fields itself
+(`fieldValidation`).
 """
 
 from __future__ import annotations
@@ -27,11 +28,16 @@ PATCH_TYPES = (
     "application/strategic-merge-patch+json",
 )  # fmt: skip
 SCALARS: dict[str, Obj] = {
-    "string": {"type": "string"}, "bytes": {"type": "string", "format": "byte"}, "time": {"type": "string", "format": "date-time"},
-    "integer": {"type": "integer", "format": "int32"}, "number": {"type": "number", "format": "double"},
-    "boolean": {"type": "boolean"}, "int-or-string": {"oneOf": [{"type": "integer"}, {"type": "string"}], "format": "int-or-string"},
-    "quantity": {"oneOf": [{"type": "string"}, {"type": "number"}]}, "any": {},
-}  # fmt: skip
+    "string": {"type": "string"},
+    "bytes": {"type": "string", "format": "byte"},
+    "time": {"type": "string", "format": "date-time"},
+    "integer": {"type": "integer", "format": "int32"},
+    "number": {"type": "number", "format": "double"},
+    "boolean": {"type": "boolean"},
+    "int-or-string": {"oneOf": [{"type": "integer"}, {"type": "string"}], "format": "int-or-string"},
+    "quantity": {"oneOf": [{"type": "string"}, {"type": "number"}]},
+    "any": {},
+}
 
 
 def index(state: KubeState) -> Obj:
@@ -61,7 +67,12 @@ def document(state: KubeState, group: str, version: str) -> Obj:
 
 def v2(state: KubeState) -> Obj:
     """Return a valid, empty v2 document: today's clients read v3."""
-    return {"swagger": "2.0", "info": {"title": "Kubernetes", "version": state.git_version}, "paths": {}, "definitions": {}}
+    return {
+        "swagger": "2.0",
+        "info": {"title": "Kubernetes", "version": state.git_version},
+        "paths": {},
+        "definitions": {},
+    }
 
 
 def _add_kind(state: KubeState, resource: Resource, version: str, schemas: Obj) -> str:
@@ -79,7 +90,7 @@ def _add_kind(state: KubeState, resource: Resource, version: str, schemas: Obj) 
 
 def _custom(resource: Resource, version: str, schemas: Obj) -> Obj:
     versions = (resource.crd or {}).get("versions") or ()
-    found = next((item for item in versions if item["name"] == version), {})
+    found: Obj = next((item for item in versions if item["name"] == version), {})
     made: Obj = copy(dig(found, "schema", "openAPIV3Schema", default={"type": "object"}))
     meta = "io.k8s.api.V1ObjectMeta"
     _add_model(meta, model_schema("V1ObjectMeta"), schemas)

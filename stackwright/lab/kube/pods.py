@@ -56,8 +56,14 @@ async def place(state: KubeState, space: str, name: str) -> float | None:
         state.controllers.waiting.setdefault(space, set()).add(name)
         reasons = {claims: len(nodes)}
     listed = ", ".join(f"{count} {why}" for why, count in sorted(reasons.items()))
-    text = f"0/{len(nodes)} nodes are available: {claims or listed}." if nodes else "no nodes available to schedule pods"
-    _set_status(state, kept, {"conditions": with_condition(state, pod, "PodScheduled", "False", "Unschedulable", text)["conditions"]})
+    text = (
+        f"0/{len(nodes)} nodes are available: {claims or listed}." if nodes else "no nodes available to schedule pods"
+    )
+    _set_status(
+        state,
+        kept,
+        {"conditions": with_condition(state, pod, "PodScheduled", "False", "Unschedulable", text)["conditions"]},
+    )
     state.controllers.event(pod, "Warning", "FailedScheduling", text, "default-scheduler")
     return None
 
@@ -130,7 +136,9 @@ def matches_node(spec: Mapping[str, Any], node: Mapping[str, Any]) -> bool:
     labels = labels_of(node)
     if any(labels.get(key) != value for key, value in (spec.get("nodeSelector") or {}).items()):
         return False
-    required = dig(spec, "affinity", "nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution", "nodeSelectorTerms")
+    required = dig(
+        spec, "affinity", "nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution", "nodeSelectorTerms"
+    )
     if required is None:
         return True
     fields = {"metadata.name": node["metadata"]["name"]}
@@ -149,7 +157,9 @@ def _expression(item: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
 
 
 def _anti_affinity(state: KubeState, pod: Obj, node: Obj) -> str:
-    terms = dig(pod, "spec", "affinity", "podAntiAffinity", "requiredDuringSchedulingIgnoredDuringExecution", default=())
+    terms = dig(
+        pod, "spec", "affinity", "podAntiAffinity", "requiredDuringSchedulingIgnoredDuringExecution", default=()
+    )
     for term in terms:
         key = term.get("topologyKey", "kubernetes.io/hostname")
         domain = labels_of(node).get(key, node["metadata"]["name"] if key == "kubernetes.io/hostname" else "")
@@ -202,7 +212,10 @@ def daemon_changes(spec: Mapping[str, Any], node: str) -> Obj:
     affinity = copy(spec.get("affinity") or {})
     term = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]}
     required = {"nodeSelectorTerms": [term]}
-    affinity["nodeAffinity"] = {**(affinity.get("nodeAffinity") or {}), "requiredDuringSchedulingIgnoredDuringExecution": required}
+    affinity["nodeAffinity"] = {
+        **(affinity.get("nodeAffinity") or {}),
+        "requiredDuringSchedulingIgnoredDuringExecution": required,
+    }
     return {"tolerations": held, "affinity": affinity}
 
 
@@ -221,7 +234,8 @@ async def pod(state: KubeState, space: str, name: str) -> float | None:
     """Do what the kubelet of the pod's node does next. Each step takes its time of the imitated world."""
     kept = state.kept(PODS, space, name)
     if kept is None or not kept.obj["spec"].get("nodeName"):
-        return _end_unplaced(state, kept)
+        _end_unplaced(state, kept)
+        return None
     obj, meta = kept.obj, kept.obj["metadata"]
     node = state.peek(("", "nodes"), "", obj["spec"]["nodeName"])
     if node is None:  # the node is gone: the collector of pods takes what it ran
@@ -284,7 +298,10 @@ def _start_problem(state: KubeState, obj: Obj) -> tuple[str, str] | None:
         return missing
     for container in [*(obj["spec"].get("initContainers") or ()), *obj["spec"]["containers"]]:
         if container["image"] in state.broken_images or container["image"].rpartition(":")[0] in state.broken_images:
-            text = f'Back-off pulling image "{container["image"]}": ErrImagePull: rpc error: code = NotFound desc = failed to pull and unpack image'
+            text = (
+                f'Back-off pulling image "{container["image"]}": ErrImagePull: rpc error: code = NotFound '
+                "desc = failed to pull and unpack image"
+            )
             return "ImagePullBackOff", text
     return None
 
@@ -321,7 +338,9 @@ def _wait(state: KubeState, kept: Kept, reason: str, message: str) -> None:
     text = f"containers with unready status: [{' '.join(names)}]"
     status = with_condition(state, obj, "Ready", "False", "ContainersNotReady", text)
     status = with_condition(state, {**obj, "status": status}, "ContainersReady", "False", "ContainersNotReady", text)
-    status["containerStatuses"] = [_container(item, {"waiting": waiting}, ready=False) for item in obj["spec"]["containers"]]
+    status["containerStatuses"] = [
+        _container(item, {"waiting": waiting}, ready=False) for item in obj["spec"]["containers"]
+    ]
     _set_status(state, kept, status)
     kind = "FailedMount" if reason == "ContainerCreating" else ("BackOff" if "BackOff" in reason else "Failed")
     state.controllers.event(obj, "Warning", kind, message, "kubelet")
@@ -329,7 +348,9 @@ def _wait(state: KubeState, kept: Kept, reason: str, message: str) -> None:
 
 def _start(state: KubeState, kept: Kept, node: Mapping[str, Any]) -> None:
     obj, now = kept.obj, state.now()
-    address = next((a["address"] for a in dig(node, "status", "addresses", default=()) if a["type"] == "InternalIP"), "")
+    address = next(
+        (a["address"] for a in dig(node, "status", "addresses", default=()) if a["type"] == "InternalIP"), ""
+    )
     ip = address if obj["spec"].get("hostNetwork") and address else state.pod_ip(obj)
     status: Obj = copy(obj.get("status") or {})
     status |= {"phase": "Running", "hostIP": address, "podIP": ip, "podIPs": [{"ip": ip}], "startTime": now}
@@ -363,13 +384,20 @@ def _run(state: KubeState, kept: Kept) -> float | None:
         return None
     failed = _fails(state, obj)
     now = state.now()
-    ended = {"exitCode": 1 if failed else 0, "reason": "Error" if failed else "Completed", "startedAt": now, "finishedAt": now}
+    ended = {
+        "exitCode": 1 if failed else 0,
+        "reason": "Error" if failed else "Completed",
+        "startedAt": now,
+        "finishedAt": now,
+    }
     status = copy(obj["status"])
     status["phase"] = "Failed" if failed else "Succeeded"
     for kind in ("Ready", "ContainersReady"):
         reason = "PodFailed" if failed else "PodCompleted"
         status = with_condition(state, {**obj, "status": status}, kind, "False", reason)
-    status["containerStatuses"] = [_container(item, {"terminated": ended}, ready=False) for item in obj["spec"]["containers"]]
+    status["containerStatuses"] = [
+        _container(item, {"terminated": ended}, ready=False) for item in obj["spec"]["containers"]
+    ]
     _set_status(state, kept, status)
     return None
 
@@ -380,16 +408,25 @@ def _has_end(obj: Obj) -> bool:
 
 
 def _fails(state: KubeState, obj: Obj) -> bool:
-    owner = next((r["name"] for r in obj["metadata"].get("ownerReferences") or () if r.get("controller")), obj["metadata"]["name"])
+    owner = next(
+        (r["name"] for r in obj["metadata"].get("ownerReferences") or () if r.get("controller")),
+        obj["metadata"]["name"],
+    )
     return bool({owner, f"{obj['metadata']['namespace']}/{owner}"} & state.failing_jobs)
 
 
 def _container(item: Mapping[str, Any], now: Obj, *, ready: bool) -> Obj:
     image = item["image"]
     return {
-        "name": item["name"], "image": image, "imageID": "", "ready": ready, "restartCount": 0, "started": "running" in now,
-        "state": now, "lastState": {},
-    }  # fmt: skip
+        "name": item["name"],
+        "image": image,
+        "imageID": "",
+        "ready": ready,
+        "restartCount": 0,
+        "started": "running" in now,
+        "state": now,
+        "lastState": {},
+    }
 
 
 def with_condition(state: KubeState, obj: Obj, kind: str, status: str, reason: str = "", message: str = "") -> Obj:
@@ -430,24 +467,34 @@ async def node(state: KubeState, _: str, name: str) -> float | None:
     for found in list(state.each_kept(PODS)):
         tolerations = found.obj["spec"].get("tolerations") or ()
         stays = any(_tolerates(item, UNREACHABLE) and "tolerationSeconds" not in item for item in tolerations)
-        if found.obj["spec"].get("nodeName") == name and not stays and not found.obj["metadata"].get("deletionTimestamp"):
+        if (
+            found.obj["spec"].get("nodeName") == name
+            and not stays
+            and not found.obj["metadata"].get("deletionTimestamp")
+        ):
             lifecycle.begin(state, state.resources[PODS], found)
     return None
 
 
 def _lose(state: KubeState, found: Kept) -> None:
     status = found.obj.get("status") or {}
-    if status.get("phase") == "Running" and any(c["type"] == "Ready" and c["status"] == "True" for c in status.get("conditions") or ()):
+    if status.get("phase") == "Running" and any(
+        c["type"] == "Ready" and c["status"] == "True" for c in status.get("conditions") or ()
+    ):
         _set_status(state, found, with_condition(state, found.obj, "Ready", "False", "NodeNotReady"))
 
 
 def _taint(state: KubeState, kept: Kept) -> None:
     """Put the taints of a cordoned or lost node on it, and take them off again."""
     spec = kept.obj.get("spec") or {}
-    own = [t for t in spec.get("taints") or () if t["key"] not in {UNSCHEDULABLE["key"], UNREACHABLE["key"], NOT_READY["key"]}]
+    own = [
+        t
+        for t in spec.get("taints") or ()
+        if t["key"] not in {UNSCHEDULABLE["key"], UNREACHABLE["key"], NOT_READY["key"]}
+    ]
     more = [UNSCHEDULABLE] if spec.get("unschedulable") else []
     if not node_ready(kept.obj):
-        found = [c["status"] for c in kept.obj["status"]["conditions"] if c["type"] == "Ready"][0]
+        found = next(c["status"] for c in kept.obj["status"]["conditions"] if c["type"] == "Ready")
         base = UNREACHABLE if found == "Unknown" else NOT_READY
         more += [{**base, "effect": "NoSchedule"}, base]
     taints = own + more

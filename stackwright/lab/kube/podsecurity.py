@@ -1,7 +1,7 @@
 """Pod Security Admission: the baseline and restricted standards and the texts of their refusals.
 
-Source: the pages "Pod Security Standards" and "Pod Security Admission". Which level a cluster starts from is the lab's choice
-(`state.psa_default`, `state.psa_exempt`): RKE2's CIS profile sets restricted.
+Source: the pages "Pod Security Standards" and "Pod Security Admission". Which level a cluster starts from is the lab's
+choice (`state.psa_default`, `state.psa_exempt`): RKE2's CIS profile sets restricted.
 """
 
 from __future__ import annotations
@@ -20,9 +20,20 @@ Obj = dict[str, Any]
 PREFIX = "pod-security.kubernetes.io/"
 LEVELS = {"privileged": 0, "baseline": 1, "restricted": 2}
 BASELINE_CAPABILITIES = {
-    "AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "MKNOD", "NET_BIND_SERVICE", "SETFCAP", "SETGID",
-    "SETPCAP", "SETUID", "SYS_CHROOT",
-}  # fmt: skip
+    "AUDIT_WRITE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "MKNOD",
+    "NET_BIND_SERVICE",
+    "SETFCAP",
+    "SETGID",
+    "SETPCAP",
+    "SETUID",
+    "SYS_CHROOT",
+}
 FREE_VOLUMES = {
     "configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret", "image",
 }  # fmt: skip
@@ -71,7 +82,11 @@ def violations(spec: Mapping[str, Any], level: str) -> list[str]:
 
 
 def _containers(spec: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    return [*(spec.get("initContainers") or ()), *(spec.get("containers") or ()), *(spec.get("ephemeralContainers") or ())]
+    return [
+        *(spec.get("initContainers") or ()),
+        *(spec.get("containers") or ()),
+        *(spec.get("ephemeralContainers") or ()),
+    ]
 
 
 def _named(names: list[str]) -> str:
@@ -101,7 +116,9 @@ def _baseline(spec: Mapping[str, Any], level: str) -> list[str]:
     for item in _containers(spec):
         ports = [str(port["hostPort"]) for port in item.get("ports") or () if port.get("hostPort")]
         if ports:
-            found.append(f"hostPort ({_named([item['name']])} uses hostPort{'s' if len(ports) > 1 else ''} {', '.join(ports)})")
+            found.append(
+                f"hostPort ({_named([item['name']])} uses hostPort{'s' if len(ports) > 1 else ''} {', '.join(ports)})"
+            )
     return found
 
 
@@ -121,7 +138,11 @@ def _restricted(spec: Mapping[str, Any]) -> list[str]:
     adding = failing(lambda context: set(dig(context, "capabilities", "add", default=())) - {"NET_BIND_SERVICE"})
     if undropped or adding:
         parts = [f'{_named(undropped)} must set securityContext.capabilities.drop=["ALL"]'] if undropped else []
-        parts += [f"{_named(adding)} must not include forbidden capabilities in securityContext.capabilities.add"] if adding else []
+        parts += (
+            [f"{_named(adding)} must not include forbidden capabilities in securityContext.capabilities.add"]
+            if adding
+            else []
+        )
         found.append(f"unrestricted capabilities ({'; '.join(parts)})")
     odd = [volume["name"] for volume in spec.get("volumes") or () if not (set(volume) - {"name"}) <= FREE_VOLUMES]
     if odd:
@@ -133,7 +154,11 @@ def _restricted(spec: Mapping[str, Any]) -> list[str]:
     if pod.get("runAsUser") == 0:
         found.append("runAsUser=0 (pod must not set runAsUser=0)")
     allowed = {"RuntimeDefault", "Localhost"}
-    wide = failing(lambda context: dig(context, "seccompProfile", "type", default=dig(pod, "seccompProfile", "type")) not in allowed)
+    wide = failing(
+        lambda context: (
+            dig(context, "seccompProfile", "type", default=dig(pod, "seccompProfile", "type")) not in allowed
+        )
+    )
     if wide:
         found.append(f"seccompProfile (pod or {_named(wide)} must set securityContext.seccompProfile.type to "
                      '"RuntimeDefault" or "Localhost")')  # fmt: skip

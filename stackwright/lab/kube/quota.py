@@ -95,7 +95,9 @@ def _kinds_of(state: KubeState, names: set[str]) -> list[tuple[str, str]]:
             continue
         count = f"count/{key[1]}" + (f".{key[0]}" if key[0] else "")
         direct = not key[0] and key[1] in names
-        pods = key == ("", "pods") and any(n.startswith(("requests.", "limits.")) or n in {"cpu", "memory"} for n in names)
+        pods = key == ("", "pods") and any(
+            n.startswith(("requests.", "limits.")) or n in {"cpu", "memory"} for n in names
+        )
         claims = key == ("", "persistentvolumeclaims") and any("storage" in name for name in names)
         services = key == ("", "services") and any(name.startswith("services.") for name in names)
         if count in names or direct or pods or claims or services:
@@ -157,12 +159,16 @@ def _check_named(change: Change, pod: Obj, item: Obj, hard: Mapping[str, Any]) -
         raise forbidden("", "pods", change.name, f"failed quota: {item['metadata']['name']}: must specify {shown}")
 
 
-def _exceeded(change: Change, item: Obj, over: list[str], asked: Usage, used: Usage, hard: Mapping[str, Any]) -> Exception:
+def _exceeded(
+    change: Change, item: Obj, over: list[str], asked: Usage, used: Usage, hard: Mapping[str, Any]
+) -> Exception:
     def show(values: Mapping[str, Any]) -> str:
         return ",".join(f"{name}={_text(values[name], str(hard[name]))}" for name in over)
 
     limited = ",".join(f"{name}={hard[name]}" for name in over)
-    why = f"exceeded quota: {item['metadata']['name']}, requested: {show(asked)}, used: {show(used)}, limited: {limited}"
+    why = (
+        f"exceeded quota: {item['metadata']['name']}, requested: {show(asked)}, used: {show(used)}, limited: {limited}"
+    )
     return forbidden(change.resource.group, change.resource.plural, change.name, why)
 
 

@@ -28,7 +28,9 @@ def one(kept: Kept, resource: Resource, version: str, request: web.Request) -> w
     return web.Response(body=kept.json, content_type="application/json")
 
 
-def listed(state: KubeState, request: web.Request, resource: Resource, version: str, namespace: str | None) -> web.Response:
+def listed(
+    state: KubeState, request: web.Request, resource: Resource, version: str, namespace: str | None
+) -> web.Response:
     """Answer with a list."""
     query = request.query
     limit, start = _page(state, query.get("limit", ""), query.get("continue", ""))
@@ -62,7 +64,9 @@ def json_of(kept: Kept, api_version: str) -> bytes:
     return json.dumps({**kept.obj, "apiVersion": api_version}, separators=(",", ":")).encode()
 
 
-def select(state: KubeState, resource: Resource, namespace: str | None, labels: str, fields: str) -> list[tuple[Place, Kept]]:
+def select(
+    state: KubeState, resource: Resource, namespace: str | None, labels: str, fields: str
+) -> list[tuple[Place, Kept]]:
     """Return the objects that the selectors choose, in the order of a list."""
     test, match = parse_labels(labels), parse_fields(fields, resource)
     name = exact_name(fields)

@@ -1,4 +1,5 @@
-"""Controllers that roll changes out: Deployments, StatefulSets and DaemonSets, with the status fields that gates read."""
+"""Controllers that roll changes out: Deployments, StatefulSets and DaemonSets, with the status fields that gates
+read."""
 
 from __future__ import annotations
 
@@ -68,12 +69,21 @@ def _newest(state: KubeState, own: Obj, sets: list[Obj]) -> Obj | None:
         body.setdefault("metadata", {})["labels"] = labels
         selector = copy(own["spec"]["selector"])
         selector["matchLabels"] = {**(selector.get("matchLabels") or {}), HASH: mark}
-        state.put({
-            "apiVersion": "apps/v1", "kind": "ReplicaSet",
-            "metadata": {"name": name, "namespace": meta["namespace"], "labels": labels, "annotations": {REVISION_NOTE: str(number)},
-                         "ownerReferences": [owner_reference(own)]},
-            "spec": {"replicas": 0, "selector": selector, "template": body},
-        }, manager="kube-controller-manager")  # fmt: skip
+        state.put(
+            {
+                "apiVersion": "apps/v1",
+                "kind": "ReplicaSet",
+                "metadata": {
+                    "name": name,
+                    "namespace": meta["namespace"],
+                    "labels": labels,
+                    "annotations": {REVISION_NOTE: str(number)},
+                    "ownerReferences": [owner_reference(own)],
+                },
+                "spec": {"replicas": 0, "selector": selector, "template": body},
+            },
+            manager="kube-controller-manager",
+        )
     _note_revision(state, ("apps", "deployments"), meta["namespace"], meta["name"], number)
     return state.peek(SETS, meta["namespace"], name)
 
@@ -96,7 +106,9 @@ def share(value: Any, total: int, *, up: bool) -> int:
 
 def _roll(state: KubeState, own: Obj, newest: Obj, older: list[Obj], want: int) -> None:
     strategy = own["spec"].get("strategy") or {}
-    live_older = [item for item in older if int(item["spec"].get("replicas", 0)) or dig(item, "status", "replicas", default=0)]
+    live_older = [
+        item for item in older if int(item["spec"].get("replicas", 0)) or dig(item, "status", "replicas", default=0)
+    ]
     old_total = sum(int(item["spec"].get("replicas", 0)) for item in live_older)
     now = int(newest["spec"].get("replicas", 0))
     if strategy.get("type") == "Recreate":
@@ -133,7 +145,11 @@ def _scale(state: KubeState, item: Obj, size: int) -> None:
 
 
 def _forget_oldest(state: KubeState, own: Obj, older: list[Obj]) -> None:
-    empty = [item for item in older if not int(item["spec"].get("replicas", 0)) and not dig(item, "status", "replicas", default=0)]
+    empty = [
+        item
+        for item in older
+        if not int(item["spec"].get("replicas", 0)) and not dig(item, "status", "replicas", default=0)
+    ]
     empty.sort(key=lambda item: int(dig(item, "metadata", "annotations", REVISION_NOTE, default="0")))
     for item in empty[: max(0, len(empty) - int(own["spec"].get("revisionHistoryLimit", 10)))]:
         state.delete(SETS, item["metadata"]["namespace"], item["metadata"]["name"])
@@ -143,7 +159,7 @@ def _deployment_status(state: KubeState, own: Obj, newest_name: str, want: int) 
     meta = own["metadata"]
     own = state.peek(("apps", "deployments"), meta["namespace"], meta["name"]) or own
     sets = [kept.obj for resource, kept in state.dependents(meta["uid"]) if resource.key == SETS]
-    newest = next((item for item in sets if item["metadata"]["name"] == newest_name), {"metadata": {}})
+    newest: Obj = next((item for item in sets if item["metadata"]["name"] == newest_name), {"metadata": {}})
     total = sum(int(dig(item, "status", "replicas", default=0)) for item in sets)
     ready = sum(int(dig(item, "status", "readyReplicas", default=0)) for item in sets)
     updated = int(dig(newest, "status", "replicas", default=0))
@@ -156,7 +172,9 @@ def _deployment_status(state: KubeState, own: Obj, newest_name: str, want: int) 
     now = state.now()
     text = ("MinimumReplicasAvailable", "Deployment has minimum availability.") if good else (
         "MinimumReplicasUnavailable", "Deployment does not have minimum availability.")  # fmt: skip
-    conditions = set_condition(conditions, condition("Available", "True" if good else "False", *text, now, lastUpdateTime=now))
+    conditions = set_condition(
+        conditions, condition("Available", "True" if good else "False", *text, now, lastUpdateTime=now)
+    )
     progress, again = _progress(state, own, newest_name, done, (total, updated, fresh, ready))
     conditions = set_condition(conditions, progress)
     refused = next((c for c in dig(newest, "status", "conditions", default=()) if c["type"] == "ReplicaFailure"), None)
@@ -166,17 +184,25 @@ def _deployment_status(state: KubeState, own: Obj, newest_name: str, want: int) 
         "readyReplicas": ready, "availableReplicas": ready, "unavailableReplicas": max(0, max(want, total) - ready),
         "conditions": conditions,
     }  # fmt: skip
-    state.set_status(("apps", "deployments"), meta["namespace"], meta["name"], {k: v for k, v in status.items() if v != 0}, merge=False)
+    state.set_status(
+        ("apps", "deployments"),
+        meta["namespace"],
+        meta["name"],
+        {k: v for k, v in status.items() if v != 0},
+        merge=False,
+    )
     return again
 
 
 def _progress(state: KubeState, own: Obj, newest: str, done: bool, sizes: tuple[int, ...]) -> tuple[Obj, float | None]:
     """Return the Progressing condition, and when to look again for the deadline."""
-    old = next((c for c in dig(own, "status", "conditions", default=()) if c["type"] == "Progressing"), {})
+    old: Obj = next((c for c in dig(own, "status", "conditions", default=()) if c["type"] == "Progressing"), {})
     now = state.now()
     status = own.get("status") or {}
     before = tuple(int(status.get(k, 0)) for k in ("replicas", "updatedReplicas", "availableReplicas", "readyReplicas"))
-    moved = (sizes[0], sizes[1], sizes[3], sizes[3]) != before or own["metadata"].get("generation") != status.get("observedGeneration")
+    moved = (sizes[0], sizes[1], sizes[3], sizes[3]) != before or own["metadata"].get("generation") != status.get(
+        "observedGeneration"
+    )
     if done:
         text = f'ReplicaSet "{newest}" has successfully progressed.'
         return condition("Progressing", "True", "NewReplicaSetAvailable", text, now, lastUpdateTime=now), None
@@ -243,7 +269,9 @@ def _revision(state: KubeState, own: Obj) -> str:
     meta = own["metadata"]
     name = f"{meta['name'][:52]}-{digest(own['spec']['template'])}"
     if state.peek(("apps", "controllerrevisions"), meta["namespace"], name) is None:
-        numbers = [int(item.get("revision", 0)) for item in state.each(("apps", "controllerrevisions"), meta["namespace"])]
+        numbers = [
+            int(item.get("revision", 0)) for item in state.each(("apps", "controllerrevisions"), meta["namespace"])
+        ]
         state.put({
             "apiVersion": "apps/v1", "kind": "ControllerRevision", "revision": max(numbers, default=0) + 1,
             "metadata": {"name": name, "namespace": meta["namespace"], "ownerReferences": [owner_reference(own)],
@@ -259,12 +287,18 @@ async def _make_claims(state: KubeState, own: Obj, index: int) -> str:
         name = f"{template['metadata']['name']}-{meta['name']}-{index}"
         if state.peek(("", "persistentvolumeclaims"), meta["namespace"], name) is not None:
             continue
-        labels = {**dig(own, "spec", "selector", "matchLabels", default={}), **dig(template, "metadata", "labels", default={})}
+        labels = {
+            **dig(own, "spec", "selector", "matchLabels", default={}),
+            **dig(template, "metadata", "labels", default={}),
+        }
         body: Obj = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "spec": copy(template["spec"])}
         body["metadata"] = {"name": name, "namespace": meta["namespace"], "labels": labels}
         refused = await make_claim(state, body)
         if refused:
-            text = f"create Claim {name} for Pod {meta['name']}-{index} in StatefulSet {meta['name']} failed error: {refused}"
+            text = (
+                f"create Claim {name} for Pod {meta['name']}-{index} in StatefulSet {meta['name']} failed "
+                f"error: {refused}"
+            )
             state.controllers.event(own, "Warning", "FailedCreate", text, "statefulset-controller")
             return refused
     return ""
@@ -273,7 +307,11 @@ async def _make_claims(state: KubeState, own: Obj, index: int) -> str:
 async def _make_member(state: KubeState, own: Obj, index: int, revision: str) -> str:
     meta, template = own["metadata"], own["spec"]["template"]
     name = f"{meta['name']}-{index}"
-    labels = {REVISION: revision, "statefulset.kubernetes.io/pod-name": name, "apps.kubernetes.io/pod-index": str(index)}
+    labels = {
+        REVISION: revision,
+        "statefulset.kubernetes.io/pod-name": name,
+        "apps.kubernetes.io/pod-index": str(index),
+    }
     held = [
         {"name": item["metadata"]["name"], "persistentVolumeClaim": {"claimName": f"{item['metadata']['name']}-{name}"}}
         for item in own["spec"].get("volumeClaimTemplates") or ()
@@ -287,17 +325,27 @@ async def _make_member(state: KubeState, own: Obj, index: int, revision: str) ->
 def _stateful_status(state: KubeState, own: Obj, revision: str, want: int) -> None:
     found = owned_pods(state, own)
     total, ready = counts(found)
-    fresh = [kept for kept in found if is_active(kept.obj) and dig(kept.obj, "metadata", "labels", REVISION) == revision]
+    fresh = [
+        kept for kept in found if is_active(kept.obj) and dig(kept.obj, "metadata", "labels", REVISION) == revision
+    ]
     before = own.get("status") or {}
     settled = len(fresh) == total == want and ready == want
     current = revision if settled or not before.get("currentRevision") else before["currentRevision"]
     old = [k for k in found if is_active(k.obj) and dig(k.obj, "metadata", "labels", REVISION) == current]
     status = {
-        "observedGeneration": own["metadata"].get("generation", 1), "replicas": total, "readyReplicas": ready,
-        "availableReplicas": ready, "currentReplicas": len(old), "updatedReplicas": len(fresh), "currentRevision": current,
-        "updateRevision": revision, "collisionCount": 0,
-    }  # fmt: skip
-    state.set_status(("apps", "statefulsets"), own["metadata"]["namespace"], own["metadata"]["name"], status, merge=False)
+        "observedGeneration": own["metadata"].get("generation", 1),
+        "replicas": total,
+        "readyReplicas": ready,
+        "availableReplicas": ready,
+        "currentReplicas": len(old),
+        "updatedReplicas": len(fresh),
+        "currentRevision": current,
+        "updateRevision": revision,
+        "collisionCount": 0,
+    }
+    state.set_status(
+        ("apps", "statefulsets"), own["metadata"]["namespace"], own["metadata"]["name"], status, merge=False
+    )
 
 
 # --- DaemonSets ------------------------------------------------------------------------------------------------------
@@ -310,7 +358,9 @@ async def daemon_set(state: KubeState, space: str, name: str) -> float | None:
         return None
     revision = _revision(state, own)
     template = own["spec"]["template"]
-    wanted = [node["metadata"]["name"] for node in state.each(("", "nodes")) if nodes_of.daemon_fits(template["spec"], node)]
+    wanted = [
+        node["metadata"]["name"] for node in state.each(("", "nodes")) if nodes_of.daemon_fits(template["spec"], node)
+    ]
     by_node: dict[str, Kept] = {}
     refused = ""
     for kept in owned_pods(state, own):

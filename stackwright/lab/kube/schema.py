@@ -1,7 +1,9 @@
-"""The structure of objects: what is a field, a list by key, an atom. Patches, validation and OpenAPI all read it from here.
+"""The structure of objects: what is a field, a list by key, an atom. Patches, validation and OpenAPI all read it from
+here.
 
-Structures of built-in kinds come from the official client's models, with the list and map rules of the API's types beside
-them (their `listType`, `listMapKey`, `structType` and `patchStrategy` markers); those of custom kinds come from their CRD.
+Structures of built-in kinds come from the official client's models, with the list and map rules of the API's types
+beside them (their `listType`, `listMapKey`, `structType` and `patchStrategy` markers); those of custom kinds come from
+CRD.
 """
 
 from __future__ import annotations
@@ -21,8 +23,8 @@ Obj = dict[str, Any]
 class Schema:
     """One structure. `type` is object (named fields), map, list, any, or a scalar's name.
 
-    `keys` are those of a list by key, `list_type` is atomic, set or map; `merge_key` is the strategic patch's key ("" for
-    a list that merges plain values, None for one that is replaced). `pruned` says that unknown fields are dropped.
+    `keys` are those of a list by key, `list_type` is atomic, set or map; `merge_key` is the strategic patch's key (""
+    for a list that merges plain values, None for one that is replaced). `pruned` says that unknown fields are dropped.
     """
 
     type: str
@@ -50,7 +52,14 @@ class Schema:
 
 
 ANY = Schema("any")
-SCALARS = {"str": "string", "int": "integer", "float": "number", "bool": "boolean", "bytes": "bytes", "datetime": "time"}
+SCALARS = {
+    "str": "string",
+    "int": "integer",
+    "float": "number",
+    "bool": "boolean",
+    "bytes": "bytes",
+    "datetime": "time",
+}
 
 # Model.field -> keys of a list by key. The first key is the strategic patch's merge key too, unless NO_MERGE names it.
 _BY_KEY = """
@@ -121,7 +130,7 @@ QUANTITY_FIELDS = {"divisor", "sizeLimit", "averageValue", "V2MetricTarget.value
 EMBEDDED = {"V1JSONSchemaProps"}  # its own fields are a language of its own: kept as they come
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def model_schema(name: str) -> Schema:
     """Return the structure of one of the official client's models; ANY for a model that it does not have."""
     model = getattr(models, name, None)
@@ -207,4 +216,6 @@ def _crd_object(raw: Obj, open_ended: bool, top: bool) -> Schema:
             made |= {"apiVersion": Schema("string"), "kind": Schema("string"), "metadata": model_schema("V1ObjectMeta")}
         return made
 
-    return Schema("object", make=make, atomic=atomic, required=required, raw=raw, pruned=not (open_ended or bool(extra)))
+    return Schema(
+        "object", make=make, atomic=atomic, required=required, raw=raw, pruned=not (open_ended or bool(extra))
+    )

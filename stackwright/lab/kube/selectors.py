@@ -59,8 +59,10 @@ def _label_test(found: re.Match[str]) -> Test:
     key, operator, value = found["key"], found["op"], found["value"]
     if found["set"]:
         values = {part.strip() for part in found["values"].split(",")}
-        return (lambda labels: labels.get(key) in values) if found["set"] == "in" else (
-            lambda labels: labels.get(key) not in values
+        return (
+            (lambda labels: labels.get(key) in values)
+            if found["set"] == "in"
+            else (lambda labels: labels.get(key) not in values)
         )
     if operator in {"=", "=="}:
         return lambda labels: labels.get(key) == value
@@ -75,7 +77,11 @@ def _label_test(found: re.Match[str]) -> Test:
 
 def parse_fields(text: str, resource: Resource) -> Match | None:
     """Read a field selector; None where it is empty. Raises 400 for a field that the kind does not offer."""
-    known = {"metadata.name": "", "metadata.namespace": "", **FIELDS.get(resource.plural if not resource.crd else "", {})}
+    known = {
+        "metadata.name": "",
+        "metadata.namespace": "",
+        **FIELDS.get(resource.plural if not resource.crd else "", {}),
+    }
     for version in (resource.crd or {}).get("versions") or ():
         known |= {item["jsonPath"].lstrip("."): "" for item in version.get("selectableFields") or ()}
     tests: list[tuple[str, bool, str]] = []

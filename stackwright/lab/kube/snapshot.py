@@ -1,4 +1,5 @@
-"""The cluster's content in a form that two clusters can be compared by: no numbers, times, owners' notes or random names."""
+"""The cluster's content in a form that two clusters can be compared by: no numbers, times, owners' notes or random
+names."""
 
 from __future__ import annotations
 

@@ -95,7 +95,8 @@ class KubeState(Store):
     # --- objects -----------------------------------------------------------------------------------------------------
 
     def objects(self, kind: str | Key, namespace: str | None = None) -> list[Obj]:
-        """Return copies of all objects of a kind (`Pod`, `pods`, `nodes.longhorn.io`, `longhorn.io/Node`); [] for an unknown one."""
+        """Return copies of all objects of a kind (`Pod`, `pods`, `nodes.longhorn.io`, `longhorn.io/Node`); [] for an
+        unknown one."""
         try:
             key = kind if isinstance(kind, tuple) else self.kind(kind).key
         except LookupError:
@@ -139,7 +140,9 @@ class KubeState(Store):
             meta["generation"] = 1
         if old is not None:
             writes._count(resource, new, old.obj)
-        if old is None or {k: v for k, v in new.items() if k != "status"} != {k: v for k, v in old.obj.items() if k != "status"}:
+        if old is None or {k: v for k, v in new.items() if k != "status"} != {
+            k: v for k, v in old.obj.items() if k != "status"
+        }:
             bare = {key: value for key, value in new.items() if key != "status"}
             note_update(
                 {k: v for k, v in old.obj.items() if k != "status"} if old else None, bare, self.schema(resource),
@@ -153,7 +156,9 @@ class KubeState(Store):
         lifecycle.finish_if_done(self, resource, kept)
         return copy(kept.obj)  # type: ignore[no-any-return]
 
-    def set_status(self, kind: str | Key, namespace: str | None, name: str, status: Mapping[str, Any], *, merge: bool = True) -> bool:
+    def set_status(
+        self, kind: str | Key, namespace: str | None, name: str, status: Mapping[str, Any], *, merge: bool = True
+    ) -> bool:
         """Set fields of an object's status (the whole status with merge=False); False where the object is not there."""
         resource = self.kind(kind)
         old = self.kept(resource.key, namespace or "", name)
@@ -165,7 +170,9 @@ class KubeState(Store):
             self.commit(resource, {**old.obj, "metadata": dict(old.obj["metadata"]), "status": new}, old)
         return True
 
-    def delete(self, kind: str | Key, namespace: str | None, name: str, *, policy: str = "Background", grace: int | None = 0) -> bool:
+    def delete(
+        self, kind: str | Key, namespace: str | None, name: str, *, policy: str = "Background", grace: int | None = 0
+    ) -> bool:
         """Begin an object's deletion; False where there is none."""
         resource = self.kind(kind)
         kept = self.kept(resource.key, namespace or "", name)
@@ -293,7 +300,9 @@ class KubeState(Store):
     def cluster_ip(self, service: Mapping[str, Any]) -> str:
         """Choose a free cluster address; the same for the same name wherever possible."""
         taken = {dig(item, "spec", "clusterIP") for item in self.each(("", "services"))}
-        return self._address(SERVICE_NETWORK, f"{service['metadata'].get('namespace')}/{service['metadata']['name']}", taken)
+        return self._address(
+            SERVICE_NETWORK, f"{service['metadata'].get('namespace')}/{service['metadata']['name']}", taken
+        )
 
     def pod_ip(self, pod: Mapping[str, Any]) -> str:
         """Choose a free pod address."""
@@ -302,7 +311,11 @@ class KubeState(Store):
 
     def node_port(self, service: Mapping[str, Any], port: Mapping[str, Any]) -> int:
         """Choose a free node port."""
-        used = (item.get("nodePort") for svc in self.each(("", "services")) for item in dig(svc, "spec", "ports", default=()))
+        used = (
+            item.get("nodePort")
+            for svc in self.each(("", "services"))
+            for item in dig(svc, "spec", "ports", default=())
+        )
         taken = {*used, *(item.get("nodePort") for item in dig(service, "spec", "ports", default=()))}
         seed = f"{service['metadata'].get('namespace')}/{service['metadata']['name']}/{port['port']}"
         number = 30000 + zlib.crc32(seed.encode()) % 2768
@@ -325,10 +338,21 @@ class KubeState(Store):
         for rule in default_rules():
             self.put(rule, manager="kube-apiserver")
         for name, value in (("system-cluster-critical", 2000000000), ("system-node-critical", 2000001000)):
-            self.put({"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": name}, "value": value},
-                     manager="kube-apiserver")  # fmt: skip
+            self.put(
+                {
+                    "apiVersion": "scheduling.k8s.io/v1",
+                    "kind": "PriorityClass",
+                    "metadata": {"name": name},
+                    "value": value,
+                },
+                manager="kube-apiserver",
+            )
         ports = [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": 6443}]
         address = str(SERVICE_NETWORK[1])
-        meta = {"name": "kubernetes", "namespace": "default", "labels": {"component": "apiserver", "provider": "kubernetes"}}
+        meta = {
+            "name": "kubernetes",
+            "namespace": "default",
+            "labels": {"component": "apiserver", "provider": "kubernetes"},
+        }
         spec = {"type": "ClusterIP", "clusterIP": address, "clusterIPs": [address], "ports": ports}
         self.put({"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": spec}, manager="kube-apiserver")

@@ -1,7 +1,7 @@
 """The objects in memory: kept, indexed, numbered and watched. No rule of the API is decided here.
 
-An object that is kept is never changed in place: a change puts a new one in its stead. So watchers, lists and the cached
-JSON may share it.
+An object that is kept is never changed in place: a change puts a new one in its stead. So watchers, lists and the
+cached JSON may share it.
 """
 
 from __future__ import annotations

@@ -1,18 +1,18 @@
-"""Subresources that are more than a part of their object: scale, eviction, binding, logs, tokens, finalize and proxies."""
+"""Subresources that are more than a part of their object: scale, eviction, binding, logs, tokens, finalize, proxies."""
 
 from __future__ import annotations
 
 import json
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
 from stackwright.lab.kube import lifecycle, writes
 from stackwright.lab.kube.access import new_token
-from stackwright.lab.kube.errors import ApiFault, bad_request, method_not_allowed, not_found, unavailable
+from stackwright.lab.kube.errors import ApiFault, bad_request, conflict, method_not_allowed, not_found, unavailable
 from stackwright.lab.kube.patches import json_patch, merge_patch
 from stackwright.lab.kube.values import copy, dig, timestamp
 
@@ -24,8 +24,10 @@ Obj = dict[str, Any]
 HOP_BY_HOP = {"content-length", "transfer-encoding", "connection", "content-encoding", "keep-alive"}
 
 
-async def serve(state: KubeState, request: web.Request, change: writes.Change, rest: str) -> web.StreamResponse:
-    """Answer a request for one of these subresources."""
+async def serve(
+    state: KubeState, request: web.Request, change: writes.Change, rest: str, read_body: Callable[..., Awaitable[Any]]
+) -> web.StreamResponse:
+    """Answer a request for one of these subresources. `read_body` reads a request's object."""
     what = change.subresource
     if what == "proxy":
         return await _proxy(state, request, change, rest)
@@ -35,8 +37,8 @@ async def serve(state: KubeState, request: web.Request, change: writes.Change, r
     if what == "log":
         return _log(state, request, kept)
     if what == "scale":
-        return web.json_response(await _scale(state, request, change, kept))
-    body = await request.json() if request.can_read_body else {}
+        return web.json_response(await _scale(state, request, change, kept, read_body))
+    body = await read_body(request, empty=True)
     if what == "finalize" and request.method == "PUT":
         return web.json_response(_finalize(state, change, kept, body))
     if request.method != "POST":
@@ -45,7 +47,9 @@ async def serve(state: KubeState, request: web.Request, change: writes.Change, r
         return web.json_response(evict(state, change, kept, body), status=201)
     if what == "binding":
         _bind(state, change, kept, body)
-        return web.json_response({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}, status=201)
+        return web.json_response(
+            {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}, status=201
+        )
     if what == "token":
         return web.json_response(_token(state, change, body), status=201)
     raise method_not_allowed()
@@ -63,7 +67,11 @@ def _log(state: KubeState, request: web.Request, kept: Kept) -> web.Response:
         raise bad_request(f'container "{asked}" in pod "{meta["name"]}" is waiting to start: {why}')
     text = state.pod_logs.get((meta["namespace"], meta["name"]))
     if text is None:
-        prefixes = [value for (space, name), value in state.pod_logs.items() if space == meta["namespace"] and meta["name"].startswith(name)]
+        prefixes = [
+            value
+            for (space, name), value in state.pod_logs.items()
+            if space == meta["namespace"] and meta["name"].startswith(name)
+        ]
         text = prefixes[0] if prefixes else f"{asked}: started\n{asked}: ready\n"
     lines = text.splitlines()
     tail = request.query.get("tailLines")
@@ -71,18 +79,20 @@ def _log(state: KubeState, request: web.Request, kept: Kept) -> web.Response:
     return web.Response(text="".join(f"{line}\n" for line in shown))
 
 
-async def _scale(state: KubeState, request: web.Request, change: writes.Change, kept: Kept) -> Obj:
+async def _scale(
+    state: KubeState, request: web.Request, change: writes.Change, kept: Kept, read_body: Callable[..., Awaitable[Any]]
+) -> Obj:
     path = _scale_paths(change)
     if request.method == "GET":
         return _scale_of(kept.obj, path)
-    body = await request.json()
+    body = await read_body(request)
     scale = _scale_of(kept.obj, path)
     if request.method == "PATCH":
         scale = json_patch(scale, body) if request.content_type == writes.JSON_PATCH else merge_patch(scale, body)
     else:
         sent = dig(body, "metadata", "resourceVersion")
         if sent and sent != kept.obj["metadata"]["resourceVersion"]:
-            raise writes.conflict(change.resource.group, change.resource.plural, change.name)
+            raise conflict(change.resource.group, change.resource.plural, change.name)
         scale = body
     new = copy(kept.obj)
     node = new
@@ -123,7 +133,11 @@ def evict(state: KubeState, change: writes.Change, kept: Kept, body: Mapping[str
     budgets = budgets_of(state, pod)
     done = dig(pod, "status", "phase") in {"Succeeded", "Failed", "Pending"}
     if len(budgets) > 1 and not done:
-        raise ApiFault(500, "InternalError", "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.")
+        raise ApiFault(
+            500,
+            "InternalError",
+            "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.",
+        )
     for budget in [] if done else budgets:
         status = budget.get("status") or {}
         if status.get("observedGeneration", 0) < budget["metadata"].get("generation", 1):
@@ -135,7 +149,9 @@ def evict(state: KubeState, change: writes.Change, kept: Kept, body: Mapping[str
         writes.note(state, change, "delete")
         for budget in [] if done else budgets:
             allowed = int(dig(budget, "status", "disruptionsAllowed", default=0)) - 1
-            state.set_status("PodDisruptionBudget", change.namespace, budget["metadata"]["name"], {"disruptionsAllowed": allowed})
+            state.set_status(
+                "PodDisruptionBudget", change.namespace, budget["metadata"]["name"], {"disruptionsAllowed": allowed}
+            )
         grace = dig(body, "deleteOptions", "gracePeriodSeconds")
         lifecycle.begin(state, change.resource, kept, grace=grace)
     return {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}
@@ -152,8 +168,8 @@ def _too_many(budget: str, text: str) -> ApiFault:
 def _bind(state: KubeState, change: writes.Change, kept: Kept, body: Mapping[str, Any]) -> None:
     node = dig(body, "target", "name", default="")
     if kept.obj["spec"].get("nodeName"):
-        why = f"pod {change.name} is already assigned to node \"{kept.obj['spec']['nodeName']}\""
-        raise writes.conflict("", "pods/binding", change.name, why)
+        why = f'pod {change.name} is already assigned to node "{kept.obj["spec"]["nodeName"]}"'
+        raise conflict("", "pods/binding", change.name, why)
     writes.note(state, change, "create")
     state.controllers.bind_pod(kept, node)
 
@@ -176,8 +192,10 @@ def _token(state: KubeState, change: writes.Change, body: Mapping[str, Any]) -> 
     until = timestamp(time.time() + seconds)
     spec = {"audiences": dig(body, "spec", "audiences", default=["https://kubernetes.default.svc.cluster.local"])}
     return {
-        "kind": "TokenRequest", "apiVersion": "authentication.k8s.io/v1", "metadata": {"name": change.name, "namespace": change.namespace},
-        "spec": {**spec, "expirationSeconds": seconds, "boundObjectRef": None}, "status": {"token": token, "expirationTimestamp": until},
+        "kind": "TokenRequest", "apiVersion": "authentication.k8s.io/v1",
+        "metadata": {"name": change.name, "namespace": change.namespace},
+        "spec": {**spec, "expirationSeconds": seconds, "boundObjectRef": None},
+        "status": {"token": token, "expirationTimestamp": until},
     }  # fmt: skip
 
 
@@ -193,15 +211,23 @@ async def _proxy(state: KubeState, request: web.Request, change: writes.Change, 
     name, port = found[2], found[3] or ""
     if state.peek(("", kind), change.namespace, name) is None:
         raise not_found("", kind, name)
-    backends = _service_backends(state, change.namespace, name, port) if kind == "services" else _pod_backends(state, change, name, port)
+    backends = (
+        _service_backends(state, change.namespace, name, port)
+        if kind == "services"
+        else _pod_backends(state, change, name, port)
+    )
     backend = next((state.service_backends[key] for key in backends if key in state.service_backends), None)
     if backend is None:
-        where = backends[0][2] if backends else port
-        raise unavailable(f"error trying to reach service: dial tcp {state.cluster_address(change.namespace, name)}:{where}: connect: connection refused")
+        where = f"{state.cluster_address(change.namespace, name)}:{backends[0][2] if backends else port}"
+        raise unavailable(f"error trying to reach service: dial tcp {where}: connect: connection refused")
     body = await request.read()
-    status, headers, answer = await backend(request.method, rest or "/", dict(request.headers), dict(request.query), body)
+    status, headers, answer = await backend(
+        request.method, rest or "/", dict(request.headers), dict(request.query), body
+    )
     kept = {key: value for key, value in headers.items() if key.lower() not in HOP_BY_HOP}
-    return web.Response(status=status, headers=kept, body=answer if isinstance(answer, bytes) else json.dumps(answer).encode())
+    return web.Response(
+        status=status, headers=kept, body=answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+    )
 
 
 def _service_backends(state: KubeState, namespace: str, name: str, port: str) -> list[tuple[str, str, str | int]]:
@@ -215,7 +241,13 @@ def _service_backends(state: KubeState, namespace: str, name: str, port: str) ->
         raise unavailable(f'no endpoints available for service "{name}"')
     keys: list[tuple[str, str, str | int]] = []
     for item in chosen[:1]:
-        values: list[str | int | None] = [item.get("port"), str(item.get("port")), item.get("name"), item.get("targetPort"), str(item.get("targetPort"))]
+        values: list[str | int | None] = [
+            item.get("port"),
+            str(item.get("port")),
+            item.get("name"),
+            item.get("targetPort"),
+            str(item.get("targetPort")),
+        ]
         keys += [(namespace, name, value) for value in values if value not in (None, "")]
     return keys
 

@@ -1,6 +1,7 @@
 """What the API server refuses with 422: names, labels, rules between fields, and fields that may not change.
 
-Source: the API reference's notes on each field and `pkg/apis/*/validation`. Types and unknown fields are in decoding.py.
+Source: the API reference's notes on each field and `pkg/apis/*/validation`. Types and unknown fields are in
+decoding.py.
 """
 
 from __future__ import annotations
@@ -27,26 +28,34 @@ QUALIFIED = re.compile(r"([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]")
 KEY = re.compile(r"[-._a-zA-Z0-9]+")
 
 SUBDOMAIN_TEXT = (
-    "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end "
+    "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', "
+    "and must start and end "
     "with an alphanumeric character (e.g. 'example.com', regex used for validation is "
     r"'[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"
 )
 LABEL_TEXT = (
-    "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an "
-    "alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')"
+    "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must "
+    "start and end with an "
+    "alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is "
+    "'[a-z0-9]([-a-z0-9]*[a-z0-9])?')"
 )
 LABEL_1035_TEXT = (
-    "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end "
-    "with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')"
+    "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an "
+    "alphabetic character, and end "
+    "with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for validation is "
+    "'[a-z]([-a-z0-9]*[a-z0-9])?')"
 )
 VALUE_TEXT = (
-    "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end "
+    "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', "
+    "and must start and end "
     "with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is "
     "'(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')"
 )
 QUALIFIED_TEXT = (
-    "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character "
-    "(e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')"
+    "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with "
+    "an alphanumeric character "
+    "(e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is "
+    "'([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')"
 )
 PATH_NAMES = {"roles", "clusterroles", "rolebindings", "clusterrolebindings"}
 IMMUTABLE = "field is immutable"
@@ -170,8 +179,13 @@ def _cron_job(obj: Obj, faults: Faults) -> None:
     pod = dig(obj, "spec", "jobTemplate", "spec", "template", "spec", default={})
     check_pod_spec(pod, "spec.jobTemplate.spec.template.spec", faults)
     _job_restart(pod, "spec.jobTemplate.spec.template.spec", faults)
-    if len(str(obj["spec"].get("schedule", "")).split()) != 5 and not str(obj["spec"].get("schedule", "")).startswith("@"):
-        text = f"expected exactly 5 fields, found {len(str(obj['spec'].get('schedule', '')).split())}: {obj['spec'].get('schedule')}"
+    if len(str(obj["spec"].get("schedule", "")).split()) != 5 and not str(obj["spec"].get("schedule", "")).startswith(
+        "@"
+    ):
+        text = (
+            f"expected exactly 5 fields, found {len(str(obj['spec'].get('schedule', '')).split())}: "
+            f"{obj['spec'].get('schedule')}"
+        )
         faults.append(FieldFault("spec.schedule", "invalid", obj["spec"].get("schedule"), text))
 
 
@@ -203,7 +217,9 @@ def _service(obj: Obj, faults: Faults) -> None:
             faults.append(FieldFault(f"{path}.name", "duplicate", port["name"]))
         seen.add(port.get("name"))
         if not 1 <= int(port.get("port", 0)) <= 65535:
-            faults.append(FieldFault(f"{path}.port", "invalid", port.get("port"), "must be between 1 and 65535, inclusive"))
+            faults.append(
+                FieldFault(f"{path}.port", "invalid", port.get("port"), "must be between 1 and 65535, inclusive")
+            )
     check_labels(spec.get("selector") or {}, "spec.selector", faults)
 
 
@@ -231,7 +247,9 @@ def _secret(obj: Obj, faults: Faults) -> None:
         if key not in data:
             faults.append(FieldFault(f"data[{key}]", "required"))
     if ".dockerconfigjson" in data and obj.get("type") == "kubernetes.io/dockerconfigjson" and not _is_json(data):
-        faults.append(FieldFault("data[.dockerconfigjson]", "invalid", "<secret contents redacted>", "invalid character"))
+        faults.append(
+            FieldFault("data[.dockerconfigjson]", "invalid", "<secret contents redacted>", "invalid character")
+        )
 
 
 def _is_json(data: Obj) -> bool:
@@ -257,7 +275,9 @@ def _definition(obj: Obj, faults: Faults) -> None:
     names = spec.get("names") or {}
     wanted = f"{names.get('plural')}.{spec.get('group')}"
     if obj["metadata"]["name"] != wanted:
-        faults.append(FieldFault("metadata.name", "invalid", obj["metadata"]["name"], "must be spec.names.plural+\".\"+spec.group"))
+        faults.append(
+            FieldFault("metadata.name", "invalid", obj["metadata"]["name"], 'must be spec.names.plural+"."+spec.group')
+        )
     versions = spec.get("versions") or []
     if sum(bool(version.get("storage")) for version in versions) != 1:
         text = "must have exactly one version marked as storage version"
@@ -346,8 +366,17 @@ def _fixed_job(obj: Obj, old: Obj, faults: Faults) -> None:
 
 def _fixed_pod(obj: Obj, old: Obj, faults: Faults) -> None:
     def rest(spec: Obj) -> Obj:
-        containers = [{k: v for k, v in item.items() if k not in {"image", "resources"}} for item in spec.get("containers") or ()]
-        skip = {"containers", "initContainers", "ephemeralContainers", "activeDeadlineSeconds", "tolerations", "nodeName"}
+        containers = [
+            {k: v for k, v in item.items() if k not in {"image", "resources"}} for item in spec.get("containers") or ()
+        ]
+        skip = {
+            "containers",
+            "initContainers",
+            "ephemeralContainers",
+            "activeDeadlineSeconds",
+            "tolerations",
+            "nodeName",
+        }
         skip |= {"terminationGracePeriodSeconds", "schedulingGates"}
         return {"containers": containers} | {k: v for k, v in spec.items() if k not in skip}
 
@@ -407,7 +436,11 @@ def _fixed_storage_class(obj: Obj, old: Obj, faults: Faults) -> None:
     for part in ("provisioner", "parameters", "reclaimPolicy", "volumeBindingMode"):
         if obj.get(part) != old.get(part):
             kind = "invalid" if part in {"volumeBindingMode"} else "forbidden"
-            faults.append(FieldFault(part, kind, obj.get(part), f"updates to {part} are forbidden." if kind == "forbidden" else IMMUTABLE))
+            faults.append(
+                FieldFault(
+                    part, kind, obj.get(part), f"updates to {part} are forbidden." if kind == "forbidden" else IMMUTABLE
+                )
+            )
 
 
 def _fixed_definition(obj: Obj, old: Obj, faults: Faults) -> None:

@@ -123,12 +123,12 @@ def selects(selector: Mapping[str, Any] | None, labels: Mapping[str, str]) -> bo
 
 
 def _expression(item: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
-    key, operator, values = item["key"], item["operator"], item.get("values") or ()
+    key, operator, values = str(item["key"]), str(item["operator"]), list(item.get("values") or ())
     if operator == "In":
         return labels.get(key) in values
     if operator == "NotIn":
         return labels.get(key) not in values
-    return (key in labels) == (operator == "Exists")
+    return (key in labels) is bool(operator == "Exists")
 
 
 def condition(kind: str, status: str, reason: str, message: str = "", at: str = "", **more: Any) -> Obj:

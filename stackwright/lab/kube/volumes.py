@@ -1,4 +1,5 @@
-"""Claims and volumes: provisioning by storage class, late binding, growth, protection, and what becomes of released volumes."""
+"""Claims and volumes: provisioning by storage class, late binding, growth, protection, and what becomes of released
+volumes."""
 
 from __future__ import annotations
 
@@ -47,7 +48,9 @@ def _users(state: KubeState, claim_obj: Mapping[str, Any], *, placed: bool) -> l
         for pod in state.each(("", "pods"), claim_obj["metadata"]["namespace"])
         if dig(pod, "status", "phase") not in {"Succeeded", "Failed"}
         and (not placed or pod["spec"].get("nodeName"))
-        and any(dig(volume, "persistentVolumeClaim", "claimName") == name for volume in pod["spec"].get("volumes") or ())
+        and any(
+            dig(volume, "persistentVolumeClaim", "claimName") == name for volume in pod["spec"].get("volumes") or ()
+        )
     ]
 
 
@@ -63,7 +66,10 @@ def _match(state: KubeState, want: Mapping[str, Any]) -> Kept | None:
             continue
         if (spec.get("storageClassName") or "") != (want["spec"].get("storageClassName") or ""):
             continue
-        if set(want["spec"]["accessModes"]) <= set(spec.get("accessModes") or ()) and quantity(spec["capacity"]["storage"]) >= size:
+        if (
+            set(want["spec"]["accessModes"]) <= set(spec.get("accessModes") or ())
+            and quantity(spec["capacity"]["storage"]) >= size
+        ):
             return kept
     return None
 
@@ -79,19 +85,30 @@ def _provision(state: KubeState, kept: Kept) -> float | None:
         _say(state, want, "ProvisioningFailed", f'storageclass.storage.k8s.io "{name}" not found')
         return None
     if found.get("volumeBindingMode") == "WaitForFirstConsumer" and not _users(state, want, placed=False):
-        _say(state, want, "WaitForFirstConsumer", "waiting for first consumer to be created before binding", kind="Normal")
+        _say(
+            state,
+            want,
+            "WaitForFirstConsumer",
+            "waiting for first consumer to be created before binding",
+            kind="Normal",
+        )
         return None
     driver = found["provisioner"]
     known = driver in state.provisioners or state.peek(("storage.k8s.io", "csidrivers"), "", driver) is not None
     if not known:
         text = (
-            f"Waiting for a volume to be created either by the external provisioner '{driver}' or manually by the system "
-            "administrator. If volume creation is delayed, please verify that the provisioner is running and correctly registered."
+            f"Waiting for a volume to be created either by the external provisioner '{driver}' or "
+            "manually by the system "
+            "administrator. If volume creation is delayed, please verify that the provisioner is "
+            "running and correctly registered."
         )
         _say(state, want, "ExternalProvisioning", text, kind="Normal")
         return 5.0
     if SHARED & set(want["spec"]["accessModes"]) and driver not in state.rwx_provisioners:
-        text = f'failed to provision volume with StorageClass "{name}": rpc error: code = InvalidArgument desc = access mode not supported'
+        text = (
+            f'failed to provision volume with StorageClass "{name}": rpc error: code = InvalidArgument '
+            "desc = access mode not supported"
+        )
         _say(state, want, "ProvisioningFailed", text)
         return None
     spent = state.controllers_clock(("claim", want["metadata"]["uid"]))
@@ -106,16 +123,32 @@ def _make_volume(state: KubeState, kept: Kept, storage_class: Mapping[str, Any])
     name = f"pvc-{meta['uid']}"
     driver = storage_class["provisioner"]
     spec = {
-        "capacity": {"storage": want["spec"]["resources"]["requests"]["storage"]}, "accessModes": copy(want["spec"]["accessModes"]),
+        "capacity": {"storage": want["spec"]["resources"]["requests"]["storage"]},
+        "accessModes": copy(want["spec"]["accessModes"]),
         "persistentVolumeReclaimPolicy": storage_class.get("reclaimPolicy", "Delete"),
-        "storageClassName": storage_class["metadata"]["name"], "volumeMode": want["spec"].get("volumeMode", "Filesystem"),
+        "storageClassName": storage_class["metadata"]["name"],
+        "volumeMode": want["spec"].get("volumeMode", "Filesystem"),
         "csi": {"driver": driver, "volumeHandle": name, "fsType": "ext4"},
-        "claimRef": {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "name": meta["name"], "namespace": meta["namespace"],
-                     "uid": meta["uid"], "resourceVersion": meta["resourceVersion"]},
-    }  # fmt: skip
+        "claimRef": {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "name": meta["name"],
+            "namespace": meta["namespace"],
+            "uid": meta["uid"],
+            "resourceVersion": meta["resourceVersion"],
+        },
+    }
     notes = {"pv.kubernetes.io/provisioned-by": driver}
-    state.put({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name, "annotations": notes}, "spec": spec,
-               "status": {"phase": "Available"}}, manager="csi-provisioner")  # fmt: skip
+    state.put(
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolume",
+            "metadata": {"name": name, "annotations": notes},
+            "spec": spec,
+            "status": {"phase": "Available"},
+        },
+        manager="csi-provisioner",
+    )
     state.controllers.event(want, "Normal", "ProvisioningSucceeded", f"Successfully provisioned volume {name}", driver)
     volume_kept, claim_kept = state.kept(VOLUMES, "", name), state.kept(CLAIMS, meta["namespace"], meta["name"])
     if volume_kept and claim_kept:
@@ -125,14 +158,22 @@ def _make_volume(state: KubeState, kept: Kept, storage_class: Mapping[str, Any])
 def _bind(state: KubeState, kept: Kept, found: Kept) -> None:
     meta, bound = kept.obj["metadata"], copy(found.obj)
     bound["spec"]["claimRef"] = {
-        "apiVersion": "v1", "kind": "PersistentVolumeClaim", "name": meta["name"], "namespace": meta["namespace"], "uid": meta["uid"],
-    }  # fmt: skip
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "name": meta["name"],
+        "namespace": meta["namespace"],
+        "uid": meta["uid"],
+    }
     bound["status"] = {"phase": "Bound"}
     state.commit(state.resources[VOLUMES], bound, found)
     new = copy(kept.obj)
     new["spec"]["volumeName"] = bound["metadata"]["name"]
     new["metadata"].setdefault("annotations", {})["pv.kubernetes.io/bind-completed"] = "yes"
-    new["status"] = {"phase": "Bound", "accessModes": copy(bound["spec"]["accessModes"]), "capacity": copy(bound["spec"]["capacity"])}
+    new["status"] = {
+        "phase": "Bound",
+        "accessModes": copy(bound["spec"]["accessModes"]),
+        "capacity": copy(bound["spec"]["capacity"]),
+    }
     state.commit(state.resources[CLAIMS], new, kept)
 
 
@@ -140,7 +181,9 @@ def _grow(state: KubeState, kept: Kept) -> None:
     """Let a bound claim grow to what it asks for now, where its class allows that."""
     wanted = dig(kept.obj, "spec", "resources", "requests", "storage", default="0")
     have = dig(kept.obj, "status", "capacity", "storage", default="0")
-    storage_class = state.peek(("storage.k8s.io", "storageclasses"), "", kept.obj["spec"].get("storageClassName") or "") or {}
+    storage_class = (
+        state.peek(("storage.k8s.io", "storageclasses"), "", kept.obj["spec"].get("storageClassName") or "") or {}
+    )
     if quantity(wanted) <= quantity(have) or not storage_class.get("allowVolumeExpansion"):
         return
     found = state.kept(VOLUMES, "", kept.obj["spec"].get("volumeName", ""))

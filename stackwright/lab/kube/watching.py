@@ -8,12 +8,12 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from stackwright.lab.kube.errors import ApiFault, bad_request, expired
+from stackwright.lab.kube.errors import bad_request, expired
 from stackwright.lab.kube.kinds import Resource
 from stackwright.lab.kube.reading import json_of, select
 from stackwright.lab.kube.selectors import parse_fields, parse_labels
@@ -84,10 +84,16 @@ class _Stream:
         now = self.state.version
         if start is not None and start < self.state.oldest():
             await self.response.prepare(self.request)
-            await self._send("ERROR", json.dumps(expired(f"too old resource version: {start} ({now})").status()).encode())
+            await self._send(
+                "ERROR", json.dumps(expired(f"too old resource version: {start} ({now})").status()).encode()
+            )
             return -1
         if start is not None:
-            past = [event for event in self.state.history if event.kept.version > start and event.resource.key == self.resource.key]
+            past = [
+                event
+                for event in self.state.history
+                if event.kept.version > start and event.resource.key == self.resource.key
+            ]
             await self.response.prepare(self.request)
             for event in past:
                 await self._event(event)
@@ -155,4 +161,3 @@ class _Stream:
 
     async def _send(self, kind: str, body: bytes) -> None:
         await self.response.write(b'{"type":"' + kind.encode() + b'","object":' + body + b"}\n")
-

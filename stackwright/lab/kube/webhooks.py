@@ -1,7 +1,8 @@
 """Admission webhooks: which ones a request concerns, calling the lab's own in their stead, and what a dead one does.
 
 No request leaves the process: `state.webhooks[name]` is what answers, a function of the AdmissionReview's request that
-returns its response (or None: allowed, nothing changed). Without one, a webhook whose Service has ready pods allows all.
+returns its response (or None: allowed, nothing changed). Without one, a webhook whose Service has ready pods allows
+all.
 """
 
 from __future__ import annotations
@@ -71,7 +72,9 @@ def _rule_fits(rule: Mapping[str, Any], change: Change, operation: str) -> bool:
 def _selected(state: KubeState, hook: Mapping[str, Any], change: Change, obj: Obj) -> bool:
     space = state.peek(("", "namespaces"), "", change.namespace) if change.namespace else None
     labels = labels_of(space) if space else (labels_of(obj) if change.resource.key == ("", "namespaces") else {})
-    if (space or change.resource.key == ("", "namespaces")) and not selects(hook.get("namespaceSelector") or {}, labels):
+    if (space or change.resource.key == ("", "namespaces")) and not selects(
+        hook.get("namespaceSelector") or {}, labels
+    ):
         return False
     return selects(hook.get("objectSelector") or {}, labels_of(obj))
 

@@ -12,8 +12,10 @@ Obj = dict[str, Any]
 
 NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 NAME_TEXT = (
-    "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an "
-    "alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')"
+    "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must "
+    "start and end with an "
+    "alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is "
+    "'[a-z0-9]([-a-z0-9]*[a-z0-9])?')"
 )
 
 
@@ -36,7 +38,7 @@ def check_pod_spec(spec: Obj, path: str, faults: list[FieldFault]) -> None:
             text = "value must be empty when `operator` is 'Exists'"
             faults.append(FieldFault(f"{path}.tolerations[{index}].operator", "invalid", toleration["value"], text))
         if not toleration.get("key") and operator != "Exists":
-            text = "operator must be Exists when `key` is empty, which means \"match all values and all keys\""
+            text = 'operator must be Exists when `key` is empty, which means "match all values and all keys"'
             faults.append(FieldFault(f"{path}.tolerations[{index}].operator", "invalid", operator, text))
 
 
@@ -121,8 +123,14 @@ def _check_resources(container: Obj, path: str, faults: list[FieldFault]) -> Non
     for part, values in (("limits", limits), ("requests", requests)):
         for name, value in values.items():
             if _extended(name) and quantity(value) != quantity(value).to_integral_value():
-                faults.append(FieldFault(f"{path}.resources.{part}[{name}]", "invalid", str(value), "must be an integer"))
-            if "/" not in name and name not in {"cpu", "memory", "ephemeral-storage"} and not name.startswith("hugepages-"):
+                faults.append(
+                    FieldFault(f"{path}.resources.{part}[{name}]", "invalid", str(value), "must be an integer")
+                )
+            if (
+                "/" not in name
+                and name not in {"cpu", "memory", "ephemeral-storage"}
+                and not name.startswith("hugepages-")
+            ):
                 text = "must be a standard resource type or fully qualified"
                 faults.append(FieldFault(f"{path}.resources.{part}[{name}]", "invalid", name, text))
 

@@ -1,4 +1,5 @@
-"""Controllers that own pods directly: ReplicaSets and Jobs, and what they share with the others (making pods, judging them)."""
+"""Controllers that own pods directly: ReplicaSets and Jobs, and what they share with the others (making pods, judging
+them)."""
 
 from __future__ import annotations
 
@@ -40,13 +41,22 @@ def owner_reference(owner: Mapping[str, Any]) -> Obj:
     }  # fmt: skip
 
 
-async def make_pod(state: KubeState, owner: Mapping[str, Any], template: Mapping[str, Any], *, name: str = "",
-                   labels: Mapping[str, str] | None = None, changes: Mapping[str, Any] | None = None) -> str:  # fmt: skip
+async def make_pod(
+    state: KubeState,
+    owner: Mapping[str, Any],
+    template: Mapping[str, Any],
+    *,
+    name: str = "",
+    labels: Mapping[str, str] | None = None,
+    changes: Mapping[str, Any] | None = None,
+) -> str:
     """Create a pod from a template, through admission. Return an empty text, or why it was refused."""
     meta = owner["metadata"]
     body: Obj = {"apiVersion": "v1", "kind": "Pod", "metadata": copy(template.get("metadata") or {})}
     body["metadata"] |= {"ownerReferences": [owner_reference(owner)], "namespace": meta["namespace"]}
-    body["metadata"] |= {"name": name} if name else {"name": f"{meta['name'][:57]}-{suffix()}", "generateName": f"{meta['name']}-"}
+    body["metadata"] |= (
+        {"name": name} if name else {"name": f"{meta['name'][:57]}-{suffix()}", "generateName": f"{meta['name']}-"}
+    )
     if labels:
         body["metadata"]["labels"] = {**(body["metadata"].get("labels") or {}), **labels}
     body["spec"] = {**copy(template.get("spec") or {}), **(changes or {})}
@@ -54,7 +64,9 @@ async def make_pod(state: KubeState, owner: Mapping[str, Any], template: Mapping
     try:
         await writes.create(state, change, body)
     except ApiFault as fault:
-        state.controllers.event(owner, "Warning", "FailedCreate", f"Error creating: {fault.message}", f"{owner['kind'].lower()}-controller")
+        state.controllers.event(
+            owner, "Warning", "FailedCreate", f"Error creating: {fault.message}", f"{owner['kind'].lower()}-controller"
+        )
         return fault.message
     return ""
 
@@ -62,7 +74,9 @@ async def make_pod(state: KubeState, owner: Mapping[str, Any], template: Mapping
 async def make_claim(state: KubeState, body: Obj) -> str:
     """Create a claim, through admission. Return an empty text, or why it was refused."""
     meta = body["metadata"]
-    change = writes.Change(state.resources[("", "persistentvolumeclaims")], meta["namespace"], meta["name"], validation="Ignore")
+    change = writes.Change(
+        state.resources[("", "persistentvolumeclaims")], meta["namespace"], meta["name"], validation="Ignore"
+    )
     try:
         await writes.create(state, change, body)
     except ApiFault as fault:
@@ -95,7 +109,9 @@ async def replica_set(state: KubeState, space: str, name: str) -> float | None:
         refused = await make_pod(state, own, own["spec"]["template"])
         if refused:
             break
-    surplus = sorted(active, key=lambda kept: (is_ready(kept.obj), bool(kept.obj["spec"].get("nodeName")), -kept.version))
+    surplus = sorted(
+        active, key=lambda kept: (is_ready(kept.obj), bool(kept.obj["spec"].get("nodeName")), -kept.version)
+    )
     for kept in surplus[: max(0, len(active) - want)]:
         end_pod(state, kept)
     total, ready = counts(owned_pods(state, own))
@@ -142,7 +158,13 @@ async def job(state: KubeState, space: str, name: str) -> float | None:
     total = sum(is_active(kept.obj) for kept in owned_pods(state, own))
     status |= {"active": total, "succeeded": succeeded, "failed": failed, "ready": ready, "terminating": 0}
     status["uncountedTerminatedPods"] = {}
-    state.set_status(key, space, name, {k: v for k, v in status.items() if v or k in {"ready", "terminating", "uncountedTerminatedPods"}}, merge=False)
+    state.set_status(
+        key,
+        space,
+        name,
+        {k: v for k, v in status.items() if v or k in {"ready", "terminating", "uncountedTerminatedPods"}},
+        merge=False,
+    )
     if refused:
         return RETRY_S
     return 0.0 if _finished(status) and spec.get("ttlSecondsAfterFinished") is not None else None
@@ -169,7 +191,11 @@ def _expire(state: KubeState, own: Mapping[str, Any]) -> float | None:
     limit = own["spec"].get("ttlSecondsAfterFinished")
     if limit is None:
         return None
-    ends = [c["lastTransitionTime"] for c in dig(own, "status", "conditions", default=()) if c["type"] in {"Complete", "Failed"}]
+    ends = [
+        c["lastTransitionTime"]
+        for c in dig(own, "status", "conditions", default=())
+        if c["type"] in {"Complete", "Failed"}
+    ]
     age = (seconds_of(state.now()) - seconds_of(ends[0])) * state.speed
     if age + 0.5 < float(limit):
         return max(0.5, float(limit) - age)

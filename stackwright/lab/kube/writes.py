@@ -1,7 +1,7 @@
 """The way of a change through the API server: create, update, patch and delete, each with the checks in the real order.
 
-Decode, default, mutate (admission), validate, admit, then keep. A change without effect keeps nothing and is not recorded.
-Deletion's rules (finalizers, owners, grace) are in lifecycle.py.
+Decode, default, mutate (admission), validate, admit, then keep. A change without effect keeps nothing and is not
+recorded. Deletion's rules (finalizers, owners, grace) are in lifecycle.py.
 """
 
 from __future__ import annotations
@@ -126,7 +126,9 @@ def _patched(state: KubeState, change: Change, content_type: str, body: Any, old
     if content_type == JSON_PATCH:
         return json_patch(live, body)
     if not isinstance(body, dict):
-        raise bad_request("error decoding patch: json: cannot unmarshal array into Go value of type map[string]interface {}")
+        raise bad_request(
+            "error decoding patch: json: cannot unmarshal array into Go value of type map[string]interface {}"
+        )
     if content_type == MERGE_PATCH:
         made: Obj = merge_patch(live, body)
         return made
@@ -140,7 +142,9 @@ async def _apply(state: KubeState, change: Change, body: Any, old: Kept | None) 
     if not isinstance(body, dict):
         raise bad_request("error decoding YAML: the patch is no object")
     if not change.manager:
-        raise bad_request("PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch")
+        raise bad_request(
+            'PatchOptions.meta.k8s.io "" is invalid: fieldManager: Required value: is required for apply patch'
+        )
     sent = copy(body)
     meta = _identity(change, sent)
     if meta.get("managedFields"):
@@ -284,7 +288,10 @@ def _within(change: Change, new: Obj, old: Obj) -> Obj:
     """Keep of the new object what the request may change: the status alone, or all but the status."""
     resource, before = change.resource, old["metadata"]
     if change.subresource == "status":
-        meta = {**before, **({"managedFields": new["metadata"]["managedFields"]} if "managedFields" in new["metadata"] else {})}
+        meta = {
+            **before,
+            **({"managedFields": new["metadata"]["managedFields"]} if "managedFields" in new["metadata"] else {}),
+        }
         if not resource.crd:
             meta |= {key: new["metadata"][key] for key in ("labels", "annotations") if key in new["metadata"]}
         made = {**old, "metadata": meta}
@@ -354,9 +361,13 @@ def _identity(change: Change, obj: Obj) -> Obj:
     if kind != resource.kind or version != change.api_version:
         group, _, bare = version.rpartition("/")
         seen = f"{bare}, Kind={kind}" if not group else f"{group}/{bare}, Kind={kind}"
-        raise bad_request(f"{kind} in version \"{bare}\" cannot be handled as a {resource.kind}: no kind \"{kind}\" is registered for "
-                          f"version \"{version}\" ({seen})" if kind != resource.kind else
-                          f"the API version in the data ({version}) does not match the expected API version ({change.api_version})")  # fmt: skip
+        raise bad_request(
+            f'{kind} in version "{bare}" cannot be handled as a {resource.kind}: no kind "{kind}" is registered for '
+            f'version "{version}" ({seen})'
+            if kind != resource.kind
+            else f"the API version in the data ({version}) does not match "
+            f"the expected API version ({change.api_version})"
+        )
     meta = obj.get("metadata")
     if not isinstance(meta, dict):
         obj["metadata"] = meta = {}
@@ -364,7 +375,7 @@ def _identity(change: Change, obj: Obj) -> Obj:
         raise bad_request(f"the name of the object ({meta['name']}) does not match the name on the URL ({change.name})")
     space = meta.get("namespace")
     if resource.namespaced and space and space != change.namespace:
-        raise bad_request(f"the namespace of the provided object does not match the namespace sent on the request")
+        raise bad_request("the namespace of the provided object does not match the namespace sent on the request")
     return meta
 
 
@@ -384,4 +395,3 @@ def _need(kept: Kept | None) -> Kept:
 def _uid_conflict(change: Change, sent: str, old: Kept) -> ApiFault:
     why = f"Precondition failed: UID in precondition: {sent}, UID in object meta: {old.obj['metadata']['uid']}"
     return conflict(change.resource.group, change.resource.plural, change.name, why)
-

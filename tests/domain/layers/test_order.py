@@ -138,7 +138,7 @@ def test_mirror_takes_the_place_of_every_vendor():
     for layer in enabled(mirrored):
         for release in layer.releases(mirrored):
             assert release.chart.address(mirrored.charts.mirror) == (
-                f"oci://127.77.3.1:5000/charts/{release.chart.name}",
+                f"oci://127.77.10.10:5000/charts/{release.chart.name}",
                 None,
             )
     for layer in enabled(direct):

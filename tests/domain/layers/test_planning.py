@@ -31,7 +31,7 @@ def opened_for(spec) -> dict:
 
 
 # What the operator brings; every other block is made by the run itself.
-GIVEN = {"site-ca", "backup-store", "clearml-registry", "observability-license", "/lab/ca.pem"}
+GIVEN = {"site-ca", "backup-store", "clearml-registry", "observability-license", "build/lab/ca.pem"}
 
 
 def given(spec=SPEC) -> dict:
@@ -243,7 +243,7 @@ def test_block_that_only_the_operator_can_give_refuses_the_plan():
     with pytest.raises(PlanRefusedError) as caught:
         plan_layers(SPEC, ClusterFacts(NOW))
     assert {problem.where for problem in caught.value.problems} == {
-        "block site-ca", "block backup-store", "block clearml-registry", "block observability-license", "block /lab/ca",
+        "block site-ca", "block backup-store", "block clearml-registry", "block observability-license", "block build/lab/ca",
     }  # fmt: skip
 
 
