@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 from blocks.store import BlockSecrets
-from stackwright.clients.site import Site
 from stackwright.clients.connect import connect
+from stackwright.clients.site import Site
 from stackwright.domain.errors import Problem, SiteFileError
 from stackwright.domain.sitefile import parse_site
 from stackwright.domain.spec import StackSpec

@@ -19,7 +19,7 @@ from tasks.validation import validate_tenant
 
 @flow(name="onboard-tenant", flow_run_name="tenant-{tenant}-{site}")
 async def onboard_tenant(site: SiteName, tenant: TenantName, plan_hash: PlanHash = None) -> State:
-    """Onboard one tenant: company, users, credentials, namespace, agent, gateway; then prove it. Guide: 5.7.2, 5.8, 5.9.
+    """Onboard one tenant: company, users, credentials, namespace, agent, gateway; prove it. Guide: 5.7.2, 5.8, 5.9.
 
     Refused while the site itself is not as its site file says: repair and onboarding never mix.
 

@@ -240,9 +240,8 @@ def _print_report(found: dict[str, Any], as_json: bool) -> None:
             )
         )
     done = sum(c["verdict"] == "pass" for c in checks)
-    out.print(
-        f"plan {found['plan']['hash']}: {len(steps)} step(s); checks {done}/{len(checks)} passed; verdict: {found['verdict']}"
-    )
+    said = f"plan {found['plan']['hash']}: {len(steps)} step(s); checks {done}/{len(checks)} passed"
+    out.print(f"{said}; verdict: {found['verdict']}")
     if found.get("html"):
         out.print(f"report: {found['html']}", soft_wrap=True)
 

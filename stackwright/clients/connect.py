@@ -54,7 +54,8 @@ def tool(name: str) -> str:
         return str(Path(folder) / name)
     found = shutil.which(name)
     if found is None:
-        raise ToolError(f"{name} is not installed", where=folder or "PATH", remedy=f"Install {name}, or set STACKWRIGHT_TOOLS.")
+        remedy = f"Install {name}, or set STACKWRIGHT_TOOLS."
+        raise ToolError(f"{name} is not installed", where=folder or "PATH", remedy=remedy)
     return found
 
 

@@ -31,7 +31,7 @@ from stackwright.domain.errors import (
     NodeUnreachableError,
     RemoteStepError,
 )
-from stackwright.domain.shell import Batch, Section, StepOutcome
+from stackwright.domain.shell import Batch, NodeBusyError, Section, StepOutcome
 from stackwright.domain.spec import Node, Ssh
 
 log = logging.getLogger(__name__)
@@ -44,12 +44,6 @@ WINDOW = 1 << 22  # bytes in flight: one artifact must not wait for a window at 
 SILENCE_S = 60  # a link that swallows packets is given up after this
 READ_S = 60.0
 KEY_CLASSES: tuple[type[paramiko.PKey], ...] = (paramiko.Ed25519Key, paramiko.ECDSAKey, paramiko.RSAKey)
-
-
-class NodeBusyError(NodeUnreachableError):
-    """Another script of ours still runs on the node, most likely one whose link was lost."""
-
-    remedy = "Wait for it to end; /var/lib/stackwright/journal on the node names its step."
 
 
 class StepTimeoutError(RemoteStepError):

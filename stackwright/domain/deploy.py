@@ -10,7 +10,7 @@ from stackwright.domain.errors import PlanRefusedError, Problem
 from stackwright.domain.evidence import Evidence
 from stackwright.domain.layers.facts import ClusterFacts as LayerFacts
 from stackwright.domain.layers.planning import plan_layers
-from stackwright.domain.nodes import NodeFacts, check_node, check_nodes, plan_node
+from stackwright.domain.nodes import NodeFacts, check_nodes, plan_node
 from stackwright.domain.plan import Plan, Step
 from stackwright.domain.rke2 import check_cluster, plan_rke2
 from stackwright.domain.rke2_facts import ClusterFacts
@@ -96,8 +96,7 @@ def find_tenant(spec: StackSpec, name: str) -> Tenant:
 
 def host_problems(spec: StackSpec, facts: StackFacts) -> list[Problem]:
     """Return what the hosts and the running cluster forbid, for all nodes at once."""
-    problems = [problem for node in spec.nodes for problem in check_node(spec, node, facts.nodes[node.name])]
-    return [*problems, *check_nodes(spec, facts.nodes), *check_cluster(spec, facts.nodes, facts.cluster)]
+    return [*check_nodes(spec, facts.nodes), *check_cluster(spec, facts.nodes, facts.cluster)]
 
 
 def check_facts(spec: StackSpec, facts: StackFacts) -> list[Evidence]:
@@ -134,6 +133,6 @@ def check_facts(spec: StackSpec, facts: StackFacts) -> list[Evidence]:
             target=node.name,
         )
         for node in spec.nodes
-        if not any(where.startswith(node.name) for where in troubled)
+        if node.name not in troubled
     ]
     return [*found, *good]

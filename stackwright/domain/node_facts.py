@@ -18,8 +18,10 @@ from stackwright.domain.shell import (
     STATE,
     Section,
     file_section,
+    parse_settled,
     read_script,
     run_section,
+    settled_section,
     shell_section,
     value_section,
 )
@@ -157,6 +159,7 @@ class NodeFacts:
 def node_script(spec: StackSpec, node: Node) -> str:
     """Return the script that reads everything of a node at once."""
     parts = [
+        settled_section(),
         file_section("os_release", "/etc/os-release"),
         run_section("uname", "uname", "-r", "-m", "-n"),
         value_section("machine_id", "/etc/machine-id"),
@@ -210,6 +213,7 @@ def parse_node_facts(spec: StackSpec, node: Node, seen: Mapping[str, Section], n
 
     Raises FactUnknownError for what could not be read.
     """
+    parse_settled(seen, node.name)
     look = _Looker(node, seen)
     os_release = dict(re.findall(r'^(\w+)="?(.*?)"?$', look.text("os_release"), re.M))
     hostname, kernel, arch = _uname(look)

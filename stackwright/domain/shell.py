@@ -34,6 +34,13 @@ RS = "\x1e"  # ASCII record separator: never in the text files that are read
 quote = shlex.quote
 
 
+class NodeBusyError(StackError):
+    """Another script of ours still runs on the node, most likely one whose link was lost."""
+
+    remedy = f"Wait for it to end; {STATE}/journal on the node names its step."
+    transient = True
+
+
 class AnswerError(StackError):
     """A node's answer is not what the script prints: unknown is not absent."""
 
@@ -133,6 +140,23 @@ def file_section(name: str, path: str) -> str:
 def value_section(name: str, path: str) -> str:
     """Like `file_section` for a file of one line, without starting a process."""
     return f"sw_value {name} {quote(path)}\n"
+
+
+def settled_section() -> str:
+    """Return the lines that wait for the end of any changing script of ours: what is read then does not move.
+
+    Reading scripts do not hinder each other. `parse_settled` reads the answer.
+    """
+    return (
+        f"sw_wait() {{\n[ -e {STATE}/lock ] || return 0\n"
+        f"exec 9<{STATE}/lock && flock -s -w {LOCK_WAIT_S} 9\n}}\nsw_run settled sw_wait\n"
+    )
+
+
+def parse_settled(seen: Mapping[str, Section], where: str) -> None:
+    """Raise NodeBusyError when a changing script was still at work after the wait."""
+    if "settled" not in seen or seen["settled"].rc != 0:
+        raise NodeBusyError("another script still runs", where=where, wanted="the node's lock", seen="held")
 
 
 def read_script(body: str) -> str:

@@ -13,7 +13,6 @@ import pytest
 from pydantic import SecretStr
 
 from stackwright.clients.ssh import (
-    NodeBusyError,
     SshShells,
     StepFailedError,
     StepTimeoutError,
@@ -21,7 +20,7 @@ from stackwright.clients.ssh import (
 )
 from stackwright.domain import shell
 from stackwright.domain.errors import FencedError, HostKeyError, LoginRefusedError, NodeUnreachableError
-from stackwright.domain.shell import Batch, Command, read_script, run_section, shell_section
+from stackwright.domain.shell import Batch, Command, NodeBusyError, read_script, run_section, shell_section
 from stackwright.domain.spec import Node, Ssh
 from tests.clients.sshd import SmallSshd
 

@@ -16,7 +16,10 @@ SPEC = make_spec()
 
 
 def steps(name="w1", spec=SPEC, **changes):
-    return {change.step.id.rpartition("/")[2]: change for change in plan_node(spec, node(spec, name), prepared(spec, name, **changes))}
+    return {
+        change.step.id.rpartition("/")[2]: change
+        for change in plan_node(spec, node(spec, name), prepared(spec, name, **changes))
+    }
 
 
 @pytest.mark.parametrize("name", ["s1", "w1", "g1"])

@@ -48,7 +48,9 @@ def test_taking_a_member_down_is_refused(members, target, text, why, effect):
     assert text in "; ".join(problem.what for problem in check_quorum(make(members), target, effect))
 
 
-@pytest.mark.parametrize(("members", "target"), [("a* b c", "a"), ("a* b c", "b"), ("a* b c- d e", "a"), ("a* b c-", "c")])
+@pytest.mark.parametrize(
+    ("members", "target"), [("a* b c", "a"), ("a* b c", "b"), ("a* b c- d e", "a"), ("a* b c-", "c")]
+)
 def test_one_member_of_a_healthy_cluster_may_go_down(members, target):
     """Also one that is down already: that takes nothing away."""
     assert check_quorum(make(members), target, Effect.ETCD_MEMBER_DOWN) == []

@@ -11,10 +11,10 @@ from stackwright.domain.errors import StackError
 from stackwright.domain.node_plan import SecretRef
 from stackwright.domain.plan import Effect
 from stackwright.domain.rke2 import check_cluster, etcd_members, plan_rke2
-from stackwright.domain.rke2_facts import CONFIG, JOIN, PSA, REGISTRIES, TOKEN, ClusterFacts, Rke2Facts
+from stackwright.domain.rke2_facts import CONFIG, JOIN, PSA, REGISTRIES, TOKEN, ClusterFacts
 from stackwright.domain.rke2_files import config, proxy_env, registries_tree, rewrite_kubeconfig, wanted_files
 from stackwright.domain.rke2_journal import recognise
-from tests.domain.nodes_seen import OFF, VERSION, cluster, make_spec, member, node, prepared, status
+from tests.domain.nodes_seen import OFF, cluster, make_spec, member, node, prepared, status
 
 SPEC = make_spec()
 NO_CLUSTER = ClusterFacts()
@@ -140,7 +140,6 @@ def test_drift_is_classified_by_what_it_takes_down(change, name, kinds, effect):
     if kinds:
         assert found["restart"].step.effect is effect
         assert "--no-block restart" in found["restart"].script
-        assert "pending" in found["config"].script or True
 
 
 def test_a_restart_that_a_dead_run_still_owes_is_found():
@@ -245,6 +244,5 @@ def test_a_foreign_configuration_with_a_token_leaves_no_trace_in_facts():
 
     assert rke2_facts._config("token: planted\ncni: canal\n", "s1") == {"cni": "canal"}
     with pytest.raises(StackError) as caught:
-        rke2_facts._config("token: planted\n  - {", "s1")
+        rke2_facts._config("token: planted: [", "s1")
     assert "planted" not in str(caught.value)
-    assert Rke2Facts().version == "" and VERSION

@@ -27,7 +27,9 @@ from stackwright.domain.shell import (
     value_section,
 )
 
-SHELLS = [shell for shell in (["dash", "-s"], ["bash", "--posix", "-s"], ["busybox", "sh", "-s"]) if shutil.which(shell[0])]
+SHELLS = [
+    shell for shell in (["dash", "-s"], ["bash", "--posix", "-s"], ["busybox", "sh", "-s"]) if shutil.which(shell[0])
+]
 
 
 @pytest.fixture(params=SHELLS, ids=lambda shell: shell[0])
@@ -42,7 +44,9 @@ def send(run, folder, *commands, fence=1):
     script = change_script(Batch(commands, fence, "run-1"), state=str(folder / "state"), scratch=str(folder))
     done = run(script)
     assert done.stderr == ""
-    return done, parse_change(done.stdout, (secret.get_secret_value() for c in commands for secret in c.secrets.values()))
+    return done, parse_change(
+        done.stdout, (secret.get_secret_value() for c in commands for secret in c.secrets.values())
+    )
 
 
 def test_reading_keeps_output_exit_code_and_absence_apart(run, tmp_path):
@@ -67,7 +71,9 @@ def test_reading_keeps_output_exit_code_and_absence_apart(run, tmp_path):
 
 
 def test_an_answer_that_breaks_off_is_no_answer():
-    done = subprocess.run(["sh", "-s"], input=read_script(run_section("a", "echo", "x")), capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["sh", "-s"], input=read_script(run_section("a", "echo", "x")), capture_output=True, text=True, check=True
+    )
     for end in range(20, len(done.stdout) - 2, 7):
         with pytest.raises(AnswerError):
             parse_read(done.stdout[:end])
@@ -81,7 +87,9 @@ def test_text_of_a_login_shell_is_passed_over(run):
 
 
 def test_a_step_ends_at_its_first_failing_command(run, tmp_path):
-    done, answer = send(run, tmp_path, Command("a/b/c", "f", "echo one\nfalse\necho two"), Command("a/b/d", "f", "echo x"))
+    done, answer = send(
+        run, tmp_path, Command("a/b/c", "f", "echo one\nfalse\necho two"), Command("a/b/d", "f", "echo x")
+    )
     assert [(outcome.id, outcome.rc, outcome.out) for outcome in answer.outcomes] == [("a/b/c", 1, "one\n")]
     assert done.returncode == 1
 

@@ -243,7 +243,8 @@ def test_block_that_only_the_operator_can_give_refuses_the_plan():
     with pytest.raises(PlanRefusedError) as caught:
         plan_layers(SPEC, ClusterFacts(NOW))
     assert {problem.where for problem in caught.value.problems} == {
-        "block site-ca", "block backup-store", "block clearml-registry", "block observability-license", "block build/lab/ca",
+        "block site-ca", "block backup-store", "block clearml-registry",
+        "block observability-license", "block build/lab/ca",
     }  # fmt: skip
 
 
