@@ -22,6 +22,7 @@ from stackwright.domain.errors import (
     LeaseHeldError,
     PlanMovedError,
     PlanRefusedError,
+    ProblemsError,
     SiteFileError,
     StackError,
 )
@@ -170,7 +171,8 @@ def block_set(
     for item in fields:
         field, _, source = item.partition("=")
         if field not in BLOCKS[kind].model_fields:
-            raise typer.BadParameter(f"{kind} has no field {field}; one of {', '.join(BLOCKS[kind].model_fields)}")
+            # What was typed is not said again: it may be the secret itself.
+            raise typer.BadParameter(f"{kind} has no such field; one of {', '.join(BLOCKS[kind].model_fields)}")
         values[field] = SecretStr(_secret_from(source, f"{kind}/{name} {field}"))
     BlockSecrets().write(kind, name, values)
     out.print(f"{kind}/{name}: kept ({', '.join(values)})")
@@ -187,7 +189,10 @@ def block_kinds() -> None:
 
 def _secret_from(source: str, label: str) -> str:
     if source.startswith("@"):
-        return Path(source[1:]).read_text(encoding="utf-8")
+        try:
+            return Path(source[1:]).read_text(encoding="utf-8")
+        except OSError as error:
+            raise typer.BadParameter(f"{label}: {source[1:]} cannot be read: {error.strerror}") from error
     if source.startswith("env:"):
         if source[4:] not in os.environ:
             raise typer.BadParameter(f"{label}: the variable {source[4:]} is not set")
@@ -257,6 +262,7 @@ def _exit_code(error: StackError) -> int:
     for kinds, code in (
         ((SiteFileError,), EXIT["refused"]),
         ((PlanMovedError, PlanRefusedError), EXIT["plan moved"]),
+        ((ProblemsError,), EXIT["refused"]),  # parameters that the server refused; the kinds above come first
         ((LeaseHeldError,), EXIT["lease held"]),
         ((ApiUnavailableError,), EXIT["no server"]),
     ):

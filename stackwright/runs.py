@@ -19,12 +19,12 @@ import yaml
 from prefect.blocks.core import Block
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound, PrefectHTTPStatusError
 from prefect.flow_engine import run_flow
 from prefect.flows import Flow, load_flow_from_entrypoint
 from prefect.settings import get_current_settings
-from prefect.states import Pending, State
+from prefect.states import Pending
 
 from stackwright.domain.errors import ApiUnavailableError, NotFoundError, Problem, ProblemsError, StackError, ToolError
 
@@ -58,7 +58,7 @@ async def start_here(name: str, parameters: dict[str, Any]) -> tuple[FlowRun, St
     ApiUnavailableError when the server does not answer.
     """
     entry = catalogue()[name]
-    flow = load_flow_from_entrypoint(str(HOME / entry["entrypoint"]), use_placeholder_flow=False)
+    flow: Flow[..., Any] = load_flow_from_entrypoint(str(HOME / entry["entrypoint"]), use_placeholder_flow=False)
     run = await _create_run(f"{flow.name}/{name}", parameters)
     for handler in logging.getLogger().handlers:
         handler.addFilter(_OwnErrorsWithoutTraceback())

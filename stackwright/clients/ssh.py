@@ -20,6 +20,8 @@ from typing import Protocol
 
 import paramiko
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from pydantic import SecretStr
 
 from stackwright.clients.hostkeys import HostKeys
@@ -43,7 +45,6 @@ CHUNK = 1 << 18
 WINDOW = 1 << 22  # bytes in flight: one artifact must not wait for a window at every round trip
 SILENCE_S = 60  # a link that swallows packets is given up after this
 READ_S = 60.0
-KEY_CLASSES: tuple[type[paramiko.PKey], ...] = (paramiko.Ed25519Key, paramiko.ECDSAKey, paramiko.RSAKey)
 
 
 class StepTimeoutError(RemoteStepError):
@@ -145,6 +146,7 @@ class SshShells:
             transport.get_security_options().key_types = types
         try:
             transport.start_client(timeout=limit)
+            transport.get_remote_server_key()  # raises when the limit ended the wait for the key exchange
         except paramiko.ssh_exception.IncompatiblePeer as error:
             _close(transport)
             if types:
@@ -173,13 +175,26 @@ class SshShells:
 
 def read_key(text: SecretStr, passphrase: SecretStr | None = None) -> paramiko.PKey:
     """Return a private key given as text (OpenSSH or PEM; ed25519, ecdsa, rsa). It never touches a file."""
-    word = passphrase.get_secret_value() if passphrase else None
-    for kind in KEY_CLASSES:
-        with contextlib.suppress(paramiko.SSHException, ValueError, IndexError, UnsupportedAlgorithm):
-            return kind.from_private_key(io.StringIO(text.get_secret_value().strip() + "\n"), password=word or None)
-    remedy = "Put an unencrypted ed25519, ecdsa or rsa private key into the SSH block, or give its passphrase there."
+    data = (text.get_secret_value().strip() + "\n").encode()
+    word = passphrase.get_secret_value().encode() if passphrase and passphrase.get_secret_value() else None
+    for load in (serialization.load_ssh_private_key, serialization.load_pem_private_key):
+        with contextlib.suppress(ValueError, TypeError, UnsupportedAlgorithm):
+            key = load(data, word)
+            if isinstance(key, rsa.RSAPrivateKey):
+                return paramiko.RSAKey(key=key)
+            if isinstance(key, ec.EllipticCurvePrivateKey):
+                return paramiko.ECDSAKey(vals=(key, key.public_key()))
+            if isinstance(key, ed25519.Ed25519PrivateKey):
+                return paramiko.Ed25519Key(file_obj=io.StringIO(_openssh(key)))
+    remedy = "Put an ed25519, ecdsa or rsa private key into the SSH block, with its passphrase if it has one."
     # The cause is left out on purpose: parsers quote what they could not read.
     raise LoginRefusedError("the SSH key of the block cannot be read", where="SSH block", remedy=remedy) from None
+
+
+def _openssh(key: ed25519.Ed25519PrivateKey) -> str:
+    """Return a key as the library's only constructor for ed25519 takes it."""
+    private, nothing = serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
+    return key.private_bytes(serialization.Encoding.PEM, private, nothing).decode()
 
 
 @dataclass

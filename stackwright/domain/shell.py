@@ -212,7 +212,8 @@ printf '{"id":"%s","rc":%s,"out":"%s"}\\n' "$1" "$sw_rc" "$sw_b"
 }
 sw_take() {
 if [ ! -d "$sw_d" ]; then ( umask 077; mkdir -p "$sw_d" ) || sw_fail state; fi
-exec 9>>"$sw_d/lock" || sw_fail lock
+( : >>"$sw_d/lock" ) || sw_fail lock
+exec 9>>"$sw_d/lock"
 flock -w "$1" 9 || { printf '{"busy":1}\\n'; exit 87; }
 sw_f=0
 if [ -e "$sw_d/fence" ]; then sw_f=; read -r sw_f <"$sw_d/fence"; fi

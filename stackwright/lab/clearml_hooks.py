@@ -56,13 +56,12 @@ class LabClearml:
 
     async def agent_up(self, agent: AgentFacts) -> None:
         """Start an agent that logs in with the key that its release was given."""
-        limits = [_gpus(queue) for queue in agent.queues.values()]
         standin = AgentStandin(
             self._connection(agent.api_host, agent.access_key, agent.secret_key),
             agent.name,
             tuple(agent.queues),
             create_queues=agent.create_queues,
-            max_gpus=float(max(limits, default=0)),
+            max_gpus=agent.max_gpus,
             report_s=self._report_s,
             poll_s=self._poll_s,
         )
@@ -106,12 +105,6 @@ class LabClearml:
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-
-
-def _gpus(queue: Any) -> int:
-    overrides = (queue or {}).get("templateOverrides") or {}
-    limits = (overrides.get("resources") or {}).get("limits") or {}
-    return sum(int(value) for name, value in limits.items() if "gpu" in name)
 
 
 def _router_app(name: str) -> web.Application:

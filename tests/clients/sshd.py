@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import signal
 import threading
 from pathlib import Path
 
@@ -22,6 +25,7 @@ class SmallSshd:
         self.first_lines: list[str] = []
         self.cut_after_command = False
         self.port = 0
+        self._sessions: set[asyncio.Task] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
 
@@ -75,10 +79,20 @@ class SmallSshd:
         self.port = self._server.get_port()
 
     async def _stop(self) -> None:
+        for task in [*self._sessions]:
+            task.cancel()
+        await asyncio.gather(*self._sessions, return_exceptions=True)
         self._server.close()
         await self._server.wait_closed()
 
     async def _process(self, process) -> None:
+        self._sessions.add(asyncio.current_task())
+        try:
+            await self._serve(process)
+        finally:
+            self._sessions.discard(asyncio.current_task())
+
+    async def _serve(self, process) -> None:
         command = process.command
         self.commands.append(command)
         if command.startswith("sudo -n "):
@@ -93,20 +107,30 @@ class SmallSshd:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             cwd=self.folder,
+            start_new_session=True,
         )
+        try:
+            await self._carry(process, child)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            await child.wait()
+
+    async def _carry(self, process, child) -> None:
         feed = asyncio.create_task(self._feed(process, child))
         pumps = [asyncio.create_task(self._pump(child.stdout, process.stdout)),
                  asyncio.create_task(self._pump(child.stderr, process.stderr))]  # fmt: skip
-        if self.cut_after_command:
+        try:
             await asyncio.gather(*pumps)
-            await child.wait()
-            feed.cancel()
-            process.channel.get_connection().abort()
-            return
-        await asyncio.gather(*pumps)
-        code = await child.wait()
-        feed.cancel()
-        process.exit(code)
+            code = await child.wait()
+            if self.cut_after_command:
+                process.channel.get_connection().abort()
+            else:
+                process.exit(code)
+        finally:
+            for task in (feed, *pumps):
+                task.cancel()
+            await asyncio.gather(feed, *pumps, return_exceptions=True)
 
     async def _feed(self, process, child) -> None:
         first = b""

@@ -96,7 +96,10 @@ def test_registries_name_their_logins_and_their_ca():
 def test_the_clusters_own_networks_go_past_the_proxy():
     text = proxy_env(make_spec(rke2__proxy={"http": "http://proxy.example.com:3128", "no_proxy": ["example.com"]}))
     assert "HTTPS_PROXY=http://proxy.example.com:3128\n" in text
-    assert all(part in text for part in ("10.42.0.0/16", "10.43.0.0/16", ".svc", "192.0.2.11", "k8s.example.com", "example.com"))
+    assert all(
+        part in text
+        for part in ("10.42.0.0/16", "10.43.0.0/16", ".svc", "192.0.2.11", "k8s.example.com", "example.com")
+    )
 
 
 def test_the_kubeconfig_dials_the_address_and_checks_the_name():
@@ -115,7 +118,15 @@ def test_install_is_always_a_tarball_and_finds_its_own_place():
 
 def test_artifacts_of_the_controller_are_sent_first():
     spec = make_spec(rke2__artifacts={"source": "folder", "folder": "/srv/rke2", "images": True})
-    seen = replace(NO_CLUSTER, artifacts=("install.sh", "sha256sum-amd64.txt", "rke2.linux-amd64.tar.gz", "rke2-images-core.linux-amd64.tar.zst"))
+    seen = replace(
+        NO_CLUSTER,
+        artifacts=(
+            "install.sh",
+            "sha256sum-amd64.txt",
+            "rke2.linux-amd64.tar.gz",
+            "rke2-images-core.linux-amd64.tar.zst",
+        ),
+    )
     change = plan("w1", prepared(spec, "w1"), seen, spec)["install"]
     assert len(change.uploads) == 4 and "curl" not in change.script
     assert "/var/lib/rancher/rke2/agent/images" in change.script
@@ -151,7 +162,9 @@ def test_a_restart_that_a_dead_run_still_owes_is_found():
 
 
 def test_a_changed_secret_file_is_written_and_read_again():
-    spec = make_spec(rke2__registries={"mirrors": {"docker.io": ["https://m:5000"]}, "credentials": {"m:5000": "mirror"}})
+    spec = make_spec(
+        rke2__registries={"mirrors": {"docker.io": ["https://m:5000"]}, "credentials": {"m:5000": "mirror"}}
+    )
     facts = member(spec, "w1")
     seen = replace(cluster(spec), secret_files=frozenset({("w1", TOKEN)}))
     assert [*plan("w1", facts, seen, spec)] == ["config", "restart"]
@@ -228,8 +241,11 @@ def test_members_are_seen_with_what_their_own_etcd_says():
 @pytest.mark.parametrize(
     ("line", "fatal"),
     [
-        ("level=fatal msg=\"starting kubernetes: bootstrap data already found and encrypted with different token\"", True),
-        ("level=error msg=\"etcdserver: too many learner members in cluster\"", False),
+        (
+            'level=fatal msg="starting kubernetes: bootstrap data already found and encrypted with different token"',
+            True,
+        ),
+        ('level=error msg="etcdserver: too many learner members in cluster"', False),
         ("Node password rejected, duplicate hostname or contents of '/etc/rancher/node/password'", True),
         ("invalid kernel parameter value vm.overcommit_memory=0 - expected 1", True),
     ],

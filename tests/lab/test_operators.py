@@ -16,7 +16,7 @@ from stackwright.clients.helm import Helm
 from stackwright.domain.releases import ReleaseWant
 from stackwright.lab.charts import CHARTS, write_archives
 from stackwright.lab.net import Authority
-from stackwright.lab.operators import Devices, World, install_operators, run_operators
+from stackwright.lab.operators import SETTLE_S, Devices, World, install_operators, run_operators
 from stackwright.lab.operators.world import custom
 
 HELM = os.environ.get("STACKWRIGHT_HELM", str(Path(__file__).parents[2] / "build/tools/bin/helm"))
@@ -36,10 +36,10 @@ class Memory:
     def get(self, kind, namespace, name):
         same = (namespace, name)
         return next(
-            (o for o in self.objects(kind) if (o["metadata"].get("namespace", ""), o["metadata"]["name"]) == same), None
+            (o for o in self.each(kind) if (o["metadata"].get("namespace", ""), o["metadata"]["name"]) == same), None
         )
 
-    def objects(self, kind):
+    def each(self, kind):
         """Name kinds as the cluster stand-in does: a bare name means the built-in kind where there is one."""
         group, _, name = kind.rpartition("/")
         found = [(g, obj) for (g, k, _, _), obj in list(self.held.items()) if k == name and group in ("", g)]
@@ -55,9 +55,9 @@ class Memory:
 
     def make_ready(self, *, but=()):
         """Do what the controllers do: every workload rolls out, one pod of each DaemonSet on every node."""
-        nodes = [node["metadata"]["name"] for node in self.objects("Node") if "longhorn" not in node["apiVersion"]]
+        nodes = [node["metadata"]["name"] for node in self.each("Node") if "longhorn" not in node["apiVersion"]]
         for kind in ("Deployment", "StatefulSet", "DaemonSet"):
-            for obj in self.objects(kind):
+            for obj in self.each(kind):
                 if obj["metadata"]["name"] in but:
                     continue
                 count = obj["spec"].get("replicas", 1)
@@ -309,8 +309,8 @@ def test_amd_and_intel_offer_devices(charts):
     settle(memory, world)
     assert memory.get("Node", "", "wrk1")["status"]["allocatable"]["amd.com/gpu"] == "4"
     assert memory.get("Node", "", "wrk2")["status"]["allocatable"]["gpu.intel.com/i915"] == "1"
-    assert memory.objects("DeviceConfig")[0]["status"]["devicePlugin"]["availableNumber"] == 1
-    assert memory.objects("GpuDevicePlugin")[0]["status"]["numberReady"] == 1
+    assert memory.each("DeviceConfig")[0]["status"]["devicePlugin"]["availableNumber"] == 1
+    assert memory.each("GpuDevicePlugin")[0]["status"]["numberReady"] == 1
 
 
 class Hooks:
@@ -388,8 +388,13 @@ def test_many_changes_lead_to_few_looks(charts):
     async def burst():
         event = {"type": "MODIFIED", "object": {"kind": "Deployment"}}
         await asyncio.gather(*(react(memory, event) for _ in range(50)))
+        deadline = asyncio.get_running_loop().time() + 5
+        while memory.get("Deployment", "cattle-system", "rancher-webhook") is None:
+            assert asyncio.get_running_loop().time() < deadline
+            await asyncio.sleep(0.01)
         before = memory.writes
         await react(memory, {"type": "ADDED", "object": {"kind": "Event"}})
+        await asyncio.sleep(3 * SETTLE_S)
         assert memory.writes == before
 
     asyncio.run(burst())

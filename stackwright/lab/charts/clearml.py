@@ -185,6 +185,7 @@ AGENT = ChartSpec(
                 "CLEARML_WEB_HOST": "{{ .Values.agentk8sglue.webServerUrlReference }}",
                 "K8S_GLUE_QUEUES": "{{ keys .Values.agentk8sglue.queues | sortAlpha | join \",\" }}",
                 "K8S_GLUE_CREATE_QUEUES": "{{ .Values.agentk8sglue.createQueues }}",
+                "K8S_GLUE_MAX_GPU": "{{ dig \"gpu\" \"reportMax\" 0 (.Values.agentk8sglue.orchestrationDashboard | default dict) }}",  # noqa: E501 - one template
             },
             env_from=(f"{_AGENT}-ac",),
             pull_secrets="{{ .Values.imageCredentials.extraImagePullSecrets | default (list) | toJson }}",

@@ -140,10 +140,15 @@ def prune(value: Obj, schema: Schema, given_up: Fields, held: Fields) -> Obj:
     """Take away the given-up fields that nobody holds, and what becomes empty by that."""
     needed = {path[:end] for path in held for end in range(1, len(path) + 1)}
     made: Obj = copy(value)
-    for path in sorted(given_up, key=len, reverse=True):
-        if path not in needed:
+    for path in sorted(given_up, key=len):  # an item before its fields: without its keys it could not be found
+        if path not in needed and not _is_key(path):
             _remove(made, schema, path, needed)
     return made
+
+
+def _is_key(path: Path) -> bool:
+    """Tell whether a field is one of the keys that its list's item is known by."""
+    return len(path) > 1 and path[-2].startswith("k:") and path[-1][2:] in json.loads(path[-2][2:])
 
 
 def _remove(top: Obj, schema: Schema, path: Path, needed: Fields) -> None:

@@ -48,6 +48,9 @@ OPERATORS: tuple[Operator, ...] = (
 # Kinds whose change can matter to no operator: they come in great numbers.
 DULL = frozenset({"Event", "Lease", "Endpoints", "EndpointSlice", "ReplicaSet", "ControllerRevision", "ServiceAccount"})
 
+SETTLE_S = 0.05
+"""Changes come in bursts: one look after a burst sees them all."""
+
 __all__ = [
     "AgentFacts",
     "Backend",
@@ -70,22 +73,29 @@ def install_operators(
 ) -> World:
     """Let the operators look at a cluster stand-in whenever it changes.
 
-    `devices` says which GPUs a node has; `hooks` starts ClearML's stand-ins. Changes that come while the operators are
-    at work lead to one more look, not to one each.
+    `devices` says which GPUs a node has; `hooks` starts ClearML's stand-ins. Changes that come together, or while the
+    operators are at work, lead to one more look, not to one each.
     """
     world = World(state, devices, hooks)
-    lock, waiting = asyncio.Lock(), {"again": False}
+    changed = asyncio.Event()
+    worker: list[asyncio.Task[None]] = []
+
+    async def work() -> None:
+        while True:
+            await changed.wait()
+            await asyncio.sleep(SETTLE_S)
+            changed.clear()
+            try:
+                await run_operators(world)
+            except Exception:  # a stand-in's fault must not stop the others; the daemon's log names it
+                log.exception("an operator failed")
 
     async def react(_: Any, event: Any) -> None:
         if _kind(event) in DULL:
             return
-        waiting["again"] = True
-        if lock.locked():
-            return
-        async with lock:
-            while waiting["again"]:
-                waiting["again"] = False
-                await run_operators(world)
+        changed.set()
+        if not worker:
+            worker.append(asyncio.create_task(work()))
 
     state.add_reconciler(react)
     return world

@@ -76,6 +76,7 @@ async def _agents(world: World) -> None:
             env.get("K8S_GLUE_CREATE_QUEUES") == "true",
             login.get("agentk8sglue_key", ""),
             login.get("agentk8sglue_secret", ""),
+            float(env.get("K8S_GLUE_MAX_GPU") or 0),
         )
     for key in set(running) - set(up):
         await world.clearml.agent_down(*key)

@@ -23,7 +23,7 @@ class State(Protocol):
     service_backends: dict[Any, Any]
 
     def get(self, kind: str, namespace: str, name: str, /) -> Obj | None: ...
-    def objects(self, kind: str, /) -> Iterable[Obj]: ...
+    def each(self, kind: str, /) -> Iterable[Obj]: ...
     def put(self, obj: Obj, /) -> Any: ...
     def add_reconciler(self, reconciler: Any, /) -> Any: ...
 
@@ -64,6 +64,8 @@ class AgentFacts:
     create_queues: bool
     access_key: str
     secret_key: str = field(repr=False)
+    max_gpus: float = 0.0
+    """What the release is told to report as the tenant's most."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,8 @@ class World:
     def objects(self, kind: str, *, group: str = "", ns: str | None = None) -> list[Obj]:
         """Return objects of a kind; `group` is needed for custom kinds. A kind that is not served has none."""
         try:
-            found = self.state.objects(_kind_name(kind, group))
+            # The live objects, not copies: operators read them, and put changed copies.
+            found = self.state.each(_kind_name(kind, group))
             return [item for item in found if ns is None or item["metadata"].get("namespace") == ns]
         except LookupError:
             return []

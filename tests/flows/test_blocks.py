@@ -1,0 +1,198 @@
+"""Blocks, the catalogue and runs from the shell, against a real Prefect server."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.exceptions import ObjectNotFound
+from pydantic import SecretStr
+
+from blocks.store import BlockSecrets
+from blocks.types import BLOCKS
+from stackwright import runs
+from stackwright.clients.secrets import need
+from stackwright.domain.errors import NotFoundError, ProblemsError, SecretMissingError, SiteFileError
+from stackwright.lab.server import PrefectServer
+
+PLANTED = "planted-7d21-in-a-block"
+
+
+def flow_of(name: str) -> str:
+    """Return the full name by which the server knows a deployment."""
+    return f"{name}/{name}"
+
+
+def test_a_deployment_that_is_not_there_is_named(prefect_server: PrefectServer) -> None:
+    """Before `stackwright setup`, a start says so; no run is made."""
+
+    async def forget() -> int:
+        async with get_client() as client:
+            try:
+                found = await client.read_deployment_by_name(flow_of("check-site"))
+                await client.delete_deployment(found.id)
+            except ObjectNotFound:
+                pass  # never set up on this server
+            return len(await client.read_flow_runs())
+
+    before = asyncio.run(forget())
+    with pytest.raises(NotFoundError, match="stackwright setup") as caught:
+        asyncio.run(runs.start_here("check-site", {"site": "lab"}))
+    assert flow_of("check-site") in caught.value.where
+    assert asyncio.run(forget()) == before
+
+
+@pytest.fixture(scope="module")
+def set_up(prefect_server: PrefectServer) -> list[str]:
+    """The server, brought to the catalogue."""
+    return runs.set_up()
+
+
+# --- setup -----------------------------------------------------------------------------------------------------------
+
+
+def test_setup_brings_the_whole_catalogue(set_up: list[str]) -> None:
+    """Every deployment of prefect.yaml is there with a form that is typed and described, in the work pool.
+
+    `prefect --no-prompt deploy --all` is what carries it out.
+    """
+
+    async def look() -> dict[str, object]:
+        async with get_client() as client:
+            return {name: await client.read_deployment_by_name(flow_of(name)) for name in runs.catalogue()}
+
+    for name, found in asyncio.run(look()).items():
+        assert f"deployment {name}" in set_up
+        assert found.work_pool_name == "stackwright"
+        assert found.description == runs.catalogue()[name]["description"]
+        assert found.enforce_parameter_schema
+        form = found.parameter_openapi_schema["properties"]
+        assert form["site"]["description"] and form["site"]["pattern"]
+        assert all("description" in field for field in form.values())
+        assert not [schedule for schedule in found.schedules if schedule.active], "a schedule is the operator's to start"
+        # Said explicitly, so that a worker finds the flows wherever the catalogue was deployed from.
+        assert found.pull_steps == [{"prefect.deployments.steps.set_working_directory": {"directory": str(runs.HOME)}}]
+
+
+def test_setup_can_be_run_again(set_up: list[str]) -> None:
+    """The second time finds everything there and makes nothing twice."""
+    again = runs.set_up()
+    assert "work pool stackwright: there" in again
+    assert [line for line in again if "work pool" not in line] == [line for line in set_up if "work pool" not in line]
+
+    async def count() -> int:
+        async with get_client() as client:
+            return sum(found.name in runs.catalogue() for found in await client.read_deployments())
+
+    assert asyncio.run(count()) == len(runs.catalogue())
+
+
+# --- runs from the shell ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("set_up")
+@pytest.mark.parametrize(
+    ("name", "parameters", "place"),
+    [
+        ("check-site", {}, "site"),
+        ("check-site", {"site": "Not A Name"}, "site"),
+        ("deploy-stack", {"site": "lab", "plan_hash": "nonsense"}, "plan_hash"),
+        ("validate-stack", {"site": "lab", "light": "perhaps"}, "light"),
+        ("plan-stack", {"site": "lab", "password": "x"}, "password"),
+    ],
+)
+def test_wrong_parameters_are_refused_by_the_server(name: str, parameters: dict[str, object], place: str) -> None:
+    """As from the UI: the parameter is named, and no run is made."""
+
+    async def count() -> int:
+        async with get_client() as client:
+            return len(await client.read_flow_runs())
+
+    before = asyncio.run(count())
+    with pytest.raises(ProblemsError, match="refused the parameters") as caught:
+        asyncio.run(runs.start_here(name, parameters))
+    assert place in str(caught.value)
+    assert asyncio.run(count()) == before
+
+
+@pytest.mark.usefixtures("set_up")
+def test_a_run_from_the_shell_is_a_run_of_the_deployment() -> None:
+    """It carries the deployment's id, name and parameters; its failure holds our own error."""
+
+    async def run() -> None:
+        made, state = await runs.start_here("check-site", {"site": "nowhere"})
+        assert state.is_failed()
+        assert isinstance(await state.aresult(raise_on_failure=False), SiteFileError)
+        async with get_client() as client:
+            kept = await client.read_flow_run(made.id)
+            deployment = await client.read_deployment_by_name(flow_of("check-site"))
+        assert kept.deployment_id == deployment.id
+        assert kept.state is not None and kept.state.is_failed()
+        assert kept.parameters == {"site": "nowhere"} and kept.name == "check-nowhere"
+
+    asyncio.run(run())
+
+
+# --- blocks ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("set_up")
+@pytest.mark.parametrize("kind", BLOCKS)
+def test_every_kind_can_be_written_and_read_by_a_later_run(kind) -> None:
+    """What one run keeps, the next one reads, field by field."""
+    fields = {field: SecretStr(f"{PLANTED}-{field}") for field in BLOCKS[kind].model_fields}
+    BlockSecrets().write(kind, "kept", fields)
+    assert BlockSecrets().read(kind, "kept") == fields
+
+
+@pytest.mark.usefixtures("set_up")
+def test_writing_again_replaces() -> None:
+    """For the run that wrote and for a later one."""
+    secrets = BlockSecrets()
+    for value in ("first", "second"):
+        secrets.write("secret-text", "twice", {"value": SecretStr(value)})
+        for reader in (secrets, BlockSecrets()):
+            found = reader.read("secret-text", "twice")
+            assert found is not None and found["value"].get_secret_value() == value
+
+
+@pytest.mark.usefixtures("set_up")
+def test_a_missing_block_is_none_and_can_still_be_written() -> None:
+    """Looked and not there: not an error, and not remembered. Who needs it gets its name and the remedy."""
+    secrets = BlockSecrets()
+    assert secrets.read("secret-text", "not-there") is None
+    with pytest.raises(SecretMissingError, match="secret-text/not-there"):
+        need(secrets, "secret-text", "not-there")
+    BlockSecrets().write("secret-text", "not-there", {"value": SecretStr("x")})
+    assert secrets.read("secret-text", "not-there") is not None
+
+
+@pytest.mark.usefixtures("set_up")
+def test_a_server_that_does_not_answer_is_not_a_missing_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unknown is not absent: a secret must not be made anew because the server was away."""
+    from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+    gone = {PREFECT_API_URL: "http://127.0.0.1:9/api", PREFECT_CLIENT_MAX_RETRIES: 0}
+    with temporary_settings(gone), pytest.raises(Exception) as caught:  # noqa: B017, PT011 - whatever it is, it is said
+        BlockSecrets().read("secret-text", "kept")
+    assert not isinstance(caught.value, SecretMissingError)
+
+
+@pytest.mark.usefixtures("set_up")
+def test_values_are_masked_wherever_they_are_shown(prefect_server: PrefectServer) -> None:
+    """In repr, text and JSON, in what the API shows, and in the server's files."""
+    secrets = BlockSecrets()
+    secrets.write("api-key", "masked", {"access_key": SecretStr("AK"), "secret_key": SecretStr(PLANTED)})
+    block = BLOCKS["api-key"].load("masked", _sync=True)
+    shown = [repr(block), str(block), block.model_dump_json(), repr(secrets.read("api-key", "masked")), repr(secrets)]
+
+    async def listed() -> str:
+        async with get_client() as client:
+            return repr([document.data for document in await client.read_block_documents(include_secrets=False)])
+
+    shown.append(asyncio.run(listed()))
+    assert PLANTED not in "\n".join(shown)
+    files = [path for path in prefect_server.home.rglob("*") if path.is_file()]
+    assert any(path.name == "prefect.db" for path in files)
+    assert not [path for path in files if PLANTED.encode() in path.read_bytes()]

@@ -1,0 +1,109 @@
+"""Progress counts what is done, says it, and publishes nothing where nothing is planned."""
+
+from __future__ import annotations
+
+import asyncio
+from uuid import UUID
+
+import pytest
+from prefect.logging import disable_run_logger
+
+from stackwright.domain.errors import GateTimeoutError
+from stackwright.domain.plan import Effect, Plan, Step
+from tasks import progress as module
+from tasks.progress import Progress
+
+ARTIFACT = UUID(int=7)
+
+
+def step(area: str, target: str, what: str) -> Step:
+    return Step(f"{area}/{target}/{what}", target, what, Effect.FILE, "5.1", "look")
+
+
+A = (step("node", "a", "swap"), step("node", "a", "sysctl"))
+B = (step("node", "b", "swap"),)
+LAYER = (step("layer", "rancher", "install"),)
+PLAN = Plan("north", (*A, *B, *LAYER))
+
+
+class Artifacts:
+    """What would be shown in the Prefect UI."""
+
+    def __init__(self) -> None:
+        self.made: list[tuple[float, str, str]] = []
+        self.shown: list[float] = []
+
+    async def create(self, progress: float, key: str, description: str) -> UUID:
+        self.made.append((progress, key, description))
+        return ARTIFACT
+
+    async def update(self, artifact: UUID, progress: float) -> None:
+        assert artifact == ARTIFACT
+        self.shown.append(progress)
+
+
+@pytest.fixture
+def artifacts(monkeypatch):
+    made = Artifacts()
+    monkeypatch.setattr(module, "acreate_progress_artifact", made.create)
+    monkeypatch.setattr(module, "aupdate_progress_artifact", made.update)
+    with disable_run_logger():
+        yield made
+
+
+async def works(site: str, approved: tuple[Step, ...]) -> str:
+    return f"{site} {len(approved)}"
+
+
+async def fails(site: str, approved: tuple[Step, ...]) -> str:
+    raise GateTimeoutError("did not open", where=site)
+
+
+def test_each_target_moves_the_bar_by_its_steps(artifacts):
+    """Four steps: two, then one, then one; the artifact is named for the site and holds the plan's hash."""
+
+    async def run() -> Progress:
+        async with Progress(PLAN) as progress:
+            assert await progress.tracked(works)("north", A) == "north 2"
+            await progress.tracked(works)("north", B)
+            await progress.tracked(works)("north", LAYER)
+        return progress
+
+    progress = asyncio.run(run())
+    assert artifacts.made == [(0.0, "progress-north", f"plan {PLAN.hash}, 4 steps")]
+    assert artifacts.shown == [50.0, 75.0, 100.0]
+    assert [(done.area, done.target, done.steps, done.ok) for done in progress.done] == [
+        ("node", "a", 2, True),
+        ("node", "b", 1, True),
+        ("layer", "rancher", 1, True),
+    ]
+    assert all(done.seconds >= 0 and done.started_s >= 0 for done in progress.done)
+
+
+def test_a_failed_target_does_not_move_the_bar(artifacts):
+    """It is noted as failed, its error goes on unchanged, and what ends later still counts."""
+
+    async def run(progress: Progress) -> None:
+        async with progress:
+            await asyncio.gather(
+                progress.tracked(fails)("north", A), progress.tracked(works)("north", B), return_exceptions=True
+            )
+            with pytest.raises(GateTimeoutError):
+                await progress.tracked(fails)("north", LAYER)
+
+    progress = Progress(PLAN)
+    asyncio.run(run(progress))
+    assert artifacts.shown[-1] == 25.0
+    assert {done.target: done.ok for done in progress.done} == {"a": False, "b": True, "rancher": False}
+
+
+def test_nothing_is_published_for_an_empty_plan(artifacts):
+    """A second run, with nothing to do, leaves no bar at 0 %."""
+
+    async def run() -> Progress:
+        async with Progress(Plan("north", ())) as progress:
+            assert await progress.track((), works("north", ())) == "north 0"
+        return progress
+
+    assert asyncio.run(run()).done == []
+    assert artifacts.made == [] and artifacts.shown == []
