@@ -18,7 +18,8 @@ def site_folders() -> list[Path]:
     given = os.environ.get("STACKWRIGHT_SITES")
     if given:
         return [Path(folder) for folder in given.split(os.pathsep)]
-    return [Path.cwd() / "deployments" / "sites", Path(__file__).parent.parent / "deployments" / "sites"]
+    homes = (Path.cwd(), Path(__file__).parent.parent)
+    return list(dict.fromkeys(home / "deployments" / "sites" for home in homes))
 
 
 def site_names() -> list[str]:

@@ -6,7 +6,6 @@ A run started here is a run of the deployment, carried out by this process inste
 from __future__ import annotations
 
 import asyncio
-import copy
 import logging
 import os
 import subprocess
@@ -60,18 +59,21 @@ async def start_here(name: str, parameters: dict[str, Any]) -> tuple[FlowRun, St
     entry = catalogue()[name]
     flow: Flow[..., Any] = load_flow_from_entrypoint(str(HOME / entry["entrypoint"]), use_placeholder_flow=False)
     run = await _create_run(f"{flow.name}/{name}", parameters)
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(_OwnErrorsWithoutTraceback())
+    for logger in ("", "prefect"):  # where Prefect hangs its console
+        for handler in logging.getLogger(logger).handlers:
+            handler.addFilter(_OwnErrorsWithoutTraceback())
     state = await _carry_out(flow, run)
     return run, state
 
 
 class _OwnErrorsWithoutTraceback(logging.Filter):
-    """On the console, our own errors say what happened by themselves: the traceback stays in the UI's log."""
+    """On the console, our own errors say what happened by themselves: the traceback stays in the UI's log.
+
+    The console comes last of a record's handlers: what goes to the server has been written by then.
+    """
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.exc_info and isinstance(record.exc_info[1], StackError):
-            record = copy.copy(record)
             record.exc_info = record.exc_text = None
         return True
 

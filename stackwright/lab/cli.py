@@ -123,8 +123,8 @@ def _rig(folder: Path) -> Iterator[Rig]:
             server.wait()
             ready = pool.submit(rig.set_up)
             lab.result()
-            rig.fill_blocks()
             ready.result()
+        rig.fill_blocks()
         yield rig
     finally:
         rig.close()

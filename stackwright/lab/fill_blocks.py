@@ -16,11 +16,10 @@ from stackwright.domain.kinds import Kind
 
 
 async def forget() -> int:
-    """Register our block types, delete every block of them, and return how many there were."""
+    """Delete every block of our types, and return how many there were. `stackwright setup` must have run."""
     count = 0
     async with get_client() as client:
         for block in BLOCKS.values():
-            await block.aregister_type_and_schema()
             slug = block.get_block_type_slug()
             for document in await client.read_block_documents_by_type(slug, include_secrets=False):
                 await client.delete_block_document(document.id)

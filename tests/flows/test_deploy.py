@@ -58,8 +58,8 @@ class Deployed:
 def deployed(prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
     rig = Rig(tmp_path_factory.mktemp("rig"), prefect_server, speed=60)
     try:
-        rig.start_lab()
         rig.set_up()
+        rig.start_lab()
         with ProcessWatch() as watch:
             first = rig.run("apply", "lab", "--yes")
         assert first.code == 0, first.output[-6000:]

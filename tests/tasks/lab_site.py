@@ -85,7 +85,7 @@ def spec_of(lab, *, roles, profile="cis", **changes):
                 "ca_file": str(lab.net.ca_file),
                 "disable_default_endpoint": True,
             },
-            "poll_s": 0.1,
+            "poll_s": 0.05,
             "join_timeout_s": 60,
         },
         "ingress": {"domain": "lab.test"},
