@@ -230,7 +230,7 @@ def _print_report(found: dict[str, Any], as_json: bool) -> None:
         sys.stdout.write(json.dumps(found) + "\n")
         return
     steps = found["plan"]["steps"]
-    if steps:
+    if steps and found["flow"] == "plan-stack":
         out.print(
             _table(
                 ("step", "effect", "guide", "what"), ((s["id"], s["effect"], s["guide"], s["summary"]) for s in steps)

@@ -61,18 +61,21 @@ async def start_here(name: str, parameters: dict[str, Any]) -> tuple[FlowRun, St
     run = await _create_run(f"{flow.name}/{name}", parameters)
     for logger in ("", "prefect"):  # where Prefect hangs its console
         for handler in logging.getLogger(logger).handlers:
-            handler.addFilter(_OwnErrorsWithoutTraceback())
+            handler.addFilter(_ForPeople())
     state = await _carry_out(flow, run)
     return run, state
 
 
-class _OwnErrorsWithoutTraceback(logging.Filter):
-    """On the console, our own errors say what happened by themselves: the traceback stays in the UI's log.
+class _ForPeople(logging.Filter):
+    """What the console leaves out; the UI's log keeps it: that a task run ended well, which our own lines say better,
+    and the tracebacks of our own errors, which say what happened by themselves.
 
     The console comes last of a record's handlers: what goes to the server has been written by then.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
+        if record.name == "prefect.task_runs" and record.getMessage().startswith("Finished in state Completed"):
+            return False
         if record.exc_info and isinstance(record.exc_info[1], StackError):
             record.exc_info = record.exc_text = None
         return True

@@ -37,6 +37,7 @@ from stackwright.domain.layers.facts import OWNER_SELECTOR, ClusterFacts, seen_r
 from stackwright.domain.layers.model import LayerDef, ObjectSpec
 from stackwright.domain.layers.planning import LayerChange, ReleaseChange, plan_layer
 from stackwright.domain.plan import Plan, Step, check_steps_approved
+from stackwright.domain.releases import ReleaseWant
 from stackwright.domain.spec import StackSpec
 from stackwright.domain.values import Marker, markers_in, resolve, sealed
 from tasks.common import in_thread, only_transient
@@ -148,6 +149,25 @@ def _act(
                 apply_crds(kube, helm.pull(want.chart, want.version, want.repo), lease)
             _need_crds(kube, layer)
             helm.upgrade_install(want)
+            check_stored(kube, want)
+
+
+def check_stored(kube: KubeClient, want: ReleaseWant) -> None:
+    """Look again after helm: it reports success even when the outcome could not be stored, and leaves it pending.
+
+    Raises ReleaseStateError for a newest revision that is not deployed.
+    """
+    stored = kube.list("v1", "Secret", want.namespace, label_selector=f"{OWNER_SELECTOR},name={want.name}")
+    seen = seen_releases(stored).get((want.namespace, want.name))
+    if seen is None or seen.newest.status != "deployed":
+        found = f"revision {seen.newest.revision} is {seen.newest.status}" if seen else "no revision is stored"
+        raise ReleaseStateError(
+            f"release {want.namespace}/{want.name} was applied, but Helm's record of it did not end",
+            where=f"release {want.namespace}/{want.name}",
+            wanted="deployed",
+            seen=found,
+            remedy="Check that the Kubernetes API takes writes, then start the flow again: it recovers the release.",
+        )
 
 
 def apply_objects(

@@ -47,7 +47,7 @@ from stackwright.domain.tenants import (
 from stackwright.domain.validation import Outcome, evidence_of
 from tasks.common import in_thread, only_transient
 from tasks.gates import unready_pods
-from tasks.layers import apply_objects, log_in
+from tasks.layers import apply_objects, check_stored, log_in
 from tasks.markers import open_markers
 
 log = logging.getLogger(__name__)
@@ -287,6 +287,7 @@ def bring_release(site: Site, tenant: Tenant, change: ReleaseChange, lease: Leas
             site.kube().delete("v1", "Secret", change.seen.newest.storage_secret, want.namespace)
         elif act == "apply":
             helm.upgrade_install(want)
+            check_stored(site.kube(), want)
 
 
 def wait_listed(site: Site, tenant: Tenant) -> TenantFacts:

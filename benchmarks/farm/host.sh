@@ -10,8 +10,8 @@ for link in bin sbin lib lib64; do [ -L "/$link" ] && cp -P "/$link" . ; done
 for folder in etc var root; do mount --bind "$BASE/$folder" "$folder"; done
 mount -t tmpfs tmpfs run
 mount -t tmpfs tmpfs tmp
-mkdir -p run/sshd "$BASE/upper" "$BASE/work"
-mount -t overlay overlay -o "lowerdir=$STUBS:/usr" usr
+mkdir -p run/sshd run/upper run/work
+mount -t overlay overlay -o "lowerdir=$STUBS:/usr,upperdir=$new/run/upper,workdir=$new/run/work" usr
 mount --rbind /proc proc
 mount --rbind /sys sys
 mount --rbind /dev dev

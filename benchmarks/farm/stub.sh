@@ -44,7 +44,7 @@ systemctl)
     *) ;;
     esac
     ;;
-rpm) while [ $# -gt 0 ]; do case $1 in -q) ;; --qf) shift ;; *) echo "$1" ;; esac; shift; done ;;
+rpm) while [ $# -gt 0 ]; do case $1 in -q) ;; --qf) shift ;; zram-generator | rke2-selinux | container-selinux) ;; *) echo "$1" ;; esac; shift; done ;;
 chronyc)
     if [ "$1" = tracking ]; then
         echo 'System time     : 0.000021000 seconds slow of NTP time'

@@ -11,9 +11,9 @@ from stackwright.domain.node_facts import NodeFacts
 from stackwright.domain.spec import Node, StackSpec
 
 SUPPORTED = "SLES 15 SP6 or SP7, SLES 16.0, SL Micro 6"
-# Least cores and memory by role; half a GiB is left to firmware. RKE2 documentation: requirements.
-LEAST_CPUS = 4
-LEAST_MEMORY_GIB = 7.5
+# The least that RKE2 runs on; half a GiB is left to firmware. RKE2 documentation: requirements.
+LEAST_CPUS = 2
+LEAST_MEMORY_GIB = 3.5
 MOST_CLOCK_SPREAD_S = 2.0  # joins stall for as long as the clocks differ: rancher/rke2 issue 1702
 
 Problems = Iterator[Problem]
@@ -67,7 +67,7 @@ def _size(spec: StackSpec, node: Node, facts: NodeFacts) -> Problems:
         yield Problem(node.name, "too few cores", "Give the node more.", f"{LEAST_CPUS} or more", str(facts.cpus))
     if facts.memory_gib < LEAST_MEMORY_GIB:
         remedy = "Give the node more memory."
-        yield Problem(node.name, "too little memory", remedy, "8 GiB or more", f"{facts.memory_gib} GiB")
+        yield Problem(node.name, "too little memory", remedy, "4 GiB or more", f"{facts.memory_gib} GiB")
 
 
 def _name(spec: StackSpec, node: Node, facts: NodeFacts) -> Problems:

@@ -193,6 +193,7 @@ def parse_read(stdout: str, where: str = "") -> dict[str, Section]:
 
 _CHANGE = """\
 sw_put() {
+[ -d "${1%/*}" ] || mkdir -p "${1%/*}"
 sw_t="$1.stackwright-new"
 rm -f "$sw_t"
 ( umask 077; : >"$sw_t" )

@@ -145,8 +145,8 @@ def problems(name="w1", spec=SPEC, **changes):
     [
         ("w1", {"family": "other", "os": "Debian"}, "not supported"),
         ("w1", {"family": "sles16", "security": "selinux"}, "rke2.selinux: true"),
-        ("w1", {"cpus": 2}, "too few cores"),
-        ("w1", {"memory_gib": 3.9}, "too little memory"),
+        ("w1", {"cpus": 1}, "too few cores"),
+        ("w1", {"memory_gib": 1.9}, "too little memory"),
         ("w1", {"default_route": False}, "default route"),
         ("w1", {"files": {wants.RESOLV: "nameserver 127.0.0.53\n"}}, "only local addresses"),
         ("w1", {"offset_ms": 900.0}, "the clock is off"),

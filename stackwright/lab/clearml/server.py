@@ -68,7 +68,7 @@ def create_clearml_apps(state: ClearmlState, gate: Gate | None = None) -> Clearm
     """Make the applications over one state.
 
     `gate(wire, target, action)` is asked before each request: target is api, web or files, action the endpoint or path.
-    A response that it returns is sent in place of the server's.
+    A response that it returns is sent in place of the server's; for target api it may raise a Refusal.
     """
     ask = gate or open_gate
     return ClearmlApps(_api(state, ask), _page(state, ask), _files(state, ask))
@@ -87,7 +87,11 @@ async def serve_api(state: ClearmlState, gate: Gate, request: web.Request, path:
     """Answer one API request."""
     found = PATH.match(path)
     name = found["name"] if found else path
-    blocked = await gate("clearml", "api", name)
+    asked = (found["version"] if found else None) or state.api_version
+    try:
+        blocked = await gate("clearml", "api", name)
+    except Refusal as refusal:
+        return _envelope(state, name, asked, None, refusal)
     if blocked is not None:
         return blocked
     if request.headers.get("Content-Encoding"):
@@ -96,7 +100,6 @@ async def serve_api(state: ClearmlState, gate: Gate, request: web.Request, path:
         )
     body = await request.read()
     form = await request.post() if request.content_type.endswith(("form-data", "x-www-form-urlencoded")) else {}
-    asked = (found["version"] if found else None) or state.api_version
     try:
         if found is None:
             raise Refusal("bad_request", text=f"Invalid request path {path}")
