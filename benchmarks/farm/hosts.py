@@ -102,6 +102,8 @@ class Farm:
                     if part != "state":
                         shutil.rmtree(path) if path.is_dir() else path.unlink()
             self._fill(base)
+        for process in self.processes:
+            subprocess.run(["nsenter", "--uts", "--target", str(process.pid), "hostname", "localhost"], check=True)
 
     def _fill(self, base: Path) -> None:
         public = (self.folder / "key.pub").read_text()

@@ -75,7 +75,18 @@ class KubeApi:
     def apps(self):
         return f"/apis/apps/v1/namespaces/{self.space}"
 
-    def ask(self, method, path, body=None, *, content="application/json", token=None, raw=False, accept="application/json", **query):
+    def ask(
+        self,
+        method,
+        path,
+        body=None,
+        *,
+        content="application/json",
+        token=None,
+        raw=False,
+        accept="application/json",
+        **query,
+    ):
         """Send a request and return the answer, whatever its status. `token` replaces the kubeconfig's login."""
         url = f"{self.host}{path}" + (f"?{urlencode(query)}" if query else "")
         headers = {"Content-Type": content, "Accept": accept}
@@ -86,11 +97,17 @@ class KubeApi:
         else:
             headers |= {"Authorization": f"Bearer {token}"} if token else {}
             pool = self._anonymous
-        answer = pool.request(method, url, body=data, headers=headers, preload_content=not raw, retries=False, timeout=60)
+        answer = pool.request(
+            method, url, body=data, headers=headers, preload_content=not raw, retries=False, timeout=60
+        )
         if raw:
             return answer
         kind = answer.headers.get("Content-Type", "")
-        return Answer(answer.status, json.loads(answer.data) if "json" in kind else {"text": answer.data.decode()}, dict(answer.headers))
+        return Answer(
+            answer.status,
+            json.loads(answer.data) if "json" in kind else {"text": answer.data.decode()},
+            dict(answer.headers),
+        )
 
     def _login(self):
         settings = self.client.configuration

@@ -30,8 +30,16 @@ def restricted_pod(name, image, **spec):
         "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, "runAsNonRoot": True, "runAsUser": 1000,
         "seccompProfile": {"type": "RuntimeDefault"},
     }  # fmt: skip
-    body = {"containers": [{"name": "main", "image": image, "securityContext": safe}], "terminationGracePeriodSeconds": 1}
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": name}}, "spec": {**body, **spec}}
+    body = {
+        "containers": [{"name": "main", "image": image, "securityContext": safe}],
+        "terminationGracePeriodSeconds": 1,
+    }
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "labels": {"app": name}},
+        "spec": {**body, **spec},
+    }
 
 
 # --- discovery -------------------------------------------------------------------------------------------------------
@@ -41,7 +49,9 @@ def test_discovery_names_kinds_in_both_forms(kube):
     listed = kube.good("GET", "/apis/apps/v1")
     found = next(item for item in listed["resources"] if item["name"] == "deployments")
     assert found["kind"] == "Deployment" and found["namespaced"] and "deploy" in found["shortNames"]
-    everything = kube.good("GET", "/apis", accept="application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList")
+    everything = kube.good(
+        "GET", "/apis", accept="application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
+    )
     assert everything["kind"] == "APIGroupDiscoveryList"
     apps = next(item for item in everything["items"] if item["metadata"]["name"] == "apps")
     resources = {item["resource"]: item for item in apps["versions"][0]["resources"]}
@@ -143,7 +153,9 @@ def test_a_wrong_type_is_a_bad_request(kube):
     body = deployment("d", "i", env=[{"name": "A", "value": 1}])
     answer = kube.ask("POST", f"{kube.apps}/deployments", body)
     assert (answer.status, answer.reason) == (400, "BadRequest")
-    assert "cannot unmarshal number into Go struct field EnvVar.spec.template.spec.containers.env.value" in answer.message
+    assert (
+        "cannot unmarshal number into Go struct field EnvVar.spec.template.spec.containers.env.value" in answer.message
+    )
 
 
 def test_unknown_fields_warn_or_are_refused(kube):
@@ -303,7 +315,9 @@ def test_selectors_choose(kube):
 
 def test_pages_hold_everything_once(kube):
     for index in range(5):
-        kube.good("POST", f"{kube.core}/secrets", {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": f"s{index}"}})
+        kube.good(
+            "POST", f"{kube.core}/secrets", {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": f"s{index}"}}
+        )
     names, token = [], ""
     while True:
         page = kube.good("GET", f"{kube.core}/secrets", limit=2, **({"continue": token} if token else {}))
@@ -381,14 +395,23 @@ def test_a_delete_for_another_uid_is_a_conflict(kube):
 def test_dependents_follow_their_owner(kube_controllers, policy):
     kube = kube_controllers
     owner = kube.good("POST", f"{kube.core}/configmaps", config_map("owner"))
-    reference = {"apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": owner["metadata"]["uid"], "blockOwnerDeletion": True}
+    reference = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "name": "owner",
+        "uid": owner["metadata"]["uid"],
+        "blockOwnerDeletion": True,
+    }
     kube.good("POST", f"{kube.core}/configmaps", config_map("below", ownerReferences=[reference]))
     options = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": policy}
     kube.good("DELETE", f"{kube.core}/configmaps/owner", options)
     kube.until(lambda: kube.ask("GET", f"{kube.core}/configmaps/owner").status == 404, "the owner's end")
     if policy == "Orphan":
         left = kube.until(
-            lambda: (found := kube.good("GET", f"{kube.core}/configmaps/below"))["metadata"].get("ownerReferences") is None and found
+            lambda: (
+                (found := kube.good("GET", f"{kube.core}/configmaps/below"))["metadata"].get("ownerReferences") is None
+                and found
+            )
         )
         assert left["metadata"]["name"] == "below"
     else:
@@ -428,7 +451,13 @@ def widgets(kube):
     status = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
     version = {"name": "v1", "served": True, "storage": True, "subresources": {"status": {}}}
     version["schema"] = {"openAPIV3Schema": {"type": "object", "properties": {"spec": spec, "status": status}}}
-    names = {"kind": "Widget", "plural": "widgets", "singular": "widget", "listKind": "WidgetList", "shortNames": ["wgt"]}
+    names = {
+        "kind": "Widget",
+        "plural": "widgets",
+        "singular": "widget",
+        "listKind": "WidgetList",
+        "shortNames": ["wgt"],
+    }
     body = {
         "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": f"widgets.{group}"},
         "spec": {"group": group, "scope": "Namespaced", "names": names, "versions": [version]},
@@ -503,7 +532,9 @@ def test_a_quota_refuses_what_is_too_much(kube_controllers):
     hard = {"count/configmaps": "3", "pods": "1", "requests.cpu": "1"}
     body = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "q"}, "spec": {"hard": hard}}
     kube.good("POST", f"{kube.core}/resourcequotas", body)
-    kube.until(lambda: "used" in kube.good("GET", f"{kube.core}/resourcequotas/q").get("status", {}), "the quota's status")
+    kube.until(
+        lambda: "used" in kube.good("GET", f"{kube.core}/resourcequotas/q").get("status", {}), "the quota's status"
+    )
     unnamed = kube.ask("POST", f"{kube.core}/pods", restricted_pod("p", kube.image))
     assert unnamed.status == 403 and "failed quota: q: must specify requests.cpu for: main" in unnamed.message
     pod = restricted_pod("p", kube.image)
@@ -516,10 +547,12 @@ def test_a_quota_refuses_what_is_too_much(kube_controllers):
     for index in range(3 - there):
         kube.good("POST", f"{kube.core}/configmaps", config_map(f"c{index}"))
     kube.until(
-        lambda: kube.ask("POST", f"{kube.core}/configmaps", config_map("c"), dryRun="All").status == 403, "the quota's refusal"
+        lambda: kube.ask("POST", f"{kube.core}/configmaps", config_map("c"), dryRun="All").status == 403,
+        "the quota's refusal",
     )
     kube.until(
-        lambda: kube.good("GET", f"{kube.core}/resourcequotas/q")["status"]["used"]["count/configmaps"] == "3", "the count"
+        lambda: kube.good("GET", f"{kube.core}/resourcequotas/q")["status"]["used"]["count/configmaps"] == "3",
+        "the count",
     )
 
 
@@ -543,7 +576,8 @@ def test_pod_security_refuses_by_level(kube_controllers):
     pod = restricted_pod("p", kube.image)
     del pod["spec"]["containers"][0]["securityContext"]
     answer = kube.until(
-        lambda: (found := kube.ask("POST", f"{kube.core}/pods", pod, dryRun="All")).status == 403 and found, "the refusal"
+        lambda: (found := kube.ask("POST", f"{kube.core}/pods", pod, dryRun="All")).status == 403 and found,
+        "the refusal",
     )
     assert answer.message == (
         'pods "p" is forbidden: violates PodSecurity "restricted:latest": allowPrivilegeEscalation != false (container "main" '
@@ -604,7 +638,12 @@ def rolled_out(kube, name, want):
 def test_a_deployment_rolls_out_and_serves(kube_nodes):
     kube = kube_nodes
     kube.good("POST", f"{kube.apps}/deployments", deployment("d", kube.image, replicas=2))
-    body = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "d"}, "spec": {"selector": {"app": "d"}, "ports": [{"port": 80}]}}
+    body = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "d"},
+        "spec": {"selector": {"app": "d"}, "ports": [{"port": 80}]},
+    }
     kube.good("POST", f"{kube.core}/services", body)
     found = kube.until(lambda: rolled_out(kube, "d", 2), "the roll-out")
     conditions = {item["type"]: (item["status"], item["reason"]) for item in found["status"]["conditions"]}
@@ -641,7 +680,9 @@ def test_an_eviction_that_breaks_a_budget_is_refused(kube_nodes):
     path = f"/apis/policy/v1/namespaces/{kube.space}/poddisruptionbudgets"
     kube.good("POST", path, budget)
     kube.until(lambda: rolled_out(kube, "d", 1), "the roll-out")
-    kube.until(lambda: kube.good("GET", f"{path}/d").get("status", {}).get("currentHealthy") == 1, "the budget's status")
+    kube.until(
+        lambda: kube.good("GET", f"{path}/d").get("status", {}).get("currentHealthy") == 1, "the budget's status"
+    )
     name = kube.good("GET", f"{kube.core}/pods", labelSelector="app=d")["items"][0]["metadata"]["name"]
     body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name, "namespace": kube.space}}
     refused = kube.ask("POST", f"{kube.core}/pods/{name}/eviction", body)
@@ -654,7 +695,12 @@ def test_an_eviction_that_breaks_a_budget_is_refused(kube_nodes):
 
 
 def test_a_service_without_ready_pods_cannot_be_reached(kube):
-    body = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"}, "spec": {"selector": {"app": "none"}, "ports": [{"port": 80}]}}
+    body = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "s"},
+        "spec": {"selector": {"app": "none"}, "ports": [{"port": 80}]},
+    }
     kube.good("POST", f"{kube.core}/services", body)
     answer = kube.ask("GET", f"{kube.core}/services/s:80/proxy/")
     assert (answer.status, answer.reason) == (503, "ServiceUnavailable")

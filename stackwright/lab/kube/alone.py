@@ -45,7 +45,9 @@ class Cluster:
     def login(self, path: Path, name: str, *groups: str) -> Path:
         """Write the kubeconfig of a user with a client certificate."""
         certificate, key = self.ca.issue(name, organization=groups[0] if groups else "")
-        write_kubeconfig(path, self.url, self.ca.certificate, {"client-certificate-data": certificate, "client-key-data": key})
+        write_kubeconfig(
+            path, self.url, self.ca.certificate, {"client-certificate-data": certificate, "client-key-data": key}
+        )
         return path
 
 

@@ -85,6 +85,7 @@ class KubeState(Store):
         self.started_at = time.time()
         self._clocks: dict[str, dict[str, float]] = {}
         self._schemas: dict[Key, dict[str, Schema]] = {}
+        self._users = 0
         self._hooked: list[_Hooked] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self.controllers = Controllers(self)
@@ -212,14 +213,18 @@ class KubeState(Store):
         await asyncio.sleep(seconds / self.speed)
 
     async def start(self) -> None:
-        """Start the controllers and reconcilers; done by the application when it starts."""
+        """Start the controllers and reconcilers. Each served application does this for itself too."""
+        self._users += 1
         if not self.controllers.running:
             self.controllers.start()
             for hooked in self._hooked:
                 self._spawn(self._serve_hooked(hooked))
 
     async def stop(self) -> None:
-        """Stop them."""
+        """Stop them, when nobody who started them needs them any more: the servers of a cluster come and go."""
+        self._users -= 1
+        if self._users > 0:
+            return
         self.controllers.stop()
         for task in self._tasks:
             task.cancel()

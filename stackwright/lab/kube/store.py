@@ -166,7 +166,17 @@ class Store:
 
     def oldest(self) -> int:
         """Return the number of the oldest change that a watch can still start from."""
-        return self.history[0].kept.version - 1 if len(self.history) == HISTORY else 0
+        return self.history[0].kept.version - 1 if len(self.history) == self.history.maxlen else 0
+
+    def since(self, key: Key, version: int) -> list[Event]:
+        """Return the changes of a kind after a version, oldest first."""
+        found = []
+        for event in reversed(self.history):
+            if event.kept.version <= version:
+                break
+            if event.resource.key == key:
+                found.append(event)
+        return found[::-1]
 
     # --- writing -----------------------------------------------------------------------------------------------------
 

@@ -89,11 +89,7 @@ class _Stream:
             )
             return -1
         if start is not None:
-            past = [
-                event
-                for event in self.state.history
-                if event.kept.version > start and event.resource.key == self.resource.key
-            ]
+            past = self.state.since(self.resource.key, start)
             await self.response.prepare(self.request)
             for event in past:
                 await self._event(event)

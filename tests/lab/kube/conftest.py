@@ -31,7 +31,13 @@ class Driver:
             "PATH": os.environ["PATH"], "HOME": str(self.home), "KUBECONFIG": str(kubeconfig or self.cluster.kubeconfig),
         }  # fmt: skip
         done = subprocess.run(
-            [str(part) for part in argv], capture_output=True, text=True, timeout=60, env=environment, input=stdin, check=False
+            [str(part) for part in argv],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env=environment,
+            input=stdin,
+            check=False,
         )
         assert not ok or done.returncode == 0, (argv, done.stdout, done.stderr)
         return done

@@ -12,7 +12,18 @@ from tests.lab.kube.conftest import CHART
 def deploy(driver, helm, release, *more, ok=True):
     """Run `helm upgrade --install` into a namespace of the release's name, waiting for everything."""
     return getattr(driver, helm)(
-        "upgrade", "--install", release, CHART, "-n", release, "--create-namespace", "--wait", "--timeout", "20s", *more, ok=ok
+        "upgrade",
+        "--install",
+        release,
+        CHART,
+        "-n",
+        release,
+        "--create-namespace",
+        "--wait",
+        "--timeout",
+        "20s",
+        *more,
+        ok=ok,
     )
 
 

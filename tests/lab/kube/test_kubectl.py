@@ -18,13 +18,18 @@ NAMES = iter(range(1000))
 def space(driver):
     name = f"space-{next(NAMES)}"
     driver.kubectl("create", "namespace", name)
-    driver.until(lambda: driver.cluster.do(lambda: driver.cluster.state.get("ServiceAccount", name, "default")), "the account")
+    driver.until(
+        lambda: driver.cluster.do(lambda: driver.cluster.state.get("ServiceAccount", name, "default")), "the account"
+    )
     return name
 
 
 def deployment(name, **spec):
     pod = {"containers": [{"name": "main", "image": "busybox:1"}]}
-    body = {"selector": {"matchLabels": {"app": name}}, "template": {"metadata": {"labels": {"app": name}}, "spec": pod}}
+    body = {
+        "selector": {"matchLabels": {"app": name}},
+        "template": {"metadata": {"labels": {"app": name}}, "spec": pod},
+    }
     return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name}, "spec": {**body, **spec}}
 
 
@@ -69,7 +74,12 @@ def test_jobs_succeed_or_fail_and_say_so(driver, space):
     driver.cluster.state.failing_jobs.add(f"{space}/wrong")
     for name, want in (("right", "complete"), ("wrong", "failed")):
         pod = {"restartPolicy": "Never", "containers": [{"name": "j", "image": "busybox:1"}]}
-        body = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": name}, "spec": {"backoffLimit": 0, "template": {"spec": pod}}}
+        body = {
+            "apiVersion": "batch/v1",
+            "kind": "Job",
+            "metadata": {"name": name},
+            "spec": {"backoffLimit": 0, "template": {"spec": pod}},
+        }
         apply(driver, space, body)
         driver.kubectl("wait", f"job/{name}", f"--for=condition={want}", "-n", space, "--timeout=20s")
 
@@ -90,7 +100,10 @@ def test_a_cordoned_node_takes_no_pods_and_drains(driver, space):
         return waiting and waiting[0]["status"]["conditions"][0]
 
     found = driver.until(pending, "the pod that waits")
-    assert found["reason"] == "Unschedulable" and "untolerated taint {node.kubernetes.io/unschedulable: }" in found["message"]
+    assert (
+        found["reason"] == "Unschedulable"
+        and "untolerated taint {node.kubernetes.io/unschedulable: }" in found["message"]
+    )
     driver.kubectl("uncordon", "spare")
     driver.kubectl("rollout", "status", "deploy/d", "-n", space, "--timeout=20s")
     driver.cluster.do(lambda: state.delete("Node", "", "spare"))
@@ -116,7 +129,12 @@ def test_a_load_balancer_gets_an_address_of_the_pool(driver, space):
     state = driver.cluster.state
     state.lb_pools[:] = ["192.0.2.10-192.0.2.11"]
     for name in ("one", "two", "three"):
-        body = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": {"type": "LoadBalancer", "ports": [{"port": 80}]}}
+        body = {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"name": name},
+            "spec": {"type": "LoadBalancer", "ports": [{"port": 80}]},
+        }
         apply(driver, space, body)
 
     def address(name):
@@ -136,7 +154,12 @@ def test_a_service_proxy_reaches_what_the_lab_runs(driver, space):
 
     state.service_backends[(space, "d", 80)] = answer
     apply(driver, space, deployment("d"))
-    service = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "d"}, "spec": {"selector": {"app": "d"}, "ports": [{"port": 80, "name": "http"}]}}
+    service = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "d"},
+        "spec": {"selector": {"app": "d"}, "ports": [{"port": 80, "name": "http"}]},
+    }
     apply(driver, space, service)
     driver.kubectl("rollout", "status", "deploy/d", "-n", space, "--timeout=20s")
     driver.until(lambda: driver.cluster.do(lambda: state.service_ready(space, "d")), "the endpoints")
@@ -154,7 +177,9 @@ def test_the_python_client_watches(driver, space):
         body = client.V1ConfigMap(metadata=client.V1ObjectMeta(name="one"), data={"a": "1"})
         threading.Thread(target=lambda: core.create_namespaced_config_map(space, body)).start()
         seen = []
-        for event in watch.Watch().stream(core.list_namespaced_config_map, space, resource_version=start, timeout_seconds=10):
+        for event in watch.Watch().stream(
+            core.list_namespaced_config_map, space, resource_version=start, timeout_seconds=10
+        ):
             seen.append((event["type"], event["object"].metadata.name))
             break
         assert seen == [("ADDED", "one")]
@@ -173,4 +198,7 @@ def test_a_user_without_rights_is_refused(driver, space, tmp_path):
         "subjects": [{"kind": "Group", "name": "guests"}],
     }))  # fmt: skip
     driver.kubectl("get", "configmaps", "-n", space, kubeconfig=other)
-    assert driver.kubectl("auth", "can-i", "delete", "pods", "-n", space, kubeconfig=other, ok=False).stdout.strip() == "no"
+    assert (
+        driver.kubectl("auth", "can-i", "delete", "pods", "-n", space, kubeconfig=other, ok=False).stdout.strip()
+        == "no"
+    )
