@@ -1,7 +1,7 @@
 """Node preparation of many hosts over real SSH: ours, a bare paramiko floor, Ansible and pyinfra. Prints one JSON line.
 
-`python -m benchmarks.node_prep [--hosts 50] [--rounds 3] [--without ansible pyinfra]`. Needs root (namespaces with a real
-sshd in each) and, for the other two tools, build/bench-venv, which is made at the first run.
+`python -m benchmarks.node_prep [--hosts 50] [--rounds 3] [--without ansible pyinfra]`. Needs root (namespaces with a
+real sshd in each) and, for the other two tools, build/bench-venv, which is made at the first run.
 
 Floor: connect with paramiko and run the very same script bytes, in as many threads. Ansible: forks=hosts, pipelining,
 ControlPersist, no fact gathering, free strategy. All start from hosts in the same fresh state, which is restored in
@@ -130,7 +130,7 @@ def floor(site: Site, key: paramiko.PKey, sent: dict[str, list[str]]) -> None:
             banner_timeout=60, auth_timeout=60,
         )  # fmt: skip
         for script in sent[node.name]:
-            stdin, stdout, _ = client.exec_command("sh -s")  # noqa: S601 - a constant
+            stdin, stdout, _ = client.exec_command("sh -s")
             stdin.write(script)
             stdin.channel.shutdown_write()
             stdout.read()

@@ -29,6 +29,7 @@ from stackwright.domain.errors import (
     PlanRefusedError,
     Problem,
     ProblemsError,
+    ReleaseStateError,
     StackError,
 )
 from stackwright.domain.evidence import Evidence

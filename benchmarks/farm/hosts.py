@@ -143,7 +143,9 @@ class Farm:
             shutil.copytree("/etc/alternatives", base / "etc/alternatives", symlinks=True)
         for unit in sorted(PRESENT & set(UNITS)):
             on = unit in RUNNING
-            (base / "var/lib/farm" / unit).write_text(f"{'active' if on else 'inactive'} {'enabled' if on else 'disabled'}\n")
+            (base / "var/lib/farm" / unit).write_text(
+                f"{'active' if on else 'inactive'} {'enabled' if on else 'disabled'}\n"
+            )
         self._fill_state(base / "state")
 
     def _fill_state(self, state: Path) -> None:

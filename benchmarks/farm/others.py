@@ -64,7 +64,8 @@ def ansible(farm: Farm, spec: StackSpec) -> tuple[float, str]:
     folder = farm.folder / "ansible"
     folder.mkdir(exist_ok=True)
     tasks: list[dict[str, Any]] = [
-        {"ansible.builtin.copy": {"dest": path, "content": text, "mode": "0644"}} for path, text in contents(spec).items()
+        {"ansible.builtin.copy": {"dest": path, "content": text, "mode": "0644"}}
+        for path, text in contents(spec).items()
     ]
     tasks.append({"ansible.builtin.command": "hostnamectl set-hostname {{ inventory_hostname }}"})
     block = {"path": wants.HOSTS, "block": hosts_block(spec), "marker": "# stackwright {mark}", "marker_begin": "begin"}
@@ -79,10 +80,12 @@ def ansible(farm: Farm, spec: StackSpec) -> tuple[float, str]:
         "\n".join(lines) + f"\n[all:vars]\nansible_port={PORT}\nansible_user=root\n"
         f"ansible_ssh_private_key_file={farm.key}\nansible_python_interpreter=/usr/bin/python3\n"
     )
-    control = f"-o ControlMaster=auto -o ControlPersist=60s -o ControlPath={folder}/%C -o PreferredAuthentications=publickey"
+    control = (
+        f"-o ControlMaster=auto -o ControlPersist=60s -o ControlPath={folder}/%C -o PreferredAuthentications=publickey"
+    )
     (folder / "ansible.cfg").write_text(
         f"[defaults]\nforks={farm.count}\nhost_key_checking=False\nretry_files_enabled=False\nstdout_callback=minimal\n"
-        f"local_tmp={folder}/tmp\n[ssh_connection]\npipelining=True\n"
+        f"local_tmp={folder}/scratch\n[ssh_connection]\npipelining=True\n"
         f"ssh_args={control} -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR\n"
     )
     argv = [str(VENV / "bin" / "ansible-playbook"), "-i", str(folder / "inventory"), str(folder / "play.yml")]
@@ -92,7 +95,9 @@ def ansible(farm: Farm, spec: StackSpec) -> tuple[float, str]:
     finally:
         for path in folder.iterdir():
             if path.is_socket():  # end the masters that ControlPersist would keep for a minute
-                subprocess.run(["ssh", "-o", f"ControlPath={path}", "-O", "exit", "x"], capture_output=True, check=False)
+                subprocess.run(
+                    ["ssh", "-o", f"ControlPath={path}", "-O", "exit", "x"], capture_output=True, check=False
+                )
 
 
 def pyinfra(farm: Farm, spec: StackSpec) -> tuple[float, str]:
@@ -129,8 +134,12 @@ def _run(argv: list[str], folder: Path, environment: dict[str, str]) -> tuple[fl
     log = folder / "log"
     started = time.perf_counter()
     with log.open("wb") as sink:
-        done = subprocess.run(argv, cwd=folder, env=environment, stdout=sink, stderr=sink, stdin=subprocess.DEVNULL, check=False)
+        done = subprocess.run(
+            argv, cwd=folder, env=environment, stdout=sink, stderr=sink, stdin=subprocess.DEVNULL, check=False
+        )
     seconds = time.perf_counter() - started
     if done.returncode != 0:
-        raise RuntimeError(f"{Path(argv[0]).name} ended with {done.returncode}: {log.read_text(errors='replace')[-3000:]}")
+        raise RuntimeError(
+            f"{Path(argv[0]).name} ended with {done.returncode}: {log.read_text(errors='replace')[-3000:]}"
+        )
     return seconds, f"(see {log})"

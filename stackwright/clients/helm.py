@@ -58,6 +58,7 @@ DIALECTS: Mapping[int, Dialect] = {
     ),
 }
 
+OK = "exit status 0"
 # helm has one exit status for every failure, so its words are all there is to tell them apart. First match counts.
 UNAVAILABLE_WORDS = (
     "cluster unreachable",
@@ -397,10 +398,10 @@ class Helm:
         seen, low = self._last_lines(text), text.lower()
         for words, remedy in STATE_WORDS.items():
             if words in low:
-                return ReleaseStateError(f"helm {verb} refused", where=where, seen=seen, remedy=remedy)
+                return ReleaseStateError(f"helm {verb} refused", where=where, wanted=OK, seen=seen, remedy=remedy)
         if any(words in low for words in UNAVAILABLE_WORDS):
-            return ApiUnavailableError(f"helm {verb} could not reach what it needs", where=where, seen=seen)
-        return ToolError(f"helm {verb} failed with exit status {code}", where=where, seen=seen)
+            return ApiUnavailableError(f"helm {verb} could not reach what it needs", where=where, wanted=OK, seen=seen)
+        return ToolError(f"helm {verb} failed with exit status {code}", where=where, wanted=OK, seen=seen)
 
     def _last_lines(self, text: str) -> str:
         lines = [line.strip() for line in text.splitlines() if line.strip()]

@@ -122,18 +122,20 @@ def raise_for(answer: HttpAnswer, where: str, verb: str) -> None:
     status = status if isinstance(status, dict) else {}
     reason, message = status.get("reason", ""), status.get("message") or answer.text[:500]
     seen = f"{answer.status} {reason}: {message}".replace(" : ", ": ")
-    what = f"the API server refused {verb}"
+    what, wanted = f"the API server refused {verb}", f"{verb} answered with 2xx"
     if answer.status == 404:
-        raise NotFoundError("there is no such object", where=where, seen=seen, status=404)
+        raise NotFoundError("there is no such object", where=where, wanted=wanted, seen=seen, status=404)
     if answer.status == 409:
-        raise ConflictError(what, where=where, seen=seen, status=409)
+        raise ConflictError(what, where=where, wanted=wanted, seen=seen, status=409)
     if answer.status in UNAVAILABLE or (answer.status == 500 and any(cause in message for cause in PASSING_CAUSES)):
-        raise ApiUnavailableError("the API server cannot do this now", where=where, seen=seen, status=answer.status)
+        what = "the API server cannot do this now"
+        raise ApiUnavailableError(what, where=where, wanted=wanted, seen=seen, status=answer.status)
     remedy = {
         401: "Fetch the kubeconfig again.",
         403: "Give this login the right, or lift the quota or policy that the message names.",
     }
-    raise ApiError(what, where=where, seen=seen, status=answer.status, remedy=remedy.get(answer.status, ""))
+    how = remedy.get(answer.status, "")
+    raise ApiError(what, where=where, wanted=wanted, seen=seen, status=answer.status, remedy=how)
 
 
 def lines_of(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:

@@ -174,7 +174,7 @@ def parse_read(stdout: str, where: str = "") -> dict[str, Section]:
     """Return the sections of a reading script's answer. Raises AnswerError when it is not complete."""
     answers = _answers(stdout, where)
     if len(answers) != 1 or answers[0].get("id") != "read":
-        raise AnswerError("the answer of a reading script is not complete", where=where, seen=stdout[-200:])
+        raise AnswerError("the answer of a reading script is not complete", where=where, seen=f"{len(stdout)} characters")
     parts = _decode(answers[0].get("out", ""), where).split(RS)
     found: dict[str, Section] = {}
     for name_and_text, end in zip(parts[1::2], parts[2::2], strict=False):
@@ -306,8 +306,9 @@ def _answers(stdout: str, where: str) -> list[dict[str, Any]]:
         if line.strip():
             try:
                 answer = json.loads(line)
-            except ValueError as error:
-                raise AnswerError("an answer breaks off", where=where, seen=line[:120]) from error
+            except ValueError:
+                # Neither text nor cause is shown: what was read may be a secret.
+                raise AnswerError("an answer breaks off", where=where, seen=f"{len(line)} characters") from None
             found.append(answer)
     return found
 

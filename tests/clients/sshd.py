@@ -13,7 +13,8 @@ import asyncssh
 
 
 class SmallSshd:
-    """Serves 127.0.0.1 at a free port. `sudo` says what sudo does; `cut_after` cuts the link after so many bytes out."""
+    """Serves 127.0.0.1 at a free port. `sudo` says what sudo does; `cut_after` cuts the link after so many bytes
+    out."""
 
     def __init__(self, folder: Path, *, key_type: str = "ssh-ed25519", user: str = "root", sudo: str = "works") -> None:
         self.client_key = asyncssh.generate_private_key("ssh-ed25519")

@@ -208,9 +208,11 @@ def test_a_user_whose_sudo_asks_is_told_so(tmp_path):
 
 
 def test_a_user_with_password_less_sudo_works(tmp_path):
-    with SmallSshd(tmp_path, user="ops") as server:
-        with shells_of(server, tmp_path, user="ops").open(node_of(server)) as node:
-            assert node.read(HELLO)["hello"].rc == 0
+    with (
+        SmallSshd(tmp_path, user="ops") as server,
+        shells_of(server, tmp_path, user="ops").open(node_of(server)) as node,
+    ):
+        assert node.read(HELLO)["hello"].rc == 0
 
 
 def test_a_refused_key_is_a_refused_login(sshd, tmp_path):

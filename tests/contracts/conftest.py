@@ -1,8 +1,8 @@
 """Fixtures of the contract tests: each gives the lab's stand-in always, and the real thing where one is named.
 
-A live cluster is named by STACKWRIGHT_LIVE_KUBECONFIG. Tests work in namespaces of their own, which are deleted afterwards.
-STACKWRIGHT_LIVE_IMAGE names an image that its nodes can pull and that keeps running; without it, tests that need running
-pods are skipped there.
+A live cluster is named by STACKWRIGHT_LIVE_KUBECONFIG. Tests work in namespaces of their own, deleted afterwards.
+STACKWRIGHT_LIVE_IMAGE names an image that its nodes can pull and that keeps running; without it, tests that need
+running pods are skipped there.
 """
 
 from __future__ import annotations

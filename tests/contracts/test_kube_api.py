@@ -1,4 +1,4 @@
-"""What the flows and helm need of a Kubernetes API server: held by the stand-in always, by a live cluster when one is given."""
+"""What the flows and helm need of a Kubernetes API server: the stand-in always, a live cluster when one is given."""
 
 from __future__ import annotations
 
@@ -136,7 +136,8 @@ def test_secret_texts_are_kept_encoded(kube):
     [
         ("core/configmaps", config_map("Bad_Name"), "metadata.name", "FieldValueInvalid"),
         ("core/configmaps", config_map("a", labels={"k": "not valid!"}), "metadata.labels", "FieldValueInvalid"),
-        ("apps/deployments", deployment("d", "i", labels={"app": "x"}), "spec.template.metadata.labels", "FieldValueInvalid"),
+        ("apps/deployments", deployment("d", "i", labels={"app": "x"}),
+         "spec.template.metadata.labels", "FieldValueInvalid"),
         ("apps/deployments", deployment("d", ""), "spec.template.spec.containers[0].image", "FieldValueRequired"),
         ("apps/deployments", deployment("d", "i", volumeMounts=[{"name": "v", "mountPath": "/v"}]),
          "spec.template.spec.containers[0].volumeMounts[0].name", "FieldValueNotFound"),
@@ -459,7 +460,8 @@ def widgets(kube):
         "shortNames": ["wgt"],
     }
     body = {
-        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": f"widgets.{group}"},
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"widgets.{group}"},
         "spec": {"group": group, "scope": "Namespaced", "names": names, "versions": [version]},
     }  # fmt: skip
     root = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
@@ -541,8 +543,10 @@ def test_a_quota_refuses_what_is_too_much(kube_controllers):
     pod["spec"]["containers"][0]["resources"] = {"requests": {"cpu": "2"}}
     large = kube.ask("POST", f"{kube.core}/pods", pod)
     assert (large.status, large.reason) == (403, "Forbidden")
-    wanted = 'pods "p" is forbidden: exceeded quota: q, requested: requests.cpu=2, used: requests.cpu=0, limited: requests.cpu=1'
-    assert large.message == wanted
+    assert large.message == (
+        'pods "p" is forbidden: exceeded quota: q, requested: requests.cpu=2, used: requests.cpu=0, '
+        "limited: requests.cpu=1"
+    )
     there = len(kube.good("GET", f"{kube.core}/configmaps")["items"])
     for index in range(3 - there):
         kube.good("POST", f"{kube.core}/configmaps", config_map(f"c{index}"))
@@ -580,10 +584,10 @@ def test_pod_security_refuses_by_level(kube_controllers):
         "the refusal",
     )
     assert answer.message == (
-        'pods "p" is forbidden: violates PodSecurity "restricted:latest": allowPrivilegeEscalation != false (container "main" '
-        'must set securityContext.allowPrivilegeEscalation=false), unrestricted capabilities (container "main" must set '
-        'securityContext.capabilities.drop=["ALL"]), runAsNonRoot != true (pod or container "main" must set '
-        'securityContext.runAsNonRoot=true), seccompProfile (pod or container "main" must set '
+        'pods "p" is forbidden: violates PodSecurity "restricted:latest": allowPrivilegeEscalation != false '
+        '(container "main" must set securityContext.allowPrivilegeEscalation=false), '
+        'unrestricted capabilities (container "main" must set securityContext.capabilities.drop=["ALL"]), '
+        'runAsNonRoot != true (pod or container "main" must set securityContext.runAsNonRoot=true), seccompProfile (pod or container "main" must set '
         'securityContext.seccompProfile.type to "RuntimeDefault" or "Localhost")'
     )
     assert kube.ask("POST", f"{kube.core}/pods", restricted_pod("p", kube.image), dryRun="All").status == 201
@@ -614,7 +618,8 @@ def test_a_service_account_may_do_what_its_role_says(kube):
     who = f"system:serviceaccount:{kube.space}:robot"
     assert (refused.status, refused.reason) == (403, "Forbidden")
     assert refused.message == (
-        f'configmaps is forbidden: User "{who}" cannot create resource "configmaps" in API group "" in the namespace "{kube.space}"'
+        f'configmaps is forbidden: User "{who}" cannot create resource "configmaps" in API group "" '
+        f'in the namespace "{kube.space}"'
     )
     review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview"}
     for verb, good in (("get", True), ("delete", False)):

@@ -9,7 +9,8 @@ from stackwright.domain.quorum import Member, check_join, check_quorum, majority
 
 
 def make(text: str):
-    """Return members from words such as `a*` (leader), `b`, `c?` (unseen), `d-` (unhealthy), `e+` (learner), `f!` (alarm)."""
+    """Return members from words such as `a*` (leader), `b`, `c?` (unseen), `d-` (unhealthy), `e+` (learner), `f!`
+    (alarm)."""
     members = []
     for word in text.split():
         name, marks = word[0], word[1:]

@@ -1,4 +1,5 @@
-"""Shells without SSH: scripts run for real by this machine's sh, with the node's state folder moved to a scratch one."""
+"""Shells without SSH: scripts run for real by this machine's sh, with the node's state folder moved to a scratch
+one."""
 
 from __future__ import annotations
 

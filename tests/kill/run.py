@@ -15,6 +15,7 @@ from typing import Any
 
 from stackwright.lab.rig import ROOT, Rig
 from stackwright.lab.server import PrefectServer
+from tests.kill.compare import differences, plain
 
 WHENS = ("before", "inside", "after")
 
@@ -25,24 +26,13 @@ def points(changes: int, count: int) -> list[tuple[int, str]]:
     return [(max(1, round(step * (index + 0.5))), WHENS[index % 3]) for index in range(count)]
 
 
-def differences(want: Any, seen: Any, path: str = "") -> list[str]:
-    """List where two snapshots differ, as dotted paths with both values."""
-    if isinstance(want, dict) and isinstance(seen, dict):
-        return [
-            line
-            for key in sorted({*want, *seen})
-            for line in differences(want.get(key, "(absent)"), seen.get(key, "(absent)"), f"{path}.{key}")
-        ]
-    return [] if want == seen else [f"{path}: wanted {str(want)[:120]} | seen {str(seen)[:120]}"]
-
-
 def undisturbed(rig: Rig) -> tuple[dict[str, Any], int]:
     """Deploy once on a fresh lab; return its end state and how many changes it took."""
     rig.start_lab()
     done = rig.run("apply", "lab", "--yes")
     if done.code != 0:
         sys.exit(f"the undisturbed deploy failed:\n{done.output[-4000:]}")
-    return rig.lab.snapshot(), len(rig.lab.journal())
+    return plain(rig.lab.snapshot()), len(rig.lab.journal())
 
 
 def kill_and_continue(rig: Rig, number: int, when: str, log: Path) -> tuple[bool, str]:
@@ -79,7 +69,7 @@ def main() -> None:
         for number, when in points(changes, options.points):
             killed, problem = kill_and_continue(rig, number, when, folder / f"run-{number}-{when}.log")
             injected += killed
-            found = [] if problem or not killed else differences(want, rig.lab.snapshot())
+            found = [] if problem or not killed else differences(want, plain(rig.lab.snapshot()))
             good = killed and not problem and not found
             survived += good
             print(f"change {number:4} {when:6} {'survived' if good else 'LOST'} {problem}", flush=True)

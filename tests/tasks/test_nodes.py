@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 from pydantic import SecretStr
 
-from stackwright.domain.errors import FencedError, LoginRefusedError, NodeUnreachableError, PlanMovedError, RemoteStepError
+from stackwright.domain.errors import (
+    FencedError,
+    LoginRefusedError,
+    NodeUnreachableError,
+    PlanMovedError,
+    RemoteStepError,
+)
 from stackwright.domain.node_plan import plan_node
 from stackwright.domain.shell import Batch, Command
 from tasks.nodes import bring_node, read_node, read_nodes
@@ -40,13 +46,25 @@ def test_a_fresh_host_is_prepared_and_a_second_run_changes_nothing(one):
     lab, site, node = one
     steps = planned(site, node)
     kinds = [step.id.rpartition("/")[2] for step in steps]
-    assert kinds == ["register", "products", "packages", "hosts", "time", "swap", "modules", "sysctl", "cis-user", "firewall",
-                     "iscsi", "multipath"]  # fmt: skip
+    assert kinds == [
+        "register",
+        "products",
+        "packages",
+        "hosts",
+        "time",
+        "swap",
+        "modules",
+        "sysctl",
+        "cis-user",
+        "firewall",
+        "iscsi",
+        "multipath",
+    ]
     facts = bring_node(site, node, Held(), steps)
     assert facts.swaps == () and "br_netfilter" in facts.modules and facts.fence == 1 and facts.interrupted == ()
     journal, snapshot = lab.journal.count, lab.nodes.snapshot("n1")
     assert planned(site, node) == ()
-    assert bring_node(site, node, Held(), ()) .sysctls == facts.sysctls
+    assert bring_node(site, node, Held(), ()).sysctls == facts.sysctls
     assert lab.journal.count == journal
     assert lab.nodes.snapshot("n1") == snapshot
     assert "LAB-PLANTED-REGCODE" not in str(snapshot["files"])
@@ -73,7 +91,8 @@ def test_a_step_that_was_not_approved_is_not_done(one):
 
 @pytest.mark.parametrize("when", ["before", "inside", "after"])
 def test_a_lost_link_leaves_a_host_that_the_next_run_completes(one, when):
-    """Cut in the last batch, at three moments: the error is transient, the same approval still holds, the end is the same."""
+    """Cut in the last batch, at three moments: the error is transient, the same approval still holds, the end is the
+    same."""
     lab, site, node = one
     steps = planned(site, node)
     lab.inject(kind="cut", when=when, match={"action": "sysctl"})
@@ -140,7 +159,10 @@ def test_the_newer_systems_are_prepared_too(make_lab, tmp_path, profile):
     lab = make_lab({"name": "n1", "profile": profile})
     base = {"sles16": "16.0", "slmicro": "6.1"}[profile]
     spec = spec_of(
-        lab, roles={"n1": ["server"]}, rke2__selinux=True, registration__products=[f"sle-module-basesystem/{base}/x86_64"]
+        lab,
+        roles={"n1": ["server"]},
+        rke2__selinux=True,
+        registration__products=[f"sle-module-basesystem/{base}/x86_64"],
     )
     site = site_of(lab, spec, tmp_path / "work")
     node = site.spec.nodes[0]
@@ -154,7 +176,7 @@ def test_the_newer_systems_are_prepared_too(make_lab, tmp_path, profile):
 
 def test_a_refused_registration_code_is_said_and_not_shown(one):
     """The server's words are in the error, the code is not."""
-    lab, site, node = one
+    _, site, node = one
     site.secrets.write("registration", "suse-registration", {"code": SecretStr("WRONG-PLANTED-CODE")})
     with pytest.raises(Exception, match="Unknown Registration Code") as caught:
         bring_node(site, node, Held(), planned(site, node))

@@ -37,7 +37,9 @@ def plan_of(site) -> Plan:
     cluster = read_cluster(site, facts)
     assert check_cluster(site.spec, facts, cluster) == []
     steps = [change.step for node in site.spec.nodes for change in plan_node(site.spec, node, facts[node.name])]
-    steps += [change.step for node in site.spec.nodes for change in plan_rke2(site.spec, node, facts[node.name], cluster)]
+    steps += [
+        change.step for node in site.spec.nodes for change in plan_rke2(site.spec, node, facts[node.name], cluster)
+    ]
     return Plan(site.spec.site, tuple(steps))
 
 
@@ -97,7 +99,10 @@ def test_secrets_lie_in_files_for_root_alone(up):
     """Token and registry login are in 0600 files that need them, and in no other place of the machine."""
     lab, site = up
     token = site.secrets.text("secret-text", "rke2-token").rpartition(":")[2]
-    for secret, allowed in ((token, "/etc/rancher/rke2/config.yaml.d/10-token.yaml"), ("planted-registry", "registries.yaml")):
+    for secret, allowed in (
+        (token, "/etc/rancher/rke2/config.yaml.d/10-token.yaml"),
+        ("planted-registry", "registries.yaml"),
+    ):
         for name in ROLES:
             found = lab.sh(name, f"grep -rlI {secret} /etc /var/lib/stackwright /root /tmp /run || :").out.split()
             assert len(found) == 1 and allowed in found[0]
@@ -106,7 +111,7 @@ def test_secrets_lie_in_files_for_root_alone(up):
 
 def test_drift_is_written_and_the_services_restarted_one_by_one(up):
     """A new SAN on all servers: each is restarted through the guard and Ready again; then nothing is left."""
-    lab, site = up
+    _, site = up
     wider = resite(site, tls_san=(*site.spec.rke2.tls_san, "192.0.2.77"))
     plan = plan_of(wider)
     kinds = [(step.target, step.id.rpartition("/")[2], step.effect) for step in plan.steps]
@@ -153,18 +158,21 @@ def test_another_version_is_refused_and_nothing_is_changed(up):
 
 def test_the_guard_refuses_to_take_a_second_member_down(up):
     """With one server dead, no other may be taken down: names and reason are in the error."""
-    lab, site = up
+    _, site = up
     facts = read_nodes(site, site.spec.servers)
     cluster = read_cluster(site, facts)
     nodes = {**cluster.nodes, "s3": replace(cluster.nodes["s3"], ready=False)}
     dead = replace(cluster, nodes=nodes)
-    with pytest.raises(QuorumError) as caught, guarded(site, site.spec.servers[0], Effect.REBOOT, lambda: (dead, facts)):
+    with (
+        pytest.raises(QuorumError) as caught,
+        guarded(site, site.spec.servers[0], Effect.REBOOT, lambda: (dead, facts)),
+    ):
         raise AssertionError("the guard let it through")
     assert "s3" in str(caught.value) and "too few healthy voters" in str(caught.value)
 
 
 def test_a_lost_block_is_filled_again_by_a_planned_step(up):
-    lab, site = up
+    _, site = up
     site.secrets.kept.pop(("cluster-access", "cluster-access"))
     plan = plan_of(site)
     assert [step.id for step in plan.steps] == ["rke2/s1/access"]
@@ -266,7 +274,9 @@ def test_artifacts_can_come_from_the_controller(make_lab, tmp_path):
     """Air gap: files go over SSH, checked on the far side; nothing is downloaded."""
     lab = make_lab({"name": "s1"})
     folder = lab.folder / "artifacts" / "v1.34.10+rke2r1"
-    spec = spec_of(lab, roles={"s1": ["server"]}, rke2__artifacts={"source": "folder", "folder": str(folder), "images": True})
+    spec = spec_of(
+        lab, roles={"s1": ["server"]}, rke2__artifacts={"source": "folder", "folder": str(folder), "images": True}
+    )
     site = site_of(lab, spec, tmp_path / "work")
     plan = plan_of(site)
     bring(site, plan)

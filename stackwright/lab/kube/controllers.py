@@ -12,7 +12,17 @@ from collections.abc import Awaitable, Callable, Mapping
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from stackwright.lab.kube import budgets, housekeeping, lifecycle, networks, pods, rollouts, volumes, workloads
+from stackwright.lab.kube import (
+    budgets,
+    housekeeping,
+    lifecycle,
+    networks,
+    pods,
+    rollouts,
+    scheduling,
+    volumes,
+    workloads,
+)
 from stackwright.lab.kube.quota import pod_requests
 from stackwright.lab.kube.store import Event, Kept
 from stackwright.lab.kube.values import copy, digest
@@ -72,7 +82,7 @@ class Controllers:
             "daemonset": rollouts.daemon_set,
             "job": workloads.job,
             "pod": pods.pod,
-            "place": pods.place,
+            "place": scheduling.place,
             "node": pods.node,
             "service": networks.service,
             "ingress": networks.ingress,
@@ -127,8 +137,8 @@ class Controllers:
 
     @property
     def idle(self) -> bool:
-        """Tell whether nothing is left to do, now or later."""
-        return not self._ready and not self._timers
+        """Tell whether nothing is left to do now. What waits for its time does not count."""
+        return not self._ready
 
     async def _run(self) -> None:
         wake = self._wake
@@ -250,7 +260,7 @@ class Controllers:
         """Put a pod on a node."""
         obj = copy(kept.obj)
         obj["spec"]["nodeName"] = node
-        obj["status"] = pods.with_condition(self.state, obj, "PodScheduled", "True")
+        obj["status"] = scheduling.with_condition(self.state, obj, "PodScheduled", "True")
         self.state.commit(self.state.resources[("", "pods")], obj, kept)
 
     def event(self, about: Mapping[str, Any], kind: str, reason: str, message: str, source: str) -> None:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from stackwright.lab.kube import pods as nodes_of
+from stackwright.lab.kube import scheduling
 from stackwright.lab.kube.store import Kept
 from stackwright.lab.kube.values import condition, copy, dig, digest, seconds_of, set_condition
 from stackwright.lab.kube.workloads import (
@@ -359,19 +359,19 @@ async def daemon_set(state: KubeState, space: str, name: str) -> float | None:
     revision = _revision(state, own)
     template = own["spec"]["template"]
     wanted = [
-        node["metadata"]["name"] for node in state.each(("", "nodes")) if nodes_of.daemon_fits(template["spec"], node)
+        node["metadata"]["name"] for node in state.each(("", "nodes")) if scheduling.daemon_fits(template["spec"], node)
     ]
     by_node: dict[str, Kept] = {}
     refused = ""
     for kept in owned_pods(state, own):
-        node = nodes_of.wanted_node(kept.obj)
+        node = scheduling.wanted_node(kept.obj)
         if dig(kept.obj, "status", "phase") == "Failed" or node not in wanted or node in by_node:
             end_pod(state, kept)
         else:
             by_node[node] = kept
     for node in wanted:
         if node not in by_node and not refused:
-            changes = nodes_of.daemon_changes(template["spec"], node)
+            changes = scheduling.daemon_changes(template["spec"], node)
             labels = {REVISION: revision, "pod-template-generation": str(own["metadata"].get("generation", 1))}
             refused = await make_pod(state, own, template, labels=labels, changes=changes)
     _renew_daemons(state, own, by_node, revision, len(wanted))
@@ -397,7 +397,7 @@ def _renew_daemons(state: KubeState, own: Obj, by_node: Mapping[str, Kept], revi
 
 def _daemon_status(state: KubeState, own: Obj, wanted: list[str], revision: str) -> None:
     active = [kept.obj for kept in owned_pods(state, own) if is_active(kept.obj)]
-    placed = [pod for pod in active if nodes_of.wanted_node(pod) in wanted]
+    placed = [pod for pod in active if scheduling.wanted_node(pod) in wanted]
     ready = sum(is_ready(pod) for pod in placed)
     fresh = sum(dig(pod, "metadata", "labels", REVISION) == revision for pod in placed)
     status: Obj = {

@@ -28,8 +28,10 @@ class Driver:
 
     def run(self, *argv, kubeconfig=None, ok=True, stdin=None):
         environment = {
-            "PATH": os.environ["PATH"], "HOME": str(self.home), "KUBECONFIG": str(kubeconfig or self.cluster.kubeconfig),
-        }  # fmt: skip
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.home),
+            "KUBECONFIG": str(kubeconfig or self.cluster.kubeconfig),
+        }
         done = subprocess.run(
             [str(part) for part in argv],
             capture_output=True,

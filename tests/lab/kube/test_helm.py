@@ -1,4 +1,4 @@
-"""Real helm, 4 and 3, against the stand-in: install, upgrade, rollback, failure and uninstall of a chart with every gate's kind."""
+"""Real helm, 4 and 3, against the stand-in, with a chart that has every kind that gates look at."""
 
 from __future__ import annotations
 

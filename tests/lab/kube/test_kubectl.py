@@ -193,7 +193,8 @@ def test_a_user_without_rights_is_refused(driver, space, tmp_path):
     refused = driver.kubectl("get", "secrets", "-n", space, kubeconfig=other, ok=False)
     assert 'User "eve" cannot list resource "secrets" in API group "" in the namespace' in refused.stderr
     driver.kubectl("create", "-f", "-", stdin=yaml.safe_dump({
-        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": "eve", "namespace": space},
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
+        "metadata": {"name": "eve", "namespace": space},
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view"},
         "subjects": [{"kind": "Group", "name": "guests"}],
     }))  # fmt: skip

@@ -1,4 +1,4 @@
-"""The cluster's own interface, as stand-in operators and the lab's other parts use it: no HTTP here but where it is the promise."""
+"""The cluster's own interface, as stand-in operators use it, and what HTTP promises beyond the contract tests."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections import deque
 from contextlib import asynccontextmanager
 
 import pytest
-from aiohttp.test_utils import TestClient, TestServer
 from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
 
 from stackwright.lab.kube import KubeState, User, create_kube_app
 from stackwright.lab.kube.alone import ready_node
@@ -298,14 +298,17 @@ def test_who_gives_no_name_sees_health_alone(anonymous):
             refused = await client.get("/api/v1/nodes")
             assert refused.status == (403 if anonymous else 401)
             if anonymous:
-                text = 'nodes is forbidden: User "system:anonymous" cannot list resource "nodes" in API group "" at the cluster scope'
-                assert (await refused.json())["message"] == text
+                assert (await refused.json())["message"] == (
+                    'nodes is forbidden: User "system:anonymous" cannot list resource "nodes" in API group "" '
+                    "at the cluster scope"
+                )
 
     asyncio.run(story())
 
 
 WEBHOOK = {
-    "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration", "metadata": {"name": "w"},
+    "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration",
+    "metadata": {"name": "w"},
     "webhooks": [{
         "name": "check.lab.test", "sideEffects": "None", "admissionReviewVersions": ["v1"],
         "clientConfig": {"service": {"name": "hook", "namespace": "default", "path": "/v"}},

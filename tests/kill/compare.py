@@ -1,0 +1,51 @@
+"""Comparing the end states of two labs: what differs from run to run by its nature is exchanged for a word."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+# What no two deploys share, wherever it stands: names for random things, times, networks, keys and what signs with them.
+_WORDS = (
+    (re.compile(r"127\.77\.\d+\."), "NET."),
+    (re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"), "UID"),
+    (re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}[.\d]*(Z|\+00:00)?"), "TIME"),
+    (re.compile(r"LS0tLS1CRUdJTi[A-Za-z0-9+/=]+"), "PEM"),
+    (re.compile(r"-----BEGIN [^-]+-----[^-]+-----END [^-]+-----"), "PEM"),
+    (re.compile(r"\b[0-9a-f]{64}\b"), "SHA256"),
+    (re.compile(r"sha256:[0-9a-f]{16}\b"), "SECRET"),
+    (re.compile(r"(?<=srv\d-)[0-9a-f]{8}\b"), "MEMBER"),
+)
+# Labels and annotations that hold a digest of random secrets.
+_DIGESTS = ("stackwright.io/values", "checksum/")
+
+
+def plain(tree: Any, key: str = "") -> Any:
+    """Return a snapshot without what two deploys never share."""
+    if isinstance(tree, dict):
+        return {plain(name): plain(value, name) for name, value in tree.items()}
+    if isinstance(tree, list):
+        return [plain(item) for item in tree]
+    if isinstance(tree, str):
+        if key.startswith(_DIGESTS):
+            return "DIGEST"
+        for pattern, word in _WORDS:
+            tree = pattern.sub(word, tree)
+    return tree
+
+
+def differences(want: Any, seen: Any, path: str = "") -> list[str]:
+    """List where two snapshots differ, as paths with both values."""
+    if isinstance(want, dict) and isinstance(seen, dict):
+        return [
+            line
+            for key in sorted({*want, *seen})
+            for line in differences(want.get(key, "(absent)"), seen.get(key, "(absent)"), f"{path} > {key}")
+        ]
+    if isinstance(want, list) and isinstance(seen, list) and len(want) == len(seen):
+        return [
+            line
+            for index, (one, two) in enumerate(zip(want, seen, strict=True))
+            for line in differences(one, two, f"{path}[{index}]")
+        ]
+    return [] if want == seen else [f"{path}: wanted {str(want)[:160]} | seen {str(seen)[:160]}"]

@@ -1,0 +1,205 @@
+"""Holding a lease: the file on the first server, taking over, renewing, giving back. Scripts run by this machine's sh."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from stackwright.clients.site import Site
+from stackwright.domain.errors import FencedError, LeaseHeldError, NodeUnreachableError, PlanMovedError
+from stackwright.domain.lease import parse_lease
+from stackwright.domain.plan import Effect, Plan, Step
+from tasks.lease import Lease, hold_lease, is_dead, this_process
+from tests.domain.nodes_seen import make_spec
+from tests.fakes.shells import LocalShells
+
+
+def step(name):
+    return Step(f"node/s1/{name}", "s1", name, Effect.FILE, "5.1", "look", name)
+
+
+WHOLE = Plan("north", (step("a"), step("b")))
+REST = Plan("north", (step("b"),))
+
+
+class TurnedClock:
+    """Time that the test moves."""
+
+    def __init__(self):
+        self.time = 1000.0
+
+    def now(self):
+        return self.time
+
+    def wait(self, seconds):
+        self.time += seconds
+
+
+@pytest.fixture
+def site(tmp_path):
+    def none(*_):
+        raise AssertionError("not part of these tests")
+
+    return Site(make_spec(), none, LocalShells(tmp_path), none, none, none, tmp_path, clock=TurnedClock())
+
+
+def stored(site):
+    return parse_lease((site.shells.folder / "s1" / "state" / "lease").read_text())
+
+
+def other_run(run="other"):
+    """Return a live rival: another run of this process."""
+    return this_process(run)
+
+
+def dead_holder(run="killed"):
+    """Return a holder whose process has ended."""
+    done = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True)
+    return replace(this_process(run), pid=int(done.stdout))
+
+
+def test_taking_writes_number_holder_and_plan(site):
+    lease = Lease(site, this_process("mine"))
+    lease.take(WHOLE, WHOLE.hash)
+    seen = stored(site)
+    assert (seen.number, seen.holder.run, seen.plan) == (1, "mine", WHOLE.hash)
+    assert set(seen.steps) == {one.fingerprint for one in WHOLE.steps}
+    lease.check()
+
+
+def test_a_live_rival_keeps_it(site):
+    Lease(site, other_run()).take(WHOLE)
+    with pytest.raises(LeaseHeldError) as caught:
+        Lease(site, this_process("mine")).take(WHOLE)
+    assert "other" in str(caught.value)
+
+
+def test_a_killed_run_of_this_host_is_followed_at_once_under_its_approval(site):
+    """The number grows, the rest of the plan is accepted under the hash it was begun with; another plan is not."""
+    Lease(site, dead_holder()).take(WHOLE, WHOLE.hash)
+    with pytest.raises(PlanMovedError):
+        Lease(site, this_process("mine")).take(Plan("north", (step("c"),)), WHOLE.hash)
+    lease = Lease(site, this_process("mine"))
+    lease.take(REST, WHOLE.hash)
+    assert lease.number == 2 and stored(site).plan == WHOLE.hash
+
+
+def test_the_one_that_was_taken_over_is_stopped(site):
+    """Its next check, its renewal and its release all find the other's number."""
+    first = Lease(site, dead_holder(), check_every_s=0)
+    first.take(WHOLE)
+    Lease(site, this_process("mine")).take(WHOLE)
+    for act in (first.check, first.renew, lambda: first.release(finished=True)):
+        with pytest.raises(FencedError) as caught:
+            act()
+    assert "held by mine" in caught.value.seen
+    assert stored(site).holder.run == "mine"
+
+
+def test_a_check_looks_at_most_every_few_seconds(site):
+    lease = Lease(site, this_process("mine"), check_every_s=5)
+    lease.take(WHOLE)
+    opened = site.shells.opened
+    for _ in range(50):
+        lease.check()
+    assert site.shells.opened == opened
+    site.clock.time += 6
+    lease.check()
+    assert site.shells.opened == opened + 1
+
+
+def test_a_first_server_that_does_not_answer_stops_the_run(site):
+    """Not known to be ours is not ours."""
+    lease = Lease(site, this_process("mine"), check_every_s=0)
+    lease.take(WHOLE)
+    site.shells.down.add("s1")
+    with pytest.raises(NodeUnreachableError):
+        lease.check()
+
+
+def test_renewing_moves_the_time_only(site):
+    lease = Lease(site, this_process("mine"))
+    lease.take(WHOLE)
+    before = stored(site)
+    lease.renew()
+    after = stored(site)
+    assert after.renewed_at > before.renewed_at and replace(after, renewed_at=before.renewed_at) == before
+
+
+def test_the_number_outlives_a_lost_file(site):
+    """The file was lost with the server's disk, a node still knows number 8: the next is 9."""
+    lease = Lease(site, this_process("mine"))
+    lease.take(WHOLE, at_least=8)
+    assert lease.number == 9
+    lease.release(finished=True)
+    (site.shells.folder / "s1" / "state" / "lease").unlink()
+    again = Lease(site, this_process("mine"))
+    again.take(WHOLE)
+    assert again.number == 10
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_the_context_gives_it_back_however_it_ends(site, failing):
+    """After success nothing of the plan is kept; after a failure its approval is."""
+
+    async def run():
+        async with hold_lease(site, WHOLE, WHOLE.hash) as lease:
+            lease.check()
+            if failing:
+                raise RuntimeError("a step failed")
+
+    if failing:
+        with pytest.raises(RuntimeError):
+            asyncio.run(run())
+    else:
+        asyncio.run(run())
+    seen = stored(site)
+    assert seen.holder is None and (seen.plan == WHOLE.hash) is failing
+
+
+def test_an_empty_plan_takes_no_lease_and_allows_no_change(site):
+    async def run():
+        async with hold_lease(site, Plan("north", ())) as lease:
+            with pytest.raises(FencedError):
+                lease.check()
+
+    asyncio.run(run())
+    assert site.shells.opened == 0
+
+
+def test_two_that_take_it_at_once_do_not_both_get_it(site, tmp_path):
+    """Between look and write another run wrote: the swap refuses, and the second look finds it held."""
+    mine, rival = Lease(site, this_process("mine")), Lease(site, other_run())
+    read = mine._read
+
+    def read_then_lose(shell):
+        seen = read(shell)
+        if rival.number == 0:
+            rival.take(WHOLE)
+        return seen
+
+    mine._read = read_then_lose
+    with pytest.raises(LeaseHeldError):
+        mine.take(WHOLE)
+    assert stored(site).holder.run == "other" and stored(site).number == 1
+
+
+def test_who_is_dead_is_only_said_of_this_host_and_boot():
+    me = this_process("mine")
+    assert is_dead(dead_holder(), me)
+    assert not is_dead(me, me)
+    assert is_dead(replace(me, started="1"), me)  # the number was given to another process since
+    assert not is_dead(replace(dead_holder(), host="elsewhere"), me)
+    assert not is_dead(replace(dead_holder(), boot="earlier"), me)
+
+
+def test_the_file_is_for_root_alone_and_one_line(site):
+    Lease(site, this_process("mine")).take(WHOLE)
+    path = site.shells.folder / "s1" / "state" / "lease"
+    assert f"{path.stat().st_mode & 0o777:o}" == "600"
+    assert json.loads(path.read_text())["number"] == 1
