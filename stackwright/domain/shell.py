@@ -174,7 +174,7 @@ def parse_read(stdout: str, where: str = "") -> dict[str, Section]:
     """Return the sections of a reading script's answer. Raises AnswerError when it is not complete."""
     answers = _answers(stdout, where)
     if len(answers) != 1 or answers[0].get("id") != "read":
-        raise AnswerError("the answer of a reading script is not complete", where=where, seen=f"{len(stdout)} characters")
+        raise AnswerError("a reading script's answer is not complete", where=where, seen=f"{len(stdout)} characters")
     parts = _decode(answers[0].get("out", ""), where).split(RS)
     found: dict[str, Section] = {}
     for name_and_text, end in zip(parts[1::2], parts[2::2], strict=False):

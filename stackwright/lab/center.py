@@ -140,9 +140,10 @@ class Center:
         if self.faults.find("api-500", "kube", request.path, request.verb):
             raise internal("injected by the lab")
         stored = re.fullmatch(r"sh\.helm\.release\.v1\.(.+)\.v\d+", request.name)
-        if stored and (request.resource, request.verb) == ("secrets", "update"):
-            if self.faults.find("chart-pending", "kube", stored[1], request.verb):
-                raise ApiFault(500, "", "etcdserver: request timed out")
+        if not stored or (request.resource, request.verb) != ("secrets", "update"):
+            return
+        if self.faults.find("chart-pending", "kube", stored[1], request.verb):
+            raise ApiFault(500, "", "etcdserver: request timed out")
 
     async def clearml_gate(self, wire: str, target: str, action: str) -> web.Response | None:
         """Answer 500 in ClearML's place where the fault `api-500` says so: target is api, web or files."""

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,10 @@ import httpx
 from stackwright.domain.errors import GateTimeoutError, ToolError
 
 START_LIMIT_S = 90.0
+STOP_LIMIT_S = 20.0
+_started: dict[int, subprocess.Popen[bytes]] = {}
+"""Daemons that this process started: they are its children, and it has to see their end."""
+_started: dict[int, subprocess.Popen[bytes]] = {}  # daemons of this process: each is to be reaped by its own object
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class LabHandle:
             start_new_session=True,
         )
         log.close()
+        _started[daemon.pid] = daemon
         deadline = time.monotonic() + START_LIMIT_S
         while not (self.folder / "ready").exists():
             if daemon.poll() is not None:
@@ -77,12 +81,12 @@ class LabHandle:
         if pid is None:
             return
         os.kill(pid, signal.SIGTERM)
-        deadline = time.monotonic() + 20
-        while self.pid is not None:
-            with suppress(ChildProcessError):  # started by another process: only its disappearance can be watched
-                os.waitpid(pid, os.WNOHANG)
+        child = _started.pop(pid, None)
+        deadline = time.monotonic() + STOP_LIMIT_S
+        while child.poll() is None if child else self.pid is not None:
             if time.monotonic() > deadline:
                 os.killpg(pid, signal.SIGKILL)
+                deadline += STOP_LIMIT_S
             time.sleep(0.05)
 
     def log_tail(self, lines: int = 15) -> str:

@@ -587,7 +587,8 @@ def test_pod_security_refuses_by_level(kube_controllers):
         'pods "p" is forbidden: violates PodSecurity "restricted:latest": allowPrivilegeEscalation != false '
         '(container "main" must set securityContext.allowPrivilegeEscalation=false), '
         'unrestricted capabilities (container "main" must set securityContext.capabilities.drop=["ALL"]), '
-        'runAsNonRoot != true (pod or container "main" must set securityContext.runAsNonRoot=true), seccompProfile (pod or container "main" must set '
+        'runAsNonRoot != true (pod or container "main" must set securityContext.runAsNonRoot=true), '
+        'seccompProfile (pod or container "main" must set '
         'securityContext.seccompProfile.type to "RuntimeDefault" or "Localhost")'
     )
     assert kube.ask("POST", f"{kube.core}/pods", restricted_pod("p", kube.image), dryRun="All").status == 201

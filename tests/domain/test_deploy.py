@@ -74,7 +74,7 @@ def test_tenants_are_left_out_without_clearml():
 
 def test_problems_of_all_parts_come_at_once():
     """A host, two hosts compared, and a layer are refused in one go, each once, with the site's name."""
-    facts = bare(srv1={"cpus": 2}, srv2={"machine_id": "one"}, gpu1={"machine_id": "one"})
+    facts = bare(srv1={"cpus": 1}, srv2={"machine_id": "one"}, gpu1={"machine_id": "one"})
     foreign = replaced(done(SPEC), ("cert-manager", "cert-manager"), labels={})
     with pytest.raises(PlanRefusedError) as caught:
         plan_deploy(SPEC, replace(facts, layers=foreign))
@@ -149,7 +149,7 @@ def test_a_good_look_has_one_line_for_each_host():
 
 def test_a_bad_look_lists_each_problem_once_beside_the_good_hosts():
     """A host's problem takes away that host's good line only; a layer's problem is there too."""
-    facts = bare(srv1={"cpus": 2, "default_route": False})
+    facts = bare(srv1={"cpus": 1, "default_route": False})
     foreign = replaced(done(SPEC), ("cert-manager", "cert-manager"), labels={})
     found = check_facts(SPEC, replace(facts, layers=foreign))
     bad = [check for check in found if check.verdict == "fail"]

@@ -1,27 +1,20 @@
-"""A small cluster on the lab to inject faults into: deploys run in this process, without the tasks' waits between tries."""
+"""A small cluster on the lab to inject faults into, and the process that deploys on it again and again."""
 
 from __future__ import annotations
 
-import asyncio
+import json
 import re
 import subprocess
-import time
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
-from stackwright.domain.errors import ProblemsError, StackError
-from stackwright.lab.rig import Rig
-from stackwright.runs import start_here
-from tasks.layers import ensure_layer
-from tasks.nodes import ensure_node
-from tasks.rke2 import ensure_agent, ensure_server
-from tasks.stack import look_node
-from tasks.tenants import ensure_tenant
+from stackwright.lab.rig import ROOT, Rig
 
-RETRIED = (look_node, ensure_node, ensure_server, ensure_agent, ensure_layer, ensure_tenant)
+PARTS = ("where", "what", "wanted", "seen", "remedy")
 LAYERS = (
     "cert_manager", "metallb", "rancher", "rancher_backup", "storage", "security", "registry", "observability",
     "gpu_operator", "suse_ai", "clearml",
@@ -34,7 +27,7 @@ Document = dict[str, Any]
 class Ended:
     """How one deploy ended: its error (None when it ended well), and the changes that it sent."""
 
-    error: StackError | None
+    error: Document | None
     changes: tuple[Document, ...]
 
     def sent(self, wire: str, target: str = "", action: str = "") -> list[str]:
@@ -52,6 +45,8 @@ class Ground:
     def __init__(self, rig: Rig) -> None:
         self.rig = rig
         self.lab = rig.lab
+        self.log = rig.folder / "deploys.log"
+        self._runner: subprocess.Popen[str] | None = None
 
     def change(self, edit: Callable[[Document], None]) -> None:
         """Change the site file."""
@@ -93,10 +88,31 @@ class Ground:
     def deploy(self) -> Ended:
         """Start the deployment as `stackwright apply` does, and return how it ended."""
         before = len(self.lab.journal())
-        _, state = asyncio.run(start_here("deploy-stack", {"site": "lab"}))
-        error = None if state.is_completed() else asyncio.run(state.aresult(raise_on_failure=False))
-        assert error is None or isinstance(error, StackError), (error, state.message)
-        return Ended(error, tuple(self.lab.journal(before)))
+        runner = self._runner = self._runner or self._start_runner()
+        assert runner.stdin and runner.stdout
+        runner.stdin.write("deploy\n")
+        runner.stdin.flush()
+        answer = runner.stdout.readline()
+        assert answer, self.log.read_text()[-3000:]
+        return Ended(json.loads(answer), tuple(self.lab.journal(before)))
+
+    def _start_runner(self) -> subprocess.Popen[str]:
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "tests.flows.deploys"],
+                env=self.rig.environment,
+                cwd=ROOT,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+
+    def close(self) -> None:
+        """Stop the lab, and the process that deploys."""
+        if self._runner is not None:
+            self._runner.communicate()
+        self.rig.close()
 
     def mend(self) -> Ended:
         """Take all faults back and start again: the run must end well, and leave nothing to do."""
@@ -111,26 +127,17 @@ class Ground:
         assert self.deploy() == Ended(None, ())
 
 
-def told(error: StackError | None, *, what: str, where: str, wanted: str, seen: str, remedy: str) -> None:
-    """Assert that an error says these things, each in its own part; a list of problems says them in one problem."""
+def told(error: Document | None, **asked: str) -> None:
+    """Assert that an error says all its parts, these among them (regular expressions).
+
+    Of a list of problems one must say them all. What is printed of the error must hold each part.
+    """
     assert error is not None, "the deploy was to fail"
-    parts = [error, *error.problems] if isinstance(error, ProblemsError) else [error]
-    asked = {"what": what, "where": where, "wanted": wanted, "seen": seen, "remedy": remedy}
     missing = []
-    for part in parts:
-        given = {key: getattr(part, key, "") for key in ("what", "where", "wanted", "seen")}
-        given["remedy"] = part.how_to_fix if isinstance(part, StackError) else part.remedy
-        wrong = {key: given[key] for key, pattern in asked.items() if not re.search(pattern, given[key])}
+    for part in (error, *error["problems"]):
+        wrong = {key: part[key] for key in PARTS if not part[key] or not re.search(asked[key], part[key])}
         if not wrong:
-            assert all(word in str(error) for word in (given["what"], given["seen"], given["remedy"]))
+            assert all(part[key] in error["text"] for key in PARTS), error["text"]
             return
         missing.append(wrong)
-    raise AssertionError(f"{error}\nnot as asked: {missing}")
-
-
-def wait_for_death(run: subprocess.Popen[bytes], limit_s: float = 60.0) -> int:
-    """Wait until a process has ended and return its code: negative for the signal that ended it."""
-    started = time.monotonic()
-    code = run.wait(timeout=limit_s)
-    assert time.monotonic() - started < limit_s
-    return code
+    raise AssertionError(f"{error['text']}\nnot as asked: {missing}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import sqlite3
 import stat
@@ -189,8 +188,12 @@ def test_the_run_can_be_found_in_prefect(deployed: Deployed) -> None:
 
 def test_no_process_of_the_deploy_is_left(deployed: Deployed) -> None:
     """The deploy leaves no helm, ssh or workload process behind."""
-    left = [
-        path for path in Path("/proc").glob("[0-9]*/environ")
-        if os.access(path, os.R_OK) and str(deployed.rig.folder / "state").encode() in path.read_bytes()
-    ]  # fmt: skip
+    left = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            environment = path.read_bytes()
+        except (PermissionError, FileNotFoundError, ProcessLookupError):
+            continue  # another user's, or it ended
+        if str(deployed.rig.folder / "state").encode() in environment:
+            left.append(path)
     assert not left

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-# What no two deploys share, wherever it stands: names for random things, times, networks, keys and what signs with them.
+# What no two deploys share, wherever it stands: random names, times, networks, keys and what signs with them.
 _WORDS = (
     (re.compile(r"127\.77\.\d+\."), "NET."),
     (re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"), "UID"),

@@ -1,4 +1,4 @@
-"""Holding a lease: the file on the first server, taking over, renewing, giving back. Scripts run by this machine's sh."""
+"""Holding a lease: the file on the first server, taking over, renewing, giving back. This machine's sh runs it."""
 
 from __future__ import annotations
 
@@ -59,7 +59,8 @@ def other_run(run="other"):
 
 def dead_holder(run="killed"):
     """Return a holder whose process has ended."""
-    done = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True)
+    ask = [sys.executable, "-c", "import os; print(os.getpid())"]
+    done = subprocess.run(ask, capture_output=True, text=True, check=True)
     return replace(this_process(run), pid=int(done.stdout))
 
 
