@@ -33,10 +33,11 @@ async def deploy_stack(site: SiteName, plan_hash: PlanHash = None) -> State:
     spec, place = await in_thread(load_site, site)
 
     # Look, then decide. Nothing above the lease changes anything.
-    plan = plan_deploy(spec, await read_stack(place))
+    facts = await read_stack(place)
+    plan = plan_deploy(spec, facts)
     await publish_plan(plan)
 
-    async with hold_lease(place, plan, plan_hash) as lease, Progress(plan) as progress:
+    async with hold_lease(place, plan, plan_hash, facts.fence) as lease, Progress(plan) as progress:
         bring_node, bring_server = progress.tracked(ensure_node), progress.tracked(ensure_server)
         bring_layer, bring_tenant = progress.tracked(ensure_layer), progress.tracked(ensure_tenant)
 

@@ -29,10 +29,11 @@ async def onboard_tenant(site: SiteName, tenant: TenantName, plan_hash: PlanHash
         plan_hash: Hash of the plan that was read and approved (see plan-stack). Empty: apply the plan of now, unseen.
     """
     spec, place = await in_thread(load_site, site)
-    plan = plan_one_tenant(spec, await read_stack(place), tenant)
+    facts = await read_stack(place)
+    plan = plan_one_tenant(spec, facts, tenant)
     await publish_plan(plan)
     wanted = find_tenant(spec, tenant)
-    async with hold_lease(place, plan, plan_hash) as lease, Progress(plan) as progress:
+    async with hold_lease(place, plan, plan_hash, facts.fence) as lease, Progress(plan) as progress:
         if not plan.empty:
             await progress.tracked(ensure_tenant)(place, wanted, lease, plan.of(tenant, "tenant"))
     return await publish_report(place, plan, await validate_tenant(place, wanted, light=plan.empty), progress)

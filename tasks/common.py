@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import functools
 from collections.abc import Awaitable, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task
 
 from stackwright.domain.errors import StackError
+
+_POOL = ThreadPoolExecutor(max_workers=256, thread_name_prefix="stackwright")
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -26,8 +31,13 @@ async def only_transient(task: Task[..., Any], task_run: TaskRun, state: State[A
 
 
 async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run blocking work (paramiko, helm, kubernetes) in a thread; it has time limits of its own."""
-    return await asyncio.to_thread(work, *args, **kwargs)
+    """Run blocking work (paramiko, helm, kubernetes) in a thread; it has time limits of its own.
+
+    The pool is wide: its threads wait for the network, and asyncio's own one is a few threads a core.
+    """
+    context = contextvars.copy_context()  # as asyncio.to_thread does: the run's logger goes along
+    call = functools.partial(context.run, work, *args, **kwargs)
+    return await asyncio.get_running_loop().run_in_executor(_POOL, call)
 
 
 async def gather_all(items: Iterable[Item], start: Callable[[Item], Awaitable[T]], width: int = 64) -> list[T]:

@@ -31,6 +31,11 @@ class StackFacts:
     layers: LayerFacts
     tenants: Mapping[str, TenantFacts] = field(default_factory=dict)
 
+    @property
+    def fence(self) -> int:
+        """The largest fencing number on any node: a lease may not start below it, also on a replaced first server."""
+        return max((facts.fence for facts in self.nodes.values()), default=0)
+
 
 def plan_deploy(spec: StackSpec, facts: StackFacts) -> Plan:
     """Return every step that the site needs, in order; empty when it is as its site file says.

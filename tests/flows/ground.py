@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -85,6 +87,28 @@ class Ground:
         more = [{**{key: node[key] for key in keys}, "roles": ["server"]} for node in self.spare]
         self.change(lambda document: document["nodes"].extend(more))
 
+    def name_host(self, name: str) -> None:
+        """Ask for one more name in every node's /etc/hosts: one small step a node."""
+        self.change(lambda document: document["dns"]["hosts"].update({name: "192.0.2.1"}))
+
+    def set_metallb(self, level: str) -> None:
+        """Ask for an upgrade of MetalLB, with another log level."""
+        self.enable("metallb", values={"controller": {"logLevel": level}})
+
+    def add_tenant(self, name: str) -> None:
+        """Ask for a tenant without GPUs."""
+        tenant = {"name": name, "admin_email": f"admin@{name}.example", "quota": {"gpus": 0}}
+        self.change(lambda document: document["tenants"].append(tenant))
+
+    def wait_for_port(self, node: str, *, up: bool, limit_s: float = 30.0) -> None:
+        """Wait until a machine's SSH port is open, or is not."""
+        nodes = yaml.safe_load((self.lab.sites / "lab.yaml").read_text())["nodes"]
+        place = next((item["address"], item["port"]) for item in nodes if item["name"] == node)
+        deadline = time.monotonic() + limit_s
+        while is_open(place) != up:
+            assert time.monotonic() < deadline, f"{node} is not {'up' if up else 'down'}"
+            time.sleep(0.05)
+
     def deploy(self) -> Ended:
         """Start the deployment as `stackwright apply` does, and return how it ended."""
         before = len(self.lab.journal())
@@ -125,6 +149,15 @@ class Ground:
     def nothing_left(self) -> None:
         """Assert that a further start has nothing to change."""
         assert self.deploy() == Ended(None, ())
+
+
+def is_open(place: tuple[str, int]) -> bool:
+    """Tell whether something listens at an address and port."""
+    try:
+        socket.create_connection(place, timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 def told(error: Document | None, **asked: str) -> None:

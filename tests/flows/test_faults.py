@@ -7,6 +7,8 @@ that.
 
 from __future__ import annotations
 
+import re
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -15,13 +17,14 @@ from stackwright.lab.rig import Rig
 from stackwright.lab.server import PrefectServer
 from tests.flows.ground import JOIN_LIMIT_S, Ended, Ground, told
 
+SPEED = 15  # quick, but a learner must not be given up (after five minutes of lab time) before the run gives up waiting
 pytestmark = pytest.mark.lab
 
 
 @pytest.fixture(scope="module")
 def slow(prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Ground, Ended]]:
     """A fresh cluster whose first deploy met a worker that joins too slowly, with how that deploy ended."""
-    rig = Rig(tmp_path_factory.mktemp("rig"), prefect_server, speed=60)
+    rig = Rig(tmp_path_factory.mktemp("rig"), prefect_server, speed=SPEED)
     ground = Ground(rig)
     try:
         rig.set_up()
@@ -53,8 +56,189 @@ def test_slow_join(slow: tuple[Ground, Ended]) -> None:
         remedy="start the flow again",
     )
     assert ended.sent("ssh", "wrk3", "rke2/wrk3/start")
-    assert not ended.sent("kube", action="metallb")
+    assert not ended.sent("kube", "metallb")
     again = ground.mend()
     assert not again.sent("ssh", action="rke2/.*/start"), "who waits again must not start the unit again"
     assert again.sent("kube", "metallb")
+    ground.nothing_left()
+
+
+def test_node_dead(ground: Ground) -> None:
+    """A machine that is off is named before anything is changed anywhere; once it is back, the run completes."""
+    ground.name_host("dead.lab.test")
+    ground.lab.fault(kind="node-dead", match={"target": "^wrk3$"})
+    ground.wait_for_port("wrk3", up=False)
+    ended = ground.deploy()
+    told(
+        ended.error,
+        what="the node does not answer",
+        where="^wrk3$",
+        wanted="SSH at 127",
+        seen="refused",
+        remedy="Check power, network",
+    )
+    assert not ended.changes, "a site that cannot be seen whole is not changed"
+    ground.lab.clear_faults()
+    ground.wait_for_port("wrk3", up=True)
+    again = ground.mend()
+    assert len(again.sent("ssh", action="node/.*/hosts")) == 6
+
+
+def test_link_cut_once(ground: Ground) -> None:
+    """One cut in the middle of a step is survived by the same run: it looks again and goes on."""
+    ground.name_host("once.lab.test")
+    ground.lab.fault(kind="cut", match={"target": "^wrk1$", "action": "node/"}, when="inside")
+    ended = ground.deploy()
+    assert ended.error is None, ended.error
+
+
+def test_link_cut(ground: Ground) -> None:
+    """A link that is cut again and again ends the run with the node's name, and no layer is touched."""
+    ground.name_host("cut.lab.test")
+    ground.set_metallb("warn")
+    ground.lab.fault(kind="cut", match={"target": "^wrk1$", "action": "node/"}, when="before", count=0)
+    ended = ground.deploy()
+    told(
+        ended.error,
+        what="the node was lost",
+        where="^wrk1$",
+        wanted="SSH at 127",
+        seen="closed",
+        remedy="Check power, network",
+    )
+    assert ended.sent("ssh", "wrk2", "node/")
+    assert not ended.sent("kube")
+    assert ground.mend().sent("kube", "metallb")
+
+
+def test_disk_full(ground: Ground) -> None:
+    """A full disk is called by its name, before the step does anything; no layer is touched."""
+    ground.name_host("full.lab.test")
+    ground.set_metallb("error")
+    ground.lab.fault(kind="disk-full", match={"target": "^wrk2$", "action": "node/"}, path="/var")
+    ended = ground.deploy()
+    told(
+        ended.error,
+        what="file cannot be used",
+        where="^wrk2$",
+        wanted="can be read and written",
+        seen="No space left on device",
+        remedy="full or read-only disk",
+    )
+    assert not ended.sent("kube")
+    again = ground.mend()
+    assert again.sent("ssh", "wrk2", "node/") and again.sent("kube", "metallb")
+
+
+def test_learner_stuck(ground: Ground) -> None:
+    """A server whose etcd member gets no vote stops the next server and the layers; mended, both join."""
+    ground.add_servers()
+    ground.set_metallb("debug")
+    ground.lab.fault(kind="learner-stuck", match={"target": "^gpu1$"})
+    ended = ground.deploy()
+    told(
+        ended.error,
+        what="not seen within",
+        where="^gpu1$",
+        wanted="its etcd member voting",
+        seen="EtcdIsVoter=False",
+        remedy="start the flow again",
+    )
+    assert not ended.sent("ssh", "gpu2", "rke2/"), "the next server waits for the vote of the one before"
+    assert not ended.sent("kube", "metallb")
+    again = ground.mend()
+    assert again.sent("ssh", "gpu2", "rke2/gpu2/start") and again.sent("kube", "metallb")
+
+
+def test_chart_pending_upgrade(ground: Ground) -> None:
+    """An upgrade whose outcome was never stored is not taken for done; the next start rolls it back and repeats it."""
+    ground.set_metallb("all")
+    ground.lab.fault(kind="chart-pending", match={"target": "^metallb$"}, count=0)
+    ended = ground.deploy()
+    told(
+        ended.error,
+        what="helm upgrade|pending|record of it",
+        where="layer metallb",
+        wanted=".",
+        seen="etcdserver: request timed out|pending-upgrade",
+        remedy="start the flow again|run the flow again",
+    )
+    assert not ended.sent("kube", "IPAddressPool")
+    assert ground.mend().sent("kube", "sh.helm.release.v1.metallb", "update")
+
+
+def test_kubernetes_answers_500(ground: Ground) -> None:
+    """An internal error of the API server ends the layer with the server's words; its issuers are not made."""
+    ground.enable("cert_manager")
+    path = "/apis/apps/v1/namespaces/cert-manager/deployments$"
+    ground.lab.fault(kind="api-500", match={"wire": "kube", "target": path, "action": "create|patch"}, count=0)
+    ended = ground.deploy()
+    told(
+        ended.error,
+        what="helm upgrade failed",
+        where="layer cert_manager",
+        wanted="exit status 0",
+        seen="Internal error occurred: injected by the lab",
+        remedy=".",
+    )
+    assert not ended.sent("kube", "ClusterIssuer")
+    assert len(ground.mend().sent("kube", "ClusterIssuer", "create")) == 2
+
+
+def test_chart_pending_install(ground: Ground) -> None:
+    """A first install that never ended stops the layers that need it; the next start takes it up again."""
+    ground.enable("cert_manager", "storage", "clearml")
+    ground.lab.fault(kind="chart-pending", match={"target": "^longhorn$"}, count=0)
+    ended = ground.deploy()
+    told(
+        ended.error,
+        what="Helm's record of it did not end",
+        where="layer storage",
+        wanted="deployed",
+        seen="revision 1 is pending-install",
+        remedy="start the flow again",
+    )
+    told(ended.error, what="not started", where="layer clearml", wanted="storage up", seen="failed", remedy="Mend")
+    assert not ended.sent("kube", "/clearml")
+    assert ground.mend().sent("kube", "/clearml")
+
+
+def test_clearml_answers_500(ground: Ground) -> None:
+    """An error of ClearML's server ends the tenant before anything is made for it on the cluster."""
+    ground.enable("cert_manager", "storage", "clearml")
+    ground.add_tenant("red")
+    match = {"wire": "clearml", "target": "api", "action": "system.create_company"}
+    ground.lab.fault(kind="api-500", match=match, count=0)
+    ended = ground.deploy()
+    told(
+        ended.error,
+        what="system.create_company was refused",
+        where="https://api.ml.lab.test.*/system.create_company",
+        wanted="200/0",
+        seen="500/0 injected by the lab",
+        remedy=".",
+    )
+    assert not ended.sent("clearml") and not ended.sent("kube", "clearml-red")
+    again = ground.mend()
+    assert again.sent("clearml", action="system.create_company red") and again.sent("kube", "clearml-red")
+
+
+def test_process_killed(ground: Ground) -> None:
+    """A run killed in the middle of a step says nothing; the next one says whose place it takes, and completes."""
+    ground.name_host("killed.lab.test")
+    ground.set_metallb("none")
+    before = len(ground.lab.journal())
+    run = ground.rig.spawn("apply", "lab", "--yes", log=ground.rig.folder / "killed.log")
+    ground.lab.fault(kind="kill", match={"target": "^wrk2$", "action": "node/"}, when="inside", pid=run.pid)
+    assert run.wait(timeout=120) == -signal.SIGKILL
+    killed = Ended(None, tuple(ground.lab.journal(before)))
+    assert killed.sent("ssh", "wrk2", "node/") and not killed.sent("kube")
+    ground.lab.clear_faults()
+    again = ground.rig.run("apply", "lab", "--yes")
+    assert again.code == 0, again.output[-3000:]
+    assert re.search(rf"lease taken over as number \d+: run \S+ \(process {run.pid} on .+\) is dead", again.output)
+
+
+def test_nothing_is_left_after_all_faults(ground: Ground) -> None:
+    """After a mended fault, the next start changes nothing."""
     ground.nothing_left()

@@ -18,6 +18,7 @@ CONTENT_VARIES = re.compile(
 LEFT_OUT = re.compile(
     r"^etc/(ld\.so\.cache|ssh/|alternatives/)|/db/etcd/member/|/logs/|\.log$|/db/snapshots/|\.lock$|\.tmp$"
 )
+NETWORK = re.compile(rb"127\.77\.\d+\.")
 ROOTS = ("etc", "var/lib/rancher", "opt/rke2", "usr-local")
 
 
@@ -43,4 +44,5 @@ def read_disk(root: Path) -> dict[str, str]:
 def _digest(path: Path, relative: str) -> str:
     if CONTENT_VARIES.search(relative):
         return "*"
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    # Two labs never share their loopback network: it counts as one word.
+    return hashlib.sha256(NETWORK.sub(b"NET.", path.read_bytes())).hexdigest()[:16]
