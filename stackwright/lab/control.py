@@ -21,7 +21,6 @@ START_LIMIT_S = 90.0
 STOP_LIMIT_S = 20.0
 _started: dict[int, subprocess.Popen[bytes]] = {}
 """Daemons that this process started: they are its children, and it has to see their end."""
-_started: dict[int, subprocess.Popen[bytes]] = {}  # daemons of this process: each is to be reaped by its own object
 
 
 @dataclass(frozen=True)

@@ -180,6 +180,8 @@ class Controllers:
         elif key == ("", "nodes"):
             self._hear_node(event)
         elif key in {("", "secrets"), ("", "configmaps"), ("", "persistentvolumeclaims")}:
+            if key == ("", "persistentvolumeclaims") and event.type == "DELETED":
+                self.add(("volume", "", str((event.obj.get("spec") or {}).get("volumeName", ""))))
             if key == ("", "secrets") and event.obj.get("type") == "kubernetes.io/service-account-token":
                 self.add(("secret", space, name))
             for pod in self.waiting.pop(space, ()):
