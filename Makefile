@@ -45,8 +45,8 @@ bench-nodes: setup ## Node preparation against 50 OpenSSH hosts, beside a bare f
 	@mkdir -p build/bench
 	@$(BIN)/python -m benchmarks.node_prep | tee build/bench/node_prep.json
 
-kill-test: setup ## Kill the deploy at many points, start again, compare the end states
-	@$(BIN)/python -m tests.kill.run
+kill-test: setup ## Kill the deploy at 12 points, start again, compare the end states (POINTS=n for more)
+	@$(BIN)/python -m tests.kill.run --points $(or $(POINTS),12)
 
 docs: setup ## Write the generated documents again
 	@$(BIN)/stackwright docs
