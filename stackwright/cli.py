@@ -215,7 +215,9 @@ def _run(name: str, parameters: dict[str, Any], as_json: bool) -> None:
     if not state.is_completed():
         error = asyncio.run(_error_of(state))
         if isinstance(error, StackError):
-            raise error
+            _print_error(error)
+            # Once a run has begun, a service that does not answer is the run's failure, not a missing Prefect server.
+            raise typer.Exit(EXIT["failed"] if isinstance(error, ApiUnavailableError) else _exit_code(error))
         if found is None:
             err.print(f"[bold]{state.name}[/]: {state.message}")
         raise typer.Exit(EXIT["failed"])
@@ -258,6 +260,12 @@ def _table(columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Table:
     return table
 
 
+def _print_error(error: StackError) -> None:
+    """Print an error with what failed beside it: several nodes may have."""
+    for line in (str(error), *getattr(error, "__notes__", ())):
+        err.print(line, style="red", markup=False, soft_wrap=True)
+
+
 def _exit_code(error: StackError) -> int:
     for kinds, code in (
         ((SiteFileError,), EXIT["refused"]),
@@ -284,7 +292,7 @@ def main() -> None:
     try:
         app()
     except StackError as error:
-        err.print(str(error), style="red", markup=False, soft_wrap=True)
+        _print_error(error)
         sys.exit(_exit_code(error))
 
 

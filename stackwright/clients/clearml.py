@@ -438,6 +438,8 @@ def refuse(endpoint: str, where: str, status: int, code: int, text: str) -> NoRe
         remedy = "Check the key pair in the block that the site file names; it may have been revoked."
     elif status == 403:
         remedy = "Use a key whose role may do this: a system key for companies, an administrator's for the rest."
+    elif status == 500:
+        remedy = "The server itself failed: read the log of its API server's pods, then start the flow again."
     seen = f"{status}/{code} {text}"
     raise kind(
         f"{endpoint} was refused", where=where, wanted="200/0", seen=seen, remedy=remedy, status=status, code=code

@@ -132,6 +132,7 @@ def raise_for(answer: HttpAnswer, where: str, verb: str) -> None:
         raise ApiUnavailableError(what, where=where, wanted=wanted, seen=seen, status=answer.status)
     remedy = {
         401: "Fetch the kubeconfig again.",
+        500: "The server itself failed: read the log of the API server on the servers, then start the flow again.",
         403: "Give this login the right, or lift the quota or policy that the message names.",
     }
     how = remedy.get(answer.status, "")
