@@ -17,7 +17,7 @@ from tasks.publish import publish_plan, publish_report
 from tasks.rke2 import ensure_agents, ensure_server
 from tasks.stack import read_stack
 from tasks.tenants import ensure_tenant
-from tasks.validation import validate_site
+from tasks.validation import is_proven, validate_site
 
 
 @flow(name="deploy-stack", flow_run_name="deploy-{site}")
@@ -57,5 +57,6 @@ async def deploy_stack(site: SiteName, plan_hash: PlanHash = None) -> State:
         tenants = [tenant for tenant in spec.tenants if plan.of(tenant.name, "tenant")]
         await gather_all(tenants, lambda one: bring_tenant(place, one, lease, plan.of(one.name, "tenant")))
 
-    # 6 Validation: by work after a change, by looking when nothing was to be done.
-    return await publish_report(place, plan, await validate_site(place, light=plan.empty), progress)
+    # 6 Validation: by work after a change, by looking when nothing was to be done and it was proved before.
+    light = plan.empty and await in_thread(is_proven, place)
+    return await publish_report(place, plan, await validate_site(place, light=light), progress)

@@ -389,6 +389,17 @@ async def look_group(site: Site, group: CheckGroup) -> list[Evidence]:
     return await in_thread(group.look, site)
 
 
+def is_proven(site: Site) -> bool:
+    """Tell whether every tenant's training has ended well before: a deploy that died before its validation has not."""
+    spec = site.spec
+    if not (spec.validation.workload and spec.layers.clearml.enabled):
+        return True
+    return all(
+        any(found.status == "completed" for found in _own(site, tenant).find_tasks(name=TRAINING))
+        for tenant in spec.tenants
+    )
+
+
 async def validate_site(site: Site, *, light: bool) -> list[Evidence]:
     """Look at every check of a site, the groups of one stage at once; `light` starts no workload."""
     return await _gather(site, stages(site.spec, light))

@@ -364,7 +364,7 @@ class Helm:
         self._on_command(command)
         try:
             process = subprocess.Popen(
-                command,
+                [*_tied(self._binary), *command],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -414,6 +414,15 @@ class Helm:
             for form in (secret, base64.b64encode(secret.encode()).decode(), json.dumps(secret)[1:-1]):
                 text = text.replace(form, "***")
         return text
+
+
+def _tied(program: str) -> list[str]:
+    """Return the prefix with which a program dies with this process, where util-linux offers it.
+
+    Otherwise a helm that outlives a killed run would still be at work when the next run recovers its release.
+    """
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", "KILL", "--"] if setpriv and shutil.which(program) else []
 
 
 def _stop(process: subprocess.Popen[str]) -> str:

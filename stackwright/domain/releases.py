@@ -201,9 +201,8 @@ def decide_release(want: ReleaseWant, seen: Release | None, facts: ReleaseFacts)
     if seen.status == "deployed":
         return _deployed(want, seen)
     if seen.status in RETRYABLE:
-        return ReleaseAction(
-            "retry-failed", f"revision {seen.revision} is {seen.status}: {seen.description}".rstrip(": "), ("apply",)
-        )
+        # Not the description: helm puts the server's words into it, and they may quote a value.
+        return ReleaseAction("retry-failed", f"revision {seen.revision} is {seen.status}", ("apply",))
     return _refuse(
         "refuse-state",
         want,

@@ -1,4 +1,4 @@
-"""What the Kubernetes client promises its callers: measured on the stand-in always, on a live cluster when one is given.
+"""What the Kubernetes client promises: measured on the stand-in always, on a live cluster when one is given.
 
 A live cluster is named by STACKWRIGHT_LIVE_KUBECONFIG. All that is made is one namespace a test, deleted afterwards.
 """
@@ -261,10 +261,11 @@ def test_a_wait_sees_an_object_come_and_go(kube, space):
 
     def check(objects):
         counts.append(len(objects))
-        for act in acts:  # one act a look
-            act()
-            return None
-        return counts
+        act = next(acts, None)  # one act a look
+        if act is None:
+            return counts
+        act()
+        return None
 
     got = kube.wait("v1", "ConfigMap", check, ns=space, label_selector="part=x", timeout_s=20, what="its end")
     assert got == [0, 1, 0]
