@@ -163,6 +163,10 @@ class SshShells:
         try:
             left = transport.auth_publickey(user, key)
         except paramiko.AuthenticationException as error:
+            if not transport.is_active():  # the node went down in the middle: that is no answer about the key
+                raise NodeUnreachableError(
+                    "the link was lost during the login", where=node.name, wanted="a login", seen=str(error)
+                ) from error
             wanted = f"user {user} with key {key.fingerprint}"
             seen = "the key was refused"
             raise LoginRefusedError("the node refused the login", where=node.name, wanted=wanted, seen=seen) from error

@@ -84,14 +84,13 @@ def test_the_report_says_that_it_was_a_lab(deployed: Deployed) -> None:
     assert "stand-in" in page
 
 
-def test_a_second_deploy_changes_nothing_and_is_quick(deployed: Deployed) -> None:
+def test_a_second_deploy_changes_nothing(deployed: Deployed) -> None:
     """The lab's journal is as long as before, and the run says that its plan was empty."""
     second = deployed.rig.run("apply", "lab", "--yes")
     assert second.code == 0, second.output[-4000:]
     assert deployed.rig.lab.journal(deployed.changes) == []
     report = deployed.rig.report()
     assert report["plan"]["steps"] == []
-    assert report["seconds"] <= deployed.report["seconds"] / 10 + 1
 
 
 def test_a_plan_that_does_not_hold_is_refused(deployed: Deployed) -> None:
