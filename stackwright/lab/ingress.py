@@ -11,17 +11,11 @@ import tempfile
 from base64 import b64decode
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from aiohttp import web
 
 from stackwright.lab.kube import KubeState
-
-
-class Faulty(Protocol):
-    """Asks the lab's faults whether this request is to fail."""
-
-    async def __call__(self, wire: str, target: str, action: str) -> web.Response | None: ...
 
 
 def rules(state: KubeState) -> Iterator[tuple[str, str, str, str | int, str]]:
