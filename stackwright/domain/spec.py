@@ -66,10 +66,17 @@ class Node(Model):
     gpu: Gpu | None = None
     host_key: str | None = None
     """Pinned SSH host key: `ssh-ed25519 AAAA...`, or `SHA256:...` fingerprint."""
+    replaced: bool = False
+    """The machine that the cluster knows under this name is gone for good; this is a new one that takes its place."""
 
     @property
     def is_server(self) -> bool:
         return "server" in self.roles
+
+
+class RemovedNode(Node):
+    lost: bool = False
+    """The machine is gone for good: it is taken out of the cluster without being reached. Refused while it answers."""
 
 
 class Ssh(Model):
@@ -377,6 +384,37 @@ class Backup(Model):
     ca_file: str | None = None
 
 
+Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+ClockTime = Annotated[str, Field(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$", examples=["22:00"])]
+
+
+class Window(Model):
+    days: tuple[Day, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+    """Days on which the window opens."""
+    start: ClockTime
+    """Local time at which it opens, HH:MM."""
+    end: ClockTime
+    """Local time at which it closes; earlier than `start` means on the next day."""
+
+
+class Maintenance(Model):
+    windows: tuple[Window, ...] = ()
+    """When steps with an effect on what runs may start. Empty: at any time. A step that has started is not stopped."""
+    time_zone: str = "UTC"
+    """Time zone of the windows, such as Europe/Berlin."""
+
+
+class Upgrade(Model):
+    agent_batch: int = Field(5, ge=1, le=50)
+    """Agents that are drained and upgraded at once, as far as budgets, storage and room for their pods allow."""
+    drain_timeout_s: int = Field(900, ge=1)
+    """How long the pods of one node may take to leave it."""
+    gate_timeout_s: int = Field(1800, ge=1)
+    """How long a node may take to be healthy again after its restart."""
+    snapshot_max_age_s: int = Field(3600, ge=1)
+    """A verified snapshot younger than this is not taken again."""
+
+
 class StackSpec(Model):
     """One site: its nodes, its cluster, its layers, its tenants."""
 
@@ -385,6 +423,8 @@ class StackSpec(Model):
     environment: Literal["production", "lab"] = "production"
     """`lab` marks every report: its machines and products are stand-ins."""
     nodes: tuple[Node, ...]
+    removed: tuple[RemovedNode, ...] = ()
+    """Nodes to take out of the cluster: move their entries here from `nodes`. Carried out only when approved."""
     ssh: Ssh = Ssh()
     registration: Registration = Registration()
     packages: Packages = Packages()
@@ -398,6 +438,8 @@ class StackSpec(Model):
     clearml: Clearml
     tenants: tuple[Tenant, ...] = ()
     validation: Validation = Validation()
+    maintenance: Maintenance = Maintenance()
+    upgrade: Upgrade = Upgrade()
     backup: Backup | None = None
 
     @property

@@ -15,6 +15,7 @@ from stackwright.domain.errors import Problem
 from stackwright.domain.layers import check_layers, check_site_versions
 from stackwright.domain.spec import StackSpec
 from stackwright.domain.tenant_checks import check_tenant_names
+from stackwright.domain.windows import check_maintenance
 
 _SITE = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")
 
@@ -24,6 +25,7 @@ def check_spec(spec: StackSpec) -> list[Problem]:
     problems = [] if _SITE.fullmatch(spec.site) else [_site(spec)]
     problems += [*check_nodes(spec), *check_networks(spec), *check_cluster(spec), *check_platform(spec)]
     problems += [*check_layers(spec), *check_site_versions(spec), *check_tenant_names(spec)]
+    problems += check_maintenance(spec.maintenance)
     return _without_twins(problems)
 
 

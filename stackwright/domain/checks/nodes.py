@@ -35,7 +35,7 @@ _KEY_TYPES = ("ssh-ed25519", "ssh-rsa", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp
 
 def check_nodes(spec: StackSpec) -> list[Problem]:
     """Return every problem of the nodes, counts first."""
-    problems = [*_counts(spec), *_same(spec)]
+    problems = [*_counts(spec), *_same(spec), *_removed(spec)]
     for index, node in enumerate(spec.nodes):
         where = f"nodes[{index}]"
         problems += [*_name(node, where), *_address(spec, node, where), *_roles(node, where), *_labels(node, where)]
@@ -75,6 +75,23 @@ def _same(spec: StackSpec) -> Iterator[Problem]:
     places = [(f"nodes[{i}].address", f"{n.address}:{n.port}" if port else n.address) for i, n in enumerate(spec.nodes)]
     for where, first, value in repeated(places):
         yield Problem(where, f"the same address as {first}", "Correct one of them.", "an address of its own", value)
+
+
+def _removed(spec: StackSpec) -> Iterator[Problem]:
+    kept = {node.name for node in spec.nodes}
+    names = [(f"removed[{index}].name", node.name) for index, node in enumerate(spec.removed)]
+    for where, name in names:
+        if name in kept:
+            remedy = "Keep the entry in one of the two lists; a new machine of the same name is nodes[].replaced: true."
+            yield Problem(where, "the node is wanted and removed at once", remedy, "in one list", name)
+    for where, first, value in repeated(names):
+        yield Problem(where, f"the same name as {first}", "Remove one.", "each once", value)
+    for index, node in enumerate(spec.removed):
+        path = f"removed[{index}]"
+        yield from (*_name(node, path), *_address(spec, node, path), *_roles(node, path), *_host_key(node, path))
+        if node.replaced:
+            what = "a removed node cannot be a replacement"
+            yield Problem(f"{path}.replaced", what, "For a machine that is gone, write lost: true.", "false", "true")
 
 
 def _name(node: Node, where: str) -> Iterator[Problem]:

@@ -1,0 +1,69 @@
+"""Approval of a plan by a person: a form in the Prefect UI that shows the plan, its effects and its hash.
+
+A run that carries an approved hash asks nobody. Who approved what is kept as an artifact and told as an event.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from prefect import pause_flow_run
+from prefect.artifacts import acreate_markdown_artifact
+from prefect.events import emit_event
+from prefect.input import RunInput
+from prefect.logging import get_run_logger
+from pydantic import Field
+
+from stackwright.domain.errors import StackError
+from stackwright.domain.plan import Plan
+from stackwright.reports.markdown import plan_markdown
+
+WAIT_S = 24 * 3600
+SHOWN = 6000  # characters of the plan in the form; the whole plan is the artifact beside it
+
+
+class Approval(RunInput):
+    """What the form asks. Nothing is filled in beforehand: an empty answer approves nothing."""
+
+    decision: Literal["carry out", "refuse"]
+    approver: str = Field(min_length=2, max_length=80, description="Who decides: your name.")
+    reason: str = Field(max_length=400, description="Why; kept with the run.")
+
+
+class NotApprovedError(StackError):
+    """A person refused the plan."""
+
+    remedy = "Nothing was changed. Talk to the person named here, or start again and decide anew."
+
+
+async def approve(plan: Plan, plan_hash: str | None) -> str | None:
+    """Return the hash under which the plan may be carried out, after asking for it in the UI if it was not given.
+
+    The run waits for the form up to a day. Read the facts and plan again afterwards: the lease refuses a plan that has
+    another hash by then. Nothing is asked for an empty plan. Raises NotApprovedError.
+    """
+    if plan_hash is not None or plan.empty:
+        return plan_hash
+    log = get_run_logger()
+    log.info("plan %s waits for approval: open this run in the Prefect UI and choose Resume", plan.hash)
+    text = plan_markdown(plan)
+    if len(text) > SHOWN:
+        text = f"{text[:SHOWN]}\n\n... the whole plan is the artifact `plan-{plan.site}` of this run."
+    head = f"Plan `{plan.hash}`: {len(plan.steps)} step(s), worst effect: **{plan.worst.label}**.\n\n"
+    form = Approval.with_initial_data(description=head + text)
+    answer = await pause_flow_run(wait_for_input=form, timeout=WAIT_S, key=f"approve-{plan.hash}")
+    told = {"plan": plan.hash, "decision": answer.decision, "approver": answer.approver, "reason": answer.reason}
+    await acreate_markdown_artifact(
+        "".join(f"- {key}: {value}\n" for key, value in told.items()),
+        key=f"approval-{plan.site}",
+        description=f"plan {plan.hash}: {answer.decision}",
+    )
+    emit_event(
+        "stackwright.plan.decided", resource={"prefect.resource.id": f"stackwright.site.{plan.site}"}, payload=told
+    )
+    log.info("plan %s: %s said %s (%s)", plan.hash, answer.approver, answer.decision, answer.reason)
+    if answer.decision != "carry out":
+        raise NotApprovedError(
+            "the plan was refused", where=plan.site, wanted="carry out", seen=f"{answer.approver}: {answer.reason}"
+        )
+    return plan.hash
