@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from prefect import pause_flow_run
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.events import emit_event
+from prefect.flow_runs import apause_flow_run
 from prefect.input import RunInput
 from prefect.logging import get_run_logger
 from pydantic import Field
@@ -51,7 +51,7 @@ async def approve(plan: Plan, plan_hash: str | None) -> str | None:
         text = f"{text[:SHOWN]}\n\n... the whole plan is the artifact `plan-{plan.site}` of this run."
     head = f"Plan `{plan.hash}`: {len(plan.steps)} step(s), worst effect: **{plan.worst.label}**.\n\n"
     form = Approval.with_initial_data(description=head + text)
-    answer = await pause_flow_run(wait_for_input=form, timeout=WAIT_S, key=f"approve-{plan.hash}")
+    answer = await apause_flow_run(wait_for_input=form, timeout=WAIT_S, key=f"approve-{plan.hash}")
     told = {"plan": plan.hash, "decision": answer.decision, "approver": answer.approver, "reason": answer.reason}
     await acreate_markdown_artifact(
         "".join(f"- {key}: {value}\n" for key, value in told.items()),
