@@ -197,8 +197,11 @@ class KubeApi:
     def objects(self, kind: str) -> Any:
         return self._state.objects(kind)
 
-    async def serve(self, address: str, port: int, context: ssl.SSLContext) -> Callable[[], Awaitable[None]]:
-        runner = web.AppRunner(create_kube_app(self._state, gate=self._gate), access_log=None, shutdown_timeout=0)
+    async def serve(
+        self, address: str, port: int, context: ssl.SSLContext, version: str
+    ) -> Callable[[], Awaitable[None]]:
+        app = create_kube_app(self._state, gate=self._gate, version=version)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0)
         await runner.setup()
         await web.TCPSite(runner, address, port, ssl_context=context).start()
         return runner.cleanup

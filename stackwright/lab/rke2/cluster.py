@@ -21,6 +21,7 @@ from stackwright.lab.rke2.objects import ClusterApi, NoApi, Obj, set_condition, 
 from stackwright.lab.rke2.service import Rke2Service
 from stackwright.lab.rke2.state import ClusterState, Member, load_clusters, new_cluster
 from stackwright.lab.rke2.supervisor import Balancer, create_health_app, serve
+from stackwright.lab.rke2.versions import TOO_NEW, etcd_minor, etcd_of, minor_of
 
 if TYPE_CHECKING:
     from stackwright.lab.nodes import LabNodes, Machine
@@ -30,6 +31,7 @@ API_PORT, SUPERVISOR_PORT, HEALTH_PORT = 6443, 9345, 2381
 PROMOTE_S = 15.0
 STALLED_S = 300.0
 NODE_LOST_S = 40.0
+SWAP_S = 10.0  # how long the kubelet takes to replace a server's static pods by those of another release
 LOOK_S = 4.0
 MISMATCH = "failed to validate server configuration: critical configuration value mismatch"
 PASSWORD_REJECTED = (
@@ -43,6 +45,7 @@ class Pods:
     """What runs on a machine beside the RKE2 process itself: its static pods outlive a stop of the unit."""
 
     cluster: str
+    version: str
     closers: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
 
 
@@ -58,6 +61,7 @@ class Rke2Cluster:
         self.clusters: dict[str, ClusterState] = load_clusters(self._folder)
         self.pods: dict[str, Pods] = {}
         self.supervised: set[str] = set()
+        self.kubelets: dict[str, str] = {}  # node -> the release that runs there; what is installed may be newer
         self._registered: set[str] = set()
         self._ready_since: dict[str, float] = {}
         self._lost_since: dict[str, float] = {}
@@ -92,9 +96,10 @@ class Rke2Cluster:
         """Return the API of a cluster: a second one, which should not be, gets an empty one."""
         return self._api if state.id == next(iter(self.clusters)) else NoApi()
 
-    def bootstrap(self, token: str, agent_token: str, critical: dict[str, str]) -> ClusterState:
-        """Make a new cluster."""
+    def bootstrap(self, token: str, agent_token: str, critical: dict[str, str], version: str) -> ClusterState:
+        """Make a new cluster, of the release of its first server."""
         state = new_cluster(token or secrets.token_hex(16), agent_token, critical)
+        state.born, state.etcd = version, etcd_of(version)
         self.clusters[state.id] = state
         self.save(state)
         return state
@@ -180,11 +185,18 @@ class Rke2Cluster:
 
     # What runs
 
-    async def run_pods(self, machine: Machine, state: ClusterState, sans: list[str]) -> None:
-        """Start a server's static pods: etcd's health page and the API server."""
-        if machine.name in self.pods:
+    async def run_pods(self, machine: Machine, state: ClusterState, sans: list[str], version: str) -> None:
+        """Start a server's static pods: etcd's health page and the API server.
+
+        Those of another release are replaced: the member is down meanwhile. Those of this one go on undisturbed.
+        """
+        running = self.pods.get(machine.name)
+        if running is not None and running.version == version:
             return
-        pods = self.pods[machine.name] = Pods(state.id)
+        if running is not None:
+            await self.kill_pods(machine)
+            await self.pause(SWAP_S)
+        pods = self.pods[machine.name] = Pods(state.id, version)
         address = machine.spec.address
         context = state.authority("server-ca").server_context(
             "kube-apiserver", sans, client_ca=state.authorities["client-ca"][0]
@@ -194,7 +206,21 @@ class Rke2Cluster:
                 create_health_app(self, state, lambda: self._member_on(state, machine.name)), address, HEALTH_PORT
             )
         )
-        pods.closers.append(await self.api_of(state).serve(address, API_PORT, context))
+        pods.closers.append(await self.api_of(state).serve(address, API_PORT, context, version))
+        self._raise_etcd(state)
+
+    def _raise_etcd(self, state: ClusterState) -> None:
+        """Raise etcd's cluster version once every member runs a newer one: from then on none can go back."""
+        running = [self.pods.get(self.machine_of(name)) for name in state.members]
+        oldest = min((etcd_of(pods.version) for pods in running if pods), key=etcd_minor, default="")
+        if None not in running and oldest and etcd_minor(oldest) > etcd_minor(state.etcd or "3.5"):
+            state.etcd = oldest
+            self.save(state)
+
+    @staticmethod
+    def etcd_refuses(state: ClusterState, version: str) -> bool:
+        """Say whether the etcd of a release is too old for the cluster's data."""
+        return bool(state.etcd) and etcd_minor(etcd_of(version)) < etcd_minor(state.etcd)
 
     def _member_on(self, state: ClusterState, machine: str) -> str:
         return next((name for name in state.members if self.machine_of(name) == machine), "")
@@ -213,7 +239,7 @@ class Rke2Cluster:
             if api.get("Namespace", "", namespace) is None:
                 meta = {"name": namespace, "labels": {"kubernetes.io/metadata.name": namespace}}
                 api.put({"apiVersion": "v1", "kind": "Namespace", "metadata": meta, "status": {"phase": "Active"}})
-        for obj in system_objects(config, version):
+        for obj in system_objects(config, state.born or version):  # an upgrade keeps the ingress of the first release
             meta = obj["metadata"]
             if api.get(obj["kind"], meta.get("namespace", ""), meta["name"]) is None:
                 api.put(obj)
@@ -296,6 +322,8 @@ class Rke2Cluster:
             return False
         if any(machine.systemd.is_active(f"rke2-{role}.service") for role in ("server", "agent")):
             self._lost_since.pop(name, None)
+            if self.is_too_new(name):
+                return set_condition(node, "Ready", "False", "KubeletNotReady", TOO_NEW)
             return set_condition(node, "Ready", "True", "KubeletReady", "kubelet is posting ready status")
         now = asyncio.get_running_loop().time()
         if (now - self._lost_since.setdefault(name, now)) * self.speed < NODE_LOST_S:
@@ -304,6 +332,17 @@ class Rke2Cluster:
         if ready != "True":
             return False
         return set_condition(node, "Ready", "Unknown", "NodeStatusUnknown", "Kubelet stopped posting node status.")
+
+    def is_too_new(self, name: str) -> bool:
+        """Say whether a node's kubelet is of a newer minor than the oldest API server that it may be led to."""
+        own = self.kubelets.get(name)
+        servers = [minor_of(pods.version) for pods in self.pods.values()]
+        return (
+            own is not None
+            and bool(servers)
+            and minor_of(own) > min(servers)
+            and self.machine_of(name) not in self.pods
+        )
 
     async def _command(self, machine: Machine, call: Call) -> Answer:
         if call.args[1:2] == ("lab-killall",):
