@@ -107,18 +107,18 @@ def _carry_out(
         if node.is_server:
             _wait_for_others(site, node)
         send(site, shell, lease, [change])
-        _wait_until_joined(site, node, shell, facts[node.name], has_access=cluster.has_access)
+        wait_until_joined(site, node, shell, facts[node.name], has_access=cluster.has_access)
     elif change.what == "restart" and change.step.effect is not Effect.FILE:
         with guarded(site, node, change.step.effect, lambda: look_at_servers(site)):
-            before = _look_at_unit(shell, node, facts[node.name])
+            before = look_at_unit(shell, node, facts[node.name])
             send(site, shell, lease, [change])
-            _wait_until_joined(site, node, shell, facts[node.name], has_access=True, old_pid=before.pid)
+            wait_until_joined(site, node, shell, facts[node.name], has_access=True, old_pid=before.pid)
     elif change.what == "labels":
         lease.check()
         _set_labels(site, node)
     elif change.what == "access":
         lease.check()
-        _wait_until_joined(site, node, shell, facts[node.name], has_access=False)
+        wait_until_joined(site, node, shell, facts[node.name], has_access=False)
     else:
         for local, remote in change.uploads.items():
             lease.check()
@@ -149,7 +149,7 @@ def _wait_for_others(site: Site, node: Node) -> None:
     )  # fmt: skip
 
 
-def _wait_until_joined(
+def wait_until_joined(
     site: Site, node: Node, shell: NodeShell, facts: NodeFacts, *, has_access: bool, old_pid: str = ""
 ) -> None:
     """Wait until the unit runs, then until the cluster holds the node for joined; keep the access once a server is up.
@@ -162,7 +162,7 @@ def _wait_until_joined(
 
     def joined() -> bool | None:
         nonlocal seen, status, has_access
-        seen = _look_at_unit(shell, node, facts)
+        seen = look_at_unit(shell, node, facts)
         _give_up_early(node, seen)
         if seen.active != "active" or seen.pid == old_pid:
             return None
@@ -209,7 +209,7 @@ def _give_up_early(node: Node, seen: UnitLook) -> None:
         raise RemoteStepError(what, where=node.name, wanted="active", seen=str(seen), remedy=remedy)
 
 
-def _look_at_unit(shell: NodeShell, node: Node, facts: NodeFacts) -> UnitLook:
+def look_at_unit(shell: NodeShell, node: Node, facts: NodeFacts) -> UnitLook:
     """Return the unit's state and what it has said since the facts were read."""
     unit = f"rke2-{role_of(node)}.service"
     ready = "if [ -e /etc/rancher/rke2/rke2.yaml ] && [ -e /var/lib/rancher/rke2/server/token ]; then echo yes; fi"

@@ -362,12 +362,18 @@ def etcd_members(
 # --- what forbids a plan ---------------------------------------------------------------------------------------------
 
 
-def check_cluster(spec: StackSpec, facts: Mapping[str, NodeFacts], cluster: ClusterFacts) -> list[Problem]:
-    """Return what forbids to go on: other versions, another cluster, keys that cannot change, a strange token."""
+def check_cluster(
+    spec: StackSpec, facts: Mapping[str, NodeFacts], cluster: ClusterFacts, *, upgrading: bool = False
+) -> list[Problem]:
+    """Return what forbids to go on: other versions, another cluster, keys that cannot change, a strange token.
+
+    `upgrading` leaves the versions to the upgrade's own rules.
+    """
     problems: list[Problem] = []
     for node in spec.nodes:
         if node.name in facts:
-            problems += [*_version(spec, node, facts[node.name], cluster), *_fixed(spec, node, facts[node.name])]
+            problems += [] if upgrading else _version(spec, node, facts[node.name], cluster)
+            problems += _fixed(spec, node, facts[node.name])
     problems += [*_one_cluster(facts), *_token(spec, facts, cluster)]
     return problems
 
