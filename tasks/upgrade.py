@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Collection
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from prefect import task
@@ -39,7 +40,7 @@ from tasks.health import wait_node_healthy
 from tasks.nodes import look, look_at_servers
 from tasks.progress import Progress
 from tasks.rke2 import look_at_unit, wait_until_joined
-from tasks.scripts import check_guard, guarded, send
+from tasks.scripts import guarded, send
 from tasks.snapshots import ensure_snapshot, read_snapshots
 from tasks.stack import read_stack
 
@@ -119,27 +120,24 @@ def _status(site: Site, node: Node) -> NodeStatus | None:
 def _make_way(site: Site, node: Node, lease: LeaseHandle, step: Step, lifted: Collection[str]) -> None:
     """Cordon and drain a node, after asking the window and, for a server, the guard: not a pod leaves in vain."""
     check_window(site.spec.maintenance, step.effect, site.clock.now(), node.name)
-    if node.is_server:
-        check_guard(site, node, Effect.ETCD_MEMBER_DOWN, lambda: look_at_servers(site))
-    log.info("%s: %s", node.name, step.summary)
-    cordon(site, node, lease)
-    drain(site, node, lease, timeout_s=site.spec.upgrade.drain_timeout_s, bypass=frozenset(lifted))
+    with _way_in(site, node, step.effect):
+        log.info("%s: %s", node.name, step.summary)
+        cordon(site, node, lease)
+        drain(site, node, lease, timeout_s=site.spec.upgrade.drain_timeout_s, bypass=frozenset(lifted))
+
+
+def _way_in(site: Site, node: Node, effect: Effect) -> AbstractContextManager[None]:
+    """Return the guard for a server; agents have no quorum to lose, and several go at once."""
+    return guarded(site, node, effect, lambda: look_at_servers(site)) if node.is_server else nullcontext()
 
 
 def _restart(site: Site, node: Node, shell: NodeShell, lease: LeaseHandle, step: Step, facts: NodeFacts) -> None:
-    if not node.is_server:
-        _start_new(site, node, shell, lease, step, facts)
-        return
-    with guarded(site, node, Effect.ETCD_MEMBER_DOWN, lambda: look_at_servers(site)):
-        _start_new(site, node, shell, lease, step, facts)
-
-
-def _start_new(site: Site, node: Node, shell: NodeShell, lease: LeaseHandle, step: Step, facts: NodeFacts) -> None:
     """Restart the unit, note with which release, and wait until it has joined again."""
-    before = look_at_unit(shell, node, facts)
-    log.info("%s: %s", node.name, step.summary)
-    send(site, shell, lease, [Rke2Change(step, restart_script(node, site.spec.rke2.version))])
-    wait_until_joined(site, node, shell, facts, has_access=True, old_pid=before.pid)
+    with _way_in(site, node, step.effect):
+        before = look_at_unit(shell, node, facts)
+        log.info("%s: %s", node.name, step.summary)
+        send(site, shell, lease, [Rke2Change(step, restart_script(node, site.spec.rke2.version))])
+        wait_until_joined(site, node, shell, facts, has_access=True, old_pid=before.pid)
 
 
 def restart_script(node: Node, version: str) -> str:
