@@ -21,6 +21,7 @@ from tests.domain.nodes_seen import NONE, ON, VERSION, cluster, make_spec, membe
 OLD, NEW = VERSION, "v1.35.3+rke2r1"
 NAMES = ["s1", "s2", "s3", "w1", "g1"]
 NOW_S = 1_790_000_000.0
+STARTING = replace(ON, active="activating", sub="start")
 OFF = {layer.name: {"enabled": False} for layer in LAYERS}
 
 
@@ -96,7 +97,9 @@ def test_a_plan_is_the_same_when_made_twice_and_another_with_a_lifted_veto():
 @pytest.mark.parametrize(
     ("facts", "left"),
     [
-        pytest.param({"changed": {"s1": {"rke2": {"staged": NEW}}}}, ["drain", "install", "restart", "settle"], id="staged"),
+        pytest.param(
+            {"changed": {"s1": {"rke2": {"staged": NEW}}}}, ["drain", "install", "restart", "settle"], id="staged"
+        ),
         pytest.param({"at": {"s1": NEW}}, ["drain", "restart", "settle"], id="installed, old process"),
         pytest.param(
             {"at": {"s1": NEW}, "changed": {"s1": {"journal": ("begin upgrade/s1/install x lease-1",)}}},
@@ -119,7 +122,9 @@ def test_a_plan_is_the_same_when_made_twice_and_another_with_a_lifted_veto():
             id="there, but still cordoned by us",
         ),
         pytest.param(
-            {"at": {"s1": NEW}, "running": {"s1": NEW}, "objects": {"s1": {"ready": False}}}, ["settle"], id="not Ready yet"
+            {"at": {"s1": NEW}, "running": {"s1": NEW}, "objects": {"s1": {"ready": False}}},
+            ["settle"],
+            id="not Ready yet",
         ),
         pytest.param({"at": {"s1": NEW}, "running": {"s1": NEW}}, [], id="done"),
         pytest.param(
@@ -175,31 +180,38 @@ def stuck_pod(node):
     })  # fmt: skip
 
 
+MANAGED = {"metadata": {"name": "local"}, "spec": {"rke2Config": {"kubernetesVersion": OLD}}}
 STRANGER = status("x9", server=False)
 CASES = {
     "a skipped minor": (lambda: (spec_at("v1.36.3+rke2r1"), seen()), "skipped", "v1.35"),
     "a downgrade": (lambda: (spec_at("v1.33.12+rke2r1"), seen()), "downgrade", "restore"),
     "an expired certificate": (
         lambda: (SPEC, seen(certificates=(Problem("s1", "expired", "rotate it"),))), "expired", "rotate"),
-    "a node that the site file lacks": (lambda: (SPEC, with_node(seen(), "x9", STRANGER)), "site file lacks", "removed"),
-    "a node that is not in the cluster": (lambda: (SPEC, with_node(seen(), "w1", None)), "not in the cluster", "deploy"),
+    "a node that the site file lacks": (
+        lambda: (SPEC, with_node(seen(), "x9", STRANGER)), "site file lacks", "removed"),
+    "a node that is not in the cluster": (
+        lambda: (SPEC, with_node(seen(), "w1", None)), "not in the cluster", "deploy"),
     "a site that is otherwise not as it should be": (
         lambda: (SPEC, seen(changed={"w1": {"swaps": ("/dev/sda1",)}})), "apart from the release", "deploy-stack"),
     "a configuration that drifted": (
         lambda: (spec_at(rke2__kubelet_args=["max-pods=200"]), seen()), "apart from the release", "deploy-stack"),
     "a node that is not Ready": (lambda: (SPEC, seen(objects={"g1": {"ready": False}})), "not Ready", "Mend"),
     "a learner": (
-        lambda: (SPEC, seen(objects={"s3": {"conditions": {"Ready": "True", "EtcdIsVoter": "False"}}})), "does not vote", ""),
+        lambda: (SPEC, seen(objects={"s3": {"conditions": {"Ready": "True", "EtcdIsVoter": "False"}}})),
+        "does not vote", ""),
     "too little room": (lambda: (SPEC, seen(changed={"w1": {"rke2": {"free_gib": 3.0}}})), "too little room", "10 GiB"),
     "an upgrade controller's plan": (lambda: (SPEC, seen(plans=(plan_object(),))), "upgrade controller", "Delete"),
     "a plan that Fleet brings": (
-        lambda: (SPEC, seen(plans=(plan_object(labels={"fleet.cattle.io/bundle-name": "infra"}),))), "Fleet", "infra"),
+        lambda: (SPEC, seen(plans=(plan_object(labels={"fleet.cattle.io/bundle-name": "infra"}),))),
+        "Fleet", "infra"),
     "Rancher's system agent": (
-        lambda: (SPEC, seen(changed={"s2": {"units": {"rancher-system-agent.service": ON}}})), "Rancher provisions", "Rancher"),
+        lambda: (SPEC, seen(changed={"s2": {"units": {"rancher-system-agent.service": ON}}})),
+        "Rancher provisions", "Rancher"),
     "a Cluster API machine": (
-        lambda: (SPEC, seen(objects={"w1": {"annotations": {"cluster.x-k8s.io/machine": "m"}}})), "Cluster API", "owner"),
+        lambda: (SPEC, seen(objects={"w1": {"annotations": {"cluster.x-k8s.io/machine": "m"}}})),
+        "Cluster API", "owner"),
     "Rancher's version management": (
-        lambda: (SPEC, seen(clusters=({"metadata": {"name": "local"}, "spec": {"rke2Config": {"kubernetesVersion": OLD}}},))),
+        lambda: (SPEC, seen(clusters=(MANAGED,))),
         "Rancher manages", "Switch"),
     "a drain that cannot end": (
         lambda: (SPEC, seen(drain=drain_with(stuck_pod("w1")))), "lonely", "lonely"),
@@ -259,7 +271,7 @@ def test_a_node_of_this_upgrade_may_be_down_while_it_is_continued():
     """The server that the dead run has restarted is NotReady and its unit starts: that is no repair, it is this."""
     facts = seen(
         at={"s1": NEW}, objects={"s1": {"ready": False}},
-        changed={"s1": {"rke2": {"restarted_with": NEW}, "units": {"rke2-server.service": replace(ON, active="activating")}}},
+        changed={"s1": {"rke2": {"restarted_with": NEW}, "units": {"rke2-server.service": STARTING}}},
     )  # fmt: skip
     assert whats(plan_upgrade(SPEC, facts), "s1") == ["settle"]
 
