@@ -208,7 +208,7 @@ async def hold_lease(
     if plan.empty:
         yield NoLease()
         return
-    lease = Lease(site, this_process(*_run()))
+    lease = Lease(site, this_process(*this_run()))
     await in_thread(lease.take, plan, plan_hash, at_least)
     lease.keep()
     finished = False
@@ -228,7 +228,7 @@ def _give_back(lease: Lease, finished: bool) -> None:
         log.warning("the lease could not be given back: %s", error)
 
 
-def _run() -> tuple[str, str]:
+def this_run() -> tuple[str, str]:
     """Return this run's name with its id, and the place where it can be looked at."""
     context = FlowRunContext.get()
     run = context.flow_run if context else None
