@@ -37,7 +37,10 @@ class Member:
 
 @dataclass
 class ClusterState:
-    """One cluster. `token` is the secret part of the server token."""
+    """One cluster. `token` is the secret part of the server token; `born` is the release of its first server.
+
+    `etcd` is what etcd calls the cluster's version: the smallest that any member ran when it was last raised.
+    """
 
     id: str
     token: str
@@ -46,6 +49,8 @@ class ClusterState:
     critical: dict[str, str]
     members: dict[str, Member] = field(default_factory=dict)
     config: dict[str, str] = field(default_factory=dict)
+    born: str = ""
+    etcd: str = ""
 
     def authority(self, name: str) -> Authority:
         """Return one of the authorities: server-ca, client-ca, etcd-ca."""
