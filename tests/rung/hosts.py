@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import subprocess
 import sys
 import threading
 import time
@@ -29,7 +28,7 @@ testcontainers_config.ryuk_disabled = True  # its image cannot be pulled; `Hosts
 LABEL = "stackwright-rung"
 NETWORKS = [f"10.{second}.{third}" for second in (213, 214) for third in range(0, 250, 5)]
 BOOT_S = 60.0
-SETTINGS = {"speed": 5.0, "stalled_s": 12.0, "election_ms": 1000}
+SETTINGS = {"speed": 5.0, "learner_s": 5.0, "stalled_s": 12.0, "election_ms": 1000}
 
 
 def wait(look: Callable[[], Any], what: str, timeout_s: float = 60.0) -> Any:
@@ -178,6 +177,7 @@ class Hosts:
     def unplug(self, name: str) -> None:
         """Cut a host off the network."""
         self.network.disconnect(self.hosts[name].container)
+        self._loop.call_soon_threadsafe(self._balancer.drop, self.hosts[name].address)
 
     def plug(self, name: str) -> None:
         """Bring it back, with its address."""
@@ -207,17 +207,24 @@ def _program_mounts() -> list[tuple[str, str]]:
 
 
 def _python(place: str) -> list[tuple[str, str]]:
-    """Return Debian's own python under our name, or the mounted one when this is another release of the language."""
-    launcher = ROOT / "build/rung/python"
-    launcher.parent.mkdir(parents=True, exist_ok=True)
-    release = f"{sys.version_info.major}.{sys.version_info.minor}"
-    inside = subprocess.run(["/usr/bin/python3", "-V"], capture_output=True, text=True, check=False).stdout
-    if inside.startswith(f"Python {release}."):  # the image is of this machine's Debian release
-        text, mounts = '#!/bin/sh\nexec /usr/bin/python3 "$@"\n', []
+    """Return what names the python on a host: Debian's own, or the mounted one where this is another release."""
+    program = python_program()
+    if program.is_relative_to("/usr/bin"):
+        home, library, mounts = "/usr", "", []
     else:
-        home = f"{place}/python-home"
-        text = f'#!/bin/sh\nexport PYTHONHOME={home} LD_LIBRARY_PATH={home}/lib\nexec {home}/bin/python{release} "$@"\n'
-        mounts = [(sys.base_prefix, home)]
-    launcher.write_text(text)
-    launcher.chmod(0o755)
-    return [*mounts, (str(launcher), f"{place}/python")]
+        home, library, mounts = (
+            f"{place}/python-home",
+            f"{place}/python-home/lib",
+            [(sys.base_prefix, f"{place}/python-home")],
+        )
+    told = ROOT / "build/rung/python.env"
+    told.parent.mkdir(parents=True, exist_ok=True)
+    told.write_text(f"PYTHON={home}/bin/{program.name}\nPYTHONHOME={home}\nLD_LIBRARY_PATH={library}\n")
+    return [*mounts, (str(told), f"{place}/python.env")]
+
+
+def python_program() -> Path:
+    """Return the python that the stand-in runs with: this Debian's where its release is ours, else our own."""
+    release = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    debian = Path("/usr/bin") / release  # the image is of this machine's Debian release
+    return debian if debian.exists() else Path(sys.base_prefix) / "bin" / release

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from stackwright.lab.rke2.release import build_release
 from tasks.cluster import read_cluster
 from tasks.nodes import bring_node, read_nodes
 from tasks.rke2 import bring_agent, bring_server
-from tests.rung.hosts import Hosts
+from tests.rung.hosts import Hosts, python_program
 from tests.tasks.lab_site import MemorySecrets
 from tests.tasks.test_nodes import Held
 
@@ -27,6 +28,7 @@ NAME = "k8s.rung.test"
 
 def spec_of(hosts: Hosts, roles: dict[str, list[str]], version: str = VERSION, **rke2) -> StackSpec:
     """Return the spec of these hosts: `roles` maps their names to roles, `rke2` are keys of that section."""
+    release = build_release(hosts.folder / "artifacts", version, python_program())
     return StackSpec.model_validate({
         "site": "rung",
         "environment": "lab",
@@ -45,7 +47,7 @@ def spec_of(hosts: Hosts, roles: dict[str, list[str]], version: str = VERSION, *
             "registration_address": NAME,
             "tls_san": [hosts.balancer_address],
             "profile": "none",
-            "artifacts": {"source": "folder", "folder": str(build_release(hosts.folder / "artifacts", version))},
+            "artifacts": {"source": "folder", "folder": str(release)},
             "poll_s": 0.2,
             "join_timeout_s": 120,
             **rke2,
@@ -85,8 +87,8 @@ def plan_of(site: Site) -> Plan:
 def bring(site: Site, number: int = 1) -> Plan:
     """Bring nodes and RKE2 to the site file, in the deploy flow's order; return the plan that was carried out."""
     plan, lease = plan_of(site), Held(number)
-    for node in site.spec.nodes:
-        bring_node(site, node, lease, plan.of(node.name, "node"))
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        list(pool.map(lambda node: bring_node(site, node, lease, plan.of(node.name, "node")), site.spec.nodes))
     for node in (*site.spec.servers, *site.spec.agents):
         bring = bring_server if node.is_server else bring_agent
         bring(site, node, lease, plan.of(node.name, "rke2"))

@@ -23,6 +23,7 @@ from stackwright.lab.kube.app import RequestInfo, create_kube_app
 from stackwright.lab.kube.errors import ApiFault
 from stackwright.lab.rke2.config import as_list, read_config
 from stackwright.lab.rke2.objects import system_objects
+from stackwright.lab.rke2.snapshots import snapshot_kind
 from stackwright.lab.rke2.state import ClusterState
 from stackwright.lab.rke2.supervisor import serve
 
@@ -119,7 +120,7 @@ def _failures(state: EtcdState) -> Any:
 
 def put_first_objects(state: EtcdState, config: dict[str, Any], version: str) -> None:
     """Put what RKE2 and its charts bring, unless it is there."""
-    for obj in [*_node_rules(), *system_objects(config, version)]:
+    for obj in [snapshot_kind(), *_node_rules(), *system_objects(config, version)]:
         meta = obj["metadata"]
         if state.get(obj["kind"], meta.get("namespace", ""), meta["name"]) is None:
             state.put(obj)

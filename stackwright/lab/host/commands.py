@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
-import hashlib
 import json
 import subprocess
 import sys
@@ -21,31 +21,33 @@ from stackwright.lab.host.identity import TLS
 from stackwright.lab.host.kubeapi import ApiError, KubeApi
 from stackwright.lab.host.server import node_name
 from stackwright.lab.rke2.config import read_config
+from stackwright.lab.rke2.snapshots import SNAPSHOTS, option, record_name, snapshot_record
 from stackwright.lab.rke2.state import SERVER, parse_token
 
-SNAPSHOTS = f"{SERVER}/db/snapshots"
 RECORDS = "/apis/k3s.cattle.io/v1/etcdsnapshotfiles"
 WARNED_BEFORE = datetime.timedelta(days=120)
 
 
 def etcd_snapshot(disk: HostDisk, words: Sequence[str]) -> int:
-    """`rke2 etcd-snapshot save|ls`."""
-    verb = next((word for word in words if not word.startswith("-")), "")
+    """`rke2 etcd-snapshot save|ls|delete|prune`: files of the real etcd, and the records that the cluster keeps."""
+    verb, rest = (words[0] if words else ""), list(words[1:])
+    node = node_name(disk, read_config(disk))
     if verb == "save":
-        return _save(disk, words)
+        return _save(disk, node, option(rest, "--name", "on-demand"))
+    names = sorted(path.name for path in disk.path(SNAPSHOTS).glob("*"))
     if verb in ("ls", "list", "l"):
-        rows = [_row(path.name, path.stat().st_size) for path in sorted(disk.path(SNAPSHOTS).glob("*"))]
-        if "json" in words:
-            print_out(json.dumps({"items": rows}))
-        else:
-            print_out("Name Location Size Created")
-            for row in rows:
-                print_out(f"{row['name']} {row['location']} {row['size']} {row['created']}")
+        _list(disk, node, names, as_json="json" in rest or "--output=json" in rest)
         return 0
+    if verb == "delete":
+        return asyncio.run(_delete(disk, [word for word in rest if not word.startswith("-")]))
+    if verb == "prune":
+        prefix, keep = f"{option(rest, '--name', 'on-demand')}-{node}-", int(option(rest, "--snapshot-retention", "5"))
+        old = sorted((name for name in names if name.startswith(prefix)), reverse=True)[keep:]
+        return asyncio.run(_delete(disk, old)) if old else 0
     return _no_topic(verb)
 
 
-def _save(disk: HostDisk, words: Sequence[str]) -> int:
+def _save(disk: HostDisk, node: str, first: str) -> int:
     etcd = etcdpod.client(disk)
     try:
         if etcd.status(3.0).learner:
@@ -56,8 +58,7 @@ def _save(disk: HostDisk, words: Sequence[str]) -> int:
         return 1
     finally:
         etcd.close()
-    node = node_name(disk, read_config(disk))
-    name = f"{_option(words, 'name') or 'on-demand'}-{node}-{int(time.time())}"
+    name = f"{first}-{node}-{int(time.time())}"
     path = disk.path(f"{SNAPSHOTS}/{name}")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.parent.chmod(0o700)
@@ -66,45 +67,67 @@ def _save(disk: HostDisk, words: Sequence[str]) -> int:
         say("error", f"Failed to take etcd snapshot: {done.stderr.strip().splitlines()[-1:]}")
         return 1
     path.chmod(0o600)
-    asyncio.run(_record(disk, node, name, path.stat().st_size))
+    asyncio.run(_keep_record(disk, snapshot_record(node, _token(disk), name, path.stat().st_size)))
     say("info", f"Snapshot {name} saved.")
     return 0
 
 
-def _etcdctl(disk: HostDisk, *words: str) -> subprocess.CompletedProcess[str]:
-    files = [f"--{flag}={disk.path(path)}" for flag, path in (("cacert", etcdpod.CA), ("cert", etcdpod.CERTIFICATE),
-             ("key", etcdpod.KEY))]  # fmt: skip
-    argv = ["etcdctl", f"--endpoints={etcdpod.LOCAL}", *files, *words]
-    return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=120, env={
-        "ETCDCTL_API": "3", "PATH": "/usr/bin:/bin"})  # fmt: skip
+def _list(disk: HostDisk, node: str, names: Sequence[str], *, as_json: bool) -> None:
+    sizes = {name: disk.path(f"{SNAPSHOTS}/{name}").stat().st_size for name in names}
+    if as_json:
+        items = [snapshot_record(node, _token(disk), name, size) for name, size in sizes.items()]
+        print_out(json.dumps({"apiVersion": "v1", "kind": "List", "metadata": {}, "items": items}))
+        return
+    print_out("Name Location Size Created")
+    for name, size in sizes.items():
+        print_out(f"{name} file://{SNAPSHOTS}/{name} {size} {name.rpartition('-')[2]}")
 
 
-async def _record(disk: HostDisk, node: str, name: str, size: int) -> None:
-    """Keep the snapshot's record in the cluster."""
-    api = KubeApi(disk.read(f"{TLS}/server-ca.crt"), str(disk.path(f"{TLS}/client-admin.crt")),
-                  str(disk.path(f"{TLS}/client-admin.key")), lambda: ["127.0.0.1"])  # fmt: skip
-    token = parse_token(disk.read(f"{SERVER}/token").strip())[1]
-    body: dict[str, Any] = {
-        "apiVersion": "k3s.cattle.io/v1",
-        "kind": "ETCDSnapshotFile",
-        "metadata": {
-            "name": f"local-{name}-{_short_hash(name)[:6]}",
-            "labels": {"etcd.rke2.cattle.io/snapshot-storage-node": node},
-            "annotations": {"etcd.rke2.cattle.io/snapshot-token-hash": _short_hash(token)},
-        },
-        "spec": {"snapshotName": name, "nodeName": node, "location": f"file://{SNAPSHOTS}/{name}"},
-        "status": {"readyToUse": True, "size": str(size)},
-    }
+async def _delete(disk: HostDisk, names: Sequence[str]) -> int:
+    if not names:
+        say("fatal", "no snapshots given for removal")
+        return 1
+    api = _admin(disk)
     try:
-        await api.call("POST", RECORDS, body)
+        for name in names:
+            path = disk.path(f"{SNAPSHOTS}/{name}")
+            if not path.exists():
+                say("info", f"Snapshot {name} not found locally")
+                continue
+            path.unlink()
+            with contextlib.suppress(ApiError):  # there may be no record
+                await api.call("DELETE", f"{RECORDS}/{record_name(name)}")
+            say("info", f"Snapshot {name} deleted.")
+    finally:
+        await api.close()
+    return 0
+
+
+async def _keep_record(disk: HostDisk, record: dict[str, Any]) -> None:
+    api = _admin(disk)
+    try:
+        await api.call("POST", RECORDS, record)
     except ApiError as error:
         say("warning", f"failed to keep the snapshot's record: {error}")
     finally:
         await api.close()
 
 
-def _row(name: str, size: int) -> dict[str, Any]:
-    return {"name": name, "location": f"file://{SNAPSHOTS}/{name}", "size": size, "created": name.rpartition("-")[2]}
+def _admin(disk: HostDisk) -> KubeApi:
+    pair = [str(disk.path(f"{TLS}/client-admin.{end}")) for end in ("crt", "key")]
+    return KubeApi(disk.read(f"{TLS}/server-ca.crt"), pair[0], pair[1], lambda: ["127.0.0.1"])
+
+
+def _token(disk: HostDisk) -> str:
+    return parse_token(disk.read(f"{SERVER}/token").strip())[1]
+
+
+def _etcdctl(disk: HostDisk, *words: str) -> subprocess.CompletedProcess[str]:
+    pairs = (("cacert", etcdpod.CA), ("cert", etcdpod.CERTIFICATE), ("key", etcdpod.KEY))
+    files = [f"--{flag}={disk.path(path)}" for flag, path in pairs]
+    argv = ["etcdctl", f"--endpoints={etcdpod.LOCAL}", *files, *words]
+    env = {"ETCDCTL_API": "3", "PATH": "/usr/bin:/bin"}
+    return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=120, env=env)
 
 
 def certificate(disk: HostDisk, words: Sequence[str]) -> int:
@@ -112,7 +135,7 @@ def certificate(disk: HostDisk, words: Sequence[str]) -> int:
     if list(words[:1]) != ["check"]:
         return _no_topic(words[0] if words else "")
     rows = [row for path in sorted(disk.path(TLS).rglob("*.crt")) for row in _rows_of(path.name, path.read_bytes())]
-    if _option(words, "output") == "json" or "json" in words:
+    if "json" in words or option(list(words), "--output") == "json":
         print_out(json.dumps({"Certificates": rows}))
         return 0
     for row in rows:
@@ -158,19 +181,6 @@ def print_out(text: str) -> None:
     sys.stdout.write(text + "\n")
 
 
-def _option(words: Sequence[str], name: str) -> str:
-    for index, word in enumerate(words):
-        if word.startswith(f"--{name}="):
-            return word.partition("=")[2]
-        if word == f"--{name}" and index + 1 < len(words):
-            return words[index + 1]
-    return ""
-
-
 def _no_topic(verb: str) -> int:
     sys.stderr.write(f"No help topic for '{verb}'\n")
     return 1
-
-
-def _short_hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -19,7 +19,7 @@ from stackwright.lab.rke2.state import SERVER, ClusterState
 FOLDER = f"{SERVER}/db/etcd"
 CONFIG, NAME = f"{FOLDER}/config", f"{FOLDER}/name"
 CA, CERTIFICATE, KEY = (f"{TLS}/etcd/{name}" for name in ("server-ca.crt", "client.crt", "client.key"))
-LOCAL = "https://127.0.0.1:2379"
+LOCAL, HTTP = "https://127.0.0.1:2379", "https://127.0.0.1:2382"
 
 
 def has_data(disk: HostDisk) -> bool:
@@ -36,7 +36,7 @@ def member_name(disk: HostDisk, node: str) -> str:
     return name
 
 
-def client(disk: HostDisk, url: str = LOCAL) -> Etcd:
+def client(disk: HostDisk, url: str = HTTP) -> Etcd:
     """Return a client with this server's certificate."""
     return Etcd(url, *(str(disk.path(path)) for path in (CA, CERTIFICATE, KEY)))
 
@@ -60,7 +60,8 @@ def write_pod(
         "name": name,
         "data-dir": FOLDER,
         "advertise-client-urls": f"https://{address}:2379",
-        "listen-client-urls": f"{LOCAL},https://{address}:2379",
+        # The real one gives HTTP a port of its own and leaves the others to gRPC; etcd 3.4 cannot part them.
+        "listen-client-urls": f"{LOCAL},{HTTP},https://{address}:2379",
         "listen-metrics-urls": ",".join(metrics),
         "listen-peer-urls": f"https://127.0.0.1:2380,https://{address}:2380",
         "initial-advertise-peer-urls": f"https://{address}:2380",

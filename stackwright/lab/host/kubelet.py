@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -12,7 +11,8 @@ from stackwright.lab.host.disk import HostDisk, say
 from stackwright.lab.host.guardians import LEASE_SPACE
 from stackwright.lab.host.kubeapi import ApiError, KubeApi
 from stackwright.lab.host.pods import StaticPods
-from stackwright.lab.rke2.objects import Obj, node_object, set_condition
+from stackwright.lab.rke2.mirrors import mirror_pod
+from stackwright.lab.rke2.objects import node_object, set_condition
 from stackwright.lab.rke2.state import STATIC_PODS
 
 NODES, LEASES = "/api/v1/nodes", f"/apis/coordination.k8s.io/v1/namespaces/{LEASE_SPACE}/leases"
@@ -105,17 +105,6 @@ class Kubelet:
                 if seen["metadata"]["annotations"].get("kubernetes.io/config.hash") == uid:
                     continue
                 await self._api.call("DELETE", f"{path}?gracePeriodSeconds=0")
-            content = self._pods.content(name)
-            if content is not None:
-                await self._api.call("POST", PODS, self._mirror_of(name, uid, content))
-
-    def _mirror_of(self, name: str, uid: str, content: Obj) -> Obj:
-        marks = {
-            "kubernetes.io/config.hash": uid,
-            "kubernetes.io/config.mirror": uid,
-            "kubernetes.io/config.seen": datetime.fromtimestamp(time.time(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            "kubernetes.io/config.source": "file",
-        }
-        meta = {**content["metadata"], "name": f"{name}-{self._name}", "annotations": marks}
-        spec = {**content["spec"], "nodeName": self._name, "tolerations": [{"operator": "Exists"}]}
-        return {**content, "metadata": meta, "spec": spec}
+            node = await self._api.get(f"{NODES}/{self._name}")
+            if node is not None:
+                await self._api.call("POST", PODS, mirror_pod(node, name, uid))

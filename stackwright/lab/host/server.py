@@ -17,13 +17,14 @@ from stackwright.lab.host.identity import TLS, keep_in_etcd, make_identity, read
 from stackwright.lab.host.kubeapi import ApiError, KubeApi
 from stackwright.lab.host.kubelet import Kubelet
 from stackwright.lab.host.learners import manage_learners
-from stackwright.lab.host.pods import StaticPods
+from stackwright.lab.host.pods import StaticPods, manifest
 from stackwright.lab.host.remote import Remote, RemoteError
 from stackwright.lab.host.supervisor import PORT, Supervisor
 from stackwright.lab.rke2.config import FatalError, critical_values
 from stackwright.lab.rke2.state import DATA, ClusterState, parse_token, write_kubeconfig
 from stackwright.lab.rke2.supervisor import serve
 
+PLACEHOLDER = ("sleep", "infinity")
 MISMATCH = "failed to validate server configuration: critical configuration value mismatch"
 
 
@@ -65,6 +66,8 @@ class Server:
         cluster = None if had_data else await self._way_in(state, name)
         etcdpod.write_pod(self.disk, self.pods, self.config, self.version, name, cluster)
         apiserver.write_pod(self.disk, self.pods, state, self.config, self.version, self.node)
+        for pod in ("kube-controller-manager", "kube-scheduler", "cloud-controller-manager"):
+            self.pods.write(manifest(pod, self.version, PLACEHOLDER, ""))  # what they do, the API server's process does
         etcd, api = etcdpod.client(self.disk), self._api(state)
         supervisor = Supervisor(state, etcd, api, lambda: self.ready)
         context = state.authority("server-ca").server_context("rke2", self._names())

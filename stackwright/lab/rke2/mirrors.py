@@ -15,13 +15,14 @@ EVERYWHERE = ("kube-proxy",)
 def mirror_pods(node: Obj) -> list[Obj]:
     """Return the mirror pods of a registered node, by its role and version."""
     server = "node-role.kubernetes.io/control-plane" in (node["metadata"].get("labels") or {})
-    return [_pod(node, name) for name in ((*STATIC_PODS, *EVERYWHERE) if server else EVERYWHERE)]
+    return [mirror_pod(node, name) for name in ((*STATIC_PODS, *EVERYWHERE) if server else EVERYWHERE)]
 
 
-def _pod(node: Obj, component: str) -> Obj:
+def mirror_pod(node: Obj, component: str, digest: str = "") -> Obj:
+    """Return one mirror pod; `digest` is the hash of its manifest, where there is a real one."""
     name, version = node["metadata"]["name"], node["status"]["nodeInfo"]["kubeletVersion"].replace("+", "-")
     image = "hardened-etcd" if component == "etcd" else "hardened-kubernetes"
-    digest = hashlib.sha256(f"{component} {version}".encode()).hexdigest()[:32]
+    digest = digest or hashlib.sha256(f"{component} {version}".encode()).hexdigest()[:32]
     owner = {"apiVersion": "v1", "kind": "Node", "name": name, "uid": node["metadata"].get("uid", ""),
              "controller": True}  # fmt: skip
     return {
