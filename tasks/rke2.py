@@ -19,15 +19,17 @@ from stackwright.clients.ssh import NodeShell
 from stackwright.domain.cluster import NodeStatus, node_status
 from stackwright.domain.errors import ApiUnavailableError, PlanRefusedError, RemoteStepError
 from stackwright.domain.node_facts import NodeFacts
-from stackwright.domain.plan import Effect, Plan, Step, check_steps_approved
+from stackwright.domain.plan import Plan, Step, check_steps_approved
 from stackwright.domain.quorum import check_join
 from stackwright.domain.rke2 import Rke2Change, check_cluster, etcd_members, plan_rke2, role_of
 from stackwright.domain.rke2_facts import ClusterFacts
 from stackwright.domain.rke2_journal import recognise
+from stackwright.domain.rke2_proof import handshake_script, missing_names, unread_kubelet_args
 from stackwright.domain.shell import quote, read_script, run_section, shell_section
 from stackwright.domain.spec import Node
 from tasks.cluster import ensure_token, read_cluster, save_access
 from tasks.common import gather_all, in_thread, only_transient
+from tasks.labels import ensure_labels
 from tasks.nodes import look, look_at_servers, read_node, read_nodes
 from tasks.progress import Progress
 from tasks.scripts import guarded, send
@@ -108,14 +110,14 @@ def _carry_out(
             _wait_for_others(site, node)
         send(site, shell, lease, [change])
         _wait_until_joined(site, node, shell, facts[node.name], has_access=cluster.has_access)
-    elif change.what == "restart" and change.step.effect is not Effect.FILE:
+    elif change.what == "restart":
         with guarded(site, node, change.step.effect, lambda: look_at_servers(site)):
             before = _look_at_unit(shell, node, facts[node.name])
             send(site, shell, lease, [change])
             _wait_until_joined(site, node, shell, facts[node.name], has_access=True, old_pid=before.pid)
+            _wait_until_read(site, node, shell)
     elif change.what == "labels":
-        lease.check()
-        _set_labels(site, node)
+        ensure_labels(site, node, facts[node.name], lease)
     elif change.what == "access":
         lease.check()
         _wait_until_joined(site, node, shell, facts[node.name], has_access=False)
@@ -230,17 +232,29 @@ def _look_at_unit(shell: NodeShell, node: Node, facts: NodeFacts) -> UnitLook:
     )
 
 
-def _set_labels(site: Site, node: Node) -> None:
-    """Set the site file's labels and taints on the Node object: RKE2's own keys act only at registration."""
-    kube = site.kube()
-    found = kube.get("v1", "Node", node.name) or {}
-    patch: dict[str, object] = {"metadata": {"labels": dict(node.labels)}}
-    taints = [taint for taint in (found.get("spec") or {}).get("taints") or ()]
-    ours = [{"key": taint.key, "value": taint.value, "effect": taint.effect} for taint in node.taints]
-    keys = {(taint["key"], taint["effect"]) for taint in ours}
-    if ours:
-        patch["spec"] = {"taints": [taint for taint in taints if (taint["key"], taint["effect"]) not in keys] + ours}
-    kube.patch_merge("v1", "Node", node.name, patch)
+def _wait_until_read(site: Site, node: Node, shell: NodeShell) -> None:
+    """Wait for the proof that the restarted process read its configuration. Raises GateTimeoutError.
+
+    RKE2 notes its arguments on the Node when it starts; a server's certificates must have every wanted name.
+    """
+    last = ""
+
+    def read() -> bool | None:
+        nonlocal last
+        try:
+            found = site.kube().get("v1", "Node", node.name)
+        except ApiUnavailableError as error:
+            last = f"the API does not answer: {error.seen or error.what}"
+            return None
+        last = unread_kubelet_args(site.spec, node_status(found)) if found else "not in the cluster"
+        if not last and node.is_server:
+            last = missing_names(shell.read(handshake_script(site.spec, node))["names"].out)
+        return None if last else True
+
+    wait_until(
+        read, "the new configuration in use", timeout_s=site.spec.rke2.join_timeout_s, poll_s=site.spec.rke2.poll_s,
+        clock=site.clock, where=node.name, last=lambda: last,
+    )  # fmt: skip
 
 
 @task(

@@ -10,12 +10,13 @@ import base64
 import hashlib
 import logging
 import secrets
+import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from stackwright.lab.machines.hand import Answer, Call
-from stackwright.lab.net import LabNet
+from stackwright.lab.net import LabNet, load_pair
 from stackwright.lab.rke2.commands import rke2_command
 from stackwright.lab.rke2.objects import ClusterApi, NoApi, Obj, set_condition, system_objects
 from stackwright.lab.rke2.service import Rke2Service
@@ -33,6 +34,8 @@ STALLED_S = 300.0
 NODE_LOST_S = 40.0
 SWAP_S = 10.0  # how long the kubelet takes to replace a server's static pods by those of another release
 LOOK_S = 4.0
+REMOVE, REMOVED = "etcd.rke2.cattle.io/remove", "etcd.rke2.cattle.io/removed-node-name"
+NODE_NAME, NODE_ADDRESS = "etcd.rke2.cattle.io/node-name", "etcd.rke2.cattle.io/node-address"
 MISMATCH = "failed to validate server configuration: critical configuration value mismatch"
 PASSWORD_REJECTED = (
     "Node password rejected, duplicate hostname or contents of '/etc/rancher/node/password' may not match server "
@@ -46,6 +49,7 @@ class Pods:
 
     cluster: str
     version: str
+    tls: ssl.SSLContext
     closers: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
 
 
@@ -67,6 +71,7 @@ class Rke2Cluster:
         self._lost_since: dict[str, float] = {}
         self._balancer = Balancer(lb_address, self._backends)
         self._controller: asyncio.Task[None] | None = None
+        self._jobs: set[asyncio.Task[None]] = set()
         for machine in nodes.machines.values():
             for role in ("server", "agent"):
                 machine.systemd.drivers[f"rke2-{role}.service"] = Rke2Service(machine, self, role)
@@ -81,7 +86,7 @@ class Rke2Cluster:
         """Close everything. The machines are stopped by their owner, before or after."""
         if self._controller is not None:
             self._controller.cancel()
-            await asyncio.gather(self._controller, return_exceptions=True)
+            await asyncio.gather(self._controller, *self._jobs, return_exceptions=True)
         await self._balancer.stop()
         for name in [*self.pods]:
             await self.kill_pods(self.nodes[name])
@@ -112,9 +117,16 @@ class Rke2Cluster:
         return member
 
     def remove_member(self, state: ClusterState, name: str) -> None:
-        """Drop an etcd member; its data on disk stays and is refused from now on."""
-        if state.members.pop(name, None) is not None:
-            self.save(state)
+        """Drop an etcd member, whose server ends; its data on disk stays and is refused from now on."""
+        if state.members.pop(name, None) is None:
+            return
+        self.save(state)
+        machine = self.nodes.machines.get(self.machine_of(name))
+        pods = self.pods.get(machine.name) if machine else None
+        if machine is not None and pods is not None and pods.cluster == state.id:
+            job = asyncio.get_running_loop().create_task(self.kill_pods(machine))
+            self._jobs.add(job)
+            job.add_done_callback(self._jobs.discard)
 
     def save(self, state: ClusterState) -> None:
         """Keep a cluster's state."""
@@ -191,16 +203,17 @@ class Rke2Cluster:
         Those of another release are replaced: the member is down meanwhile. Those of this one go on undisturbed.
         """
         running = self.pods.get(machine.name)
+        authority = state.authority("server-ca")
         if running is not None and running.version == version:
+            # RKE2 writes the certificate anew when its names differ, and the API server reads it again by itself.
+            load_pair(running.tls, *authority.issue("kube-apiserver", sans))
             return
         if running is not None:
             await self.kill_pods(machine)
             await self.pause(SWAP_S)
-        pods = self.pods[machine.name] = Pods(state.id, version)
         address = machine.spec.address
-        context = state.authority("server-ca").server_context(
-            "kube-apiserver", sans, client_ca=state.authorities["client-ca"][0]
-        )
+        context = authority.server_context("kube-apiserver", sans, client_ca=state.authorities["client-ca"][0])
+        pods = self.pods[machine.name] = Pods(state.id, version, context)
         pods.closers.append(
             await serve(
                 create_health_app(self, state, lambda: self._member_on(state, machine.name)), address, HEALTH_PORT
@@ -305,16 +318,37 @@ class Rke2Cluster:
     def _look_at_member(self, state: ClusterState, name: str, node: Obj) -> bool:
         annotations = node["metadata"].setdefault("annotations", {})
         member, changed = state.members.get(name), False
-        if annotations.get("etcd.rke2.cattle.io/remove") == "true" and member is not None:
-            annotations["etcd.rke2.cattle.io/removed-node-name"] = f"{name}-{member.id}"
-            self.remove_member(state, name)
-            member, changed = None, True
+        if REMOVE in annotations:
+            changed = self._look_at_removal(state, name, annotations)
+            member = state.members.get(name)
         if member is not None:
             word = ("True", "MemberNotLearner", "Node is a voting member of the etcd cluster")
             if not member.voter:
                 word = ("False", "MemberIsLearner", "Node has not been promoted to voting member of the etcd cluster")
             changed = set_condition(node, "EtcdIsVoter", *word) or changed
         return changed
+
+    def _look_at_removal(self, state: ClusterState, name: str, annotations: dict[str, str]) -> bool:
+        """Act on a request to remove a member, once, as RKE2's member controller does; tell whether anything changed.
+
+        Source: k3s pkg/etcd/member_controller.go. The last voter is never removed: the request is dropped.
+        """
+        member, removed, current = state.members.get(name), annotations.get(REMOVED), annotations.get(NODE_NAME)
+        if removed is not None:
+            if current in (None, removed):
+                return False
+            del annotations[REMOVED], annotations[REMOVE]  # it came back as another member
+            return True
+        if annotations[REMOVE].lower() != "true" or current is None:
+            return False
+        if member is not None and member.voter and len(state.voters) == 1:
+            del annotations[REMOVE]
+            return True
+        annotations[REMOVED] = current
+        for key in (NODE_NAME, NODE_ADDRESS):
+            annotations.pop(key, None)
+        self.remove_member(state, name)
+        return True
 
     def _look_at_kubelet(self, name: str, node: Obj) -> bool:
         machine = self.nodes.machines.get(self.machine_of(name))
