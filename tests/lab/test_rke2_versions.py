@@ -110,6 +110,9 @@ def test_an_upgrade_takes_effect_at_the_restart(make_lab):
         install(lab, node, NOW, role)
         assert NOW in lab.sh(node, "/opt/rke2/bin/rke2 --version").out
         assert kubelet(lab, node) == OLD
+        exe = f'readlink "/proc/$(systemctl show -p MainPID --value rke2-{role})/exe"'
+        assert lab.sh(node, exe).out.strip().endswith(" (deleted)"), "the program that runs was replaced"
+    assert "deleted" not in lab.sh("s2", exe.replace("agent", "server")).out
     assert api_version(lab, "s1") == OLD
 
     # A plain restart of an unchanged release leaves etcd alone.

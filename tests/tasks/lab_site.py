@@ -41,6 +41,10 @@ class DirectKube:
     def get(self, api_version, kind, name, ns=None):
         return self._api.get(kind, ns or "", name)
 
+    def list(self, api_version, kind, ns=None, *, label_selector="", field_selector=""):
+        assert not (label_selector or field_selector), "not emulated here"
+        return [obj for obj in self._api.objects(kind) if ns in (None, obj["metadata"].get("namespace", ""))]
+
     def nodes(self):
         return [node_status(obj) for obj in self._api.objects("Node")]
 

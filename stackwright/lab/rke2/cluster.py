@@ -20,6 +20,7 @@ from stackwright.lab.net import LabNet, load_pair
 from stackwright.lab.rke2.commands import rke2_command
 from stackwright.lab.rke2.objects import ClusterApi, NoApi, Obj, set_condition, system_objects
 from stackwright.lab.rke2.service import Rke2Service
+from stackwright.lab.rke2.snapshots import snapshot_kind
 from stackwright.lab.rke2.state import ClusterState, Member, load_clusters, new_cluster
 from stackwright.lab.rke2.supervisor import Balancer, create_health_app, serve
 from stackwright.lab.rke2.versions import TOO_NEW, etcd_minor, etcd_of, minor_of
@@ -252,7 +253,8 @@ class Rke2Cluster:
             if api.get("Namespace", "", namespace) is None:
                 meta = {"name": namespace, "labels": {"kubernetes.io/metadata.name": namespace}}
                 api.put({"apiVersion": "v1", "kind": "Namespace", "metadata": meta, "status": {"phase": "Active"}})
-        for obj in system_objects(config, state.born or version):  # an upgrade keeps the ingress of the first release
+        # An upgrade keeps the ingress of the first release.
+        for obj in [snapshot_kind(), *system_objects(config, state.born or version)]:
             meta = obj["metadata"]
             if api.get(obj["kind"], meta.get("namespace", ""), meta["name"]) is None:
                 api.put(obj)

@@ -30,6 +30,7 @@ from stackwright.lab.rke2.config import (
     unknown_keys,
 )
 from stackwright.lab.rke2.objects import node_object, set_condition
+from stackwright.lab.rke2.release import PROCESS
 from stackwright.lab.rke2.state import (
     DATA,
     MEMBER_FILE,
@@ -145,9 +146,10 @@ class Rke2Service:
         unit.job = asyncio.get_running_loop().create_task(self.start(unit))
 
     async def _spawn(self, unit: Unit, program: str) -> None:
-        words = 'exec -a "$0" /usr/bin/sleep infinity'
+        words = 'exec -a "$0" "$1" infinity'
+        process = program.removesuffix("bin/rke2") + PROCESS
         unit.process = await asyncio.create_subprocess_exec(
-            *self._machine.argv(["/bin/bash", "-c", words, f"{program} {self._role}"]),
+            *self._machine.argv(["/bin/bash", "-c", words, f"{program} {self._role}", process]),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,

@@ -1,0 +1,49 @@
+"""A small cluster, brought up once: three servers and an agent, for the tests of what is done with it afterwards."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+from stackwright.domain.node_plan import plan_node
+from stackwright.domain.plan import Plan
+from stackwright.domain.rke2 import plan_rke2
+from tasks.cluster import read_cluster
+from tasks.nodes import bring_node, read_nodes
+from tasks.rke2 import bring_agent, bring_server
+from tests.tasks.lab_site import site_of, spec_of
+
+ROLES = {"s1": ["server"], "s2": ["server"], "s3": ["server"], "a1": ["worker"]}
+
+
+class Held:
+    """A lease that nobody contests."""
+
+    def __init__(self, number=1):
+        self.number = number
+
+    def check(self):
+        pass
+
+
+def deploy_plan(site) -> Plan:
+    """Return the plan of nodes and RKE2, as the deploy flow makes it."""
+    facts = read_nodes(site, site.spec.nodes)
+    cluster = read_cluster(site, facts)
+    steps = [change.step for node in site.spec.nodes for change in plan_node(site.spec, node, facts[node.name])]
+    for node in site.spec.nodes:
+        steps += [change.step for change in plan_rke2(site.spec, node, facts[node.name], cluster)]
+    return Plan(site.spec.site, tuple(steps))
+
+
+@contextmanager
+def cluster_up(small_lab, folder, roles=None, **changes):
+    """Bring a small cluster up; yields the lab and the site."""
+    roles = roles or ROLES
+    with small_lab(folder, [{"name": name} for name in roles], 200.0) as lab:
+        site = site_of(lab, spec_of(lab, roles=roles, **changes), folder / "work")
+        plan, lease = deploy_plan(site), Held()
+        for node in site.spec.nodes:
+            bring_node(site, node, lease, plan.of(node.name, "node"))
+        for node in (*site.spec.servers, *site.spec.agents):
+            (bring_server if node.is_server else bring_agent)(site, node, lease, plan.of(node.name, "rke2"))
+        yield lab, site
