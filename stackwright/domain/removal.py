@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from stackwright.domain.cluster import NodeStatus
+from stackwright.domain.errors import StackError
 from stackwright.domain.etcd import EtcdMember
 from stackwright.domain.node_facts import NodeFacts
 from stackwright.domain.plan import Effect, Plan, Step, digest_of
 from stackwright.domain.quorum import Member
 from stackwright.domain.removal_facts import Host, RemovalFacts
 from stackwright.domain.rke2 import etcd_members
-from stackwright.domain.rke2_facts import ClusterFacts
+from stackwright.domain.rke2_facts import ClusterFacts, Rke2Facts
 from stackwright.domain.spec import Node, StackSpec
 
 AREA = "remove"
@@ -74,28 +75,27 @@ class Case:
         gone = not facts.rke2.has_data and not facts.rke2_runs and bool(self.seats(node.name))
         return gone or (node.name in self.seen.passwords and not facts.rke2.has_password)
 
-    def members(self) -> list[Member]:
-        """Return all servers as the quorum guard wants them, those that leave with what their machines say.
+    def servers(self) -> tuple[ClusterFacts, Mapping[str, NodeFacts]]:
+        """Return cluster and servers as the quorum guard reads them, with those that leave.
 
-        A server that has left etcd already is none of them; a dead one runs no etcd.
+        One that left etcd already is no server any more. A dead one runs no etcd and has no data; where its Node is gone
+        before its member, the member stands for it.
         """
         leaving = {one.name: one for one in self.departures if one.node.is_server}
-        found = [
-            self._member(member, leaving.get(member.name))
-            for member in etcd_members(self.spec, self.cluster, self.nodes)
-            if not has_left(self.status(member.name))
-        ]
-        known = {member.name for member in found}
-        orphans = [name for name in leaving if name not in known and self.seats(name)]
-        return [*found, *(Member(name, voter=True, ready=False, etcd=None) for name in orphans)]
+        nodes = {name: status for name, status in self.cluster.nodes.items() if not has_left(status)}
+        nodes |= {name: _member_alone(name) for name in leaving if name not in nodes and self.seats(name)}
+        facts = dict(self.nodes)
+        some = next((seen for node in self.spec.servers if (seen := self.nodes.get(node.name))), None)
+        for name, one in leaving.items():
+            host = self.host(name)
+            if some is not None and (one.is_dead or host is not None):
+                seen = Rke2Facts() if one.is_dead or host is None else Rke2Facts(etcd=host.etcd, has_data=True)
+                facts[name] = replace(some, node=name, rke2=seen)
+        return replace(self.cluster, nodes=nodes), facts
 
-    def _member(self, member: Member, departure: Departure | None) -> Member:
-        if departure is None:
-            return member
-        host = self.host(member.name)
-        if departure.is_dead:
-            return Member(member.name, member.voter, ready=False, etcd=None)
-        return Member(member.name, member.voter, member.ready, host.etcd) if host else member
+    def members(self) -> list[Member]:
+        """Return all servers as the quorum guard judges them."""
+        return list(etcd_members(self.spec, *self.servers()))
 
     def listed(self) -> tuple[EtcdMember, ...]:
         """Return etcd's own member list, as most of those that answer have it."""
@@ -106,6 +106,25 @@ class Case:
     def seats(self, name: str) -> tuple[EtcdMember, ...]:
         """Return the etcd members of one node: none, one, or more after an accident."""
         return tuple(member for member in self.listed() if member.node == name)
+
+
+    def heir(self) -> EtcdMember | None:
+        """Return the member that takes leadership: of a healthy server that stays."""
+        staying = {member.name for member in self.members() if member.healthy} - {one.name for one in self.departures}
+        return next((one for one in self.listed() if one.node in staying and not one.learner), None)
+
+    def server_to_ask(self) -> Node:
+        """Return a server that stays and whose etcd answers. Raises StackError where there is none."""
+        staying = {member.name for member in self.members() if member.healthy} - {one.name for one in self.departures}
+        for node in self.spec.servers:
+            if node.name in staying:
+                return node
+        raise StackError("no server that stays has an etcd that answers", where=self.spec.site, wanted="one", seen="none")
+
+
+def _member_alone(name: str) -> NodeStatus:
+    roles, conditions = ("control-plane", "etcd"), {"EtcdIsVoter": "True"}
+    return NodeStatus(name, ready=False, schedulable=False, version="", address="", roles=roles, conditions=conditions)
 
 
 def is_other_machine(facts: NodeFacts, status: NodeStatus) -> bool:
@@ -127,6 +146,13 @@ def plan_removal(case: Case, departure: Departure) -> tuple[Step, ...]:
 def asks_approval(plan: Plan) -> bool:
     """Tell whether a plan takes nodes out of the cluster: such a plan is never carried out unseen."""
     return any(step.id.startswith(f"{AREA}/") for step in plan.steps)
+
+
+def leaving_nodes(spec: StackSpec, plan: Plan) -> tuple[Node, ...]:
+    """Return the nodes that a plan takes out, in its order."""
+    names = dict.fromkeys(step.target for step in plan.steps if step.id.startswith(f"{AREA}/"))
+    known: dict[str, Node] = {node.name: node for node in (*spec.nodes, *spec.removed)}
+    return tuple(known[name] for name in names)
 
 
 def _steps(case: Case, leaving: Departure) -> Iterator[Step]:

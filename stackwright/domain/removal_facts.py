@@ -5,6 +5,7 @@ Little is asked of such a machine: what is wrong with it must not keep it in the
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -18,6 +19,7 @@ from stackwright.domain.shell import (
     Section,
     file_section,
     parse_settled,
+    quote,
     read_script,
     run_section,
     settled_section,
@@ -95,6 +97,16 @@ def parse_host(node: Node, seen: Mapping[str, Section]) -> Host:
         clock=float(seen["clock"].out),
         lease=None if lease.absent else parse_lease(lease.out, node.name),
         etcd=parse_etcd(seen["etcd"].out) if node.is_server else None,
+    )
+
+
+def etcd_call(path: str, body: Mapping[str, str]) -> str:
+    """Return the step that sends one request to the etcd on a server, by its JSON gateway (etcd: rpc.swagger.json)."""
+    folder = f"{DATA}/server/tls/etcd"
+    return (
+        f"curl --silent --show-error --fail --noproxy '*' --max-time 30 --cacert {folder}/server-ca.crt"
+        f" --cert {folder}/server-client.crt --key {folder}/server-client.key"
+        f" --data {quote(json.dumps(body))} https://127.0.0.1:2379/v3/{path}\n"
     )
 
 

@@ -87,13 +87,20 @@ def plan_rke2(spec: StackSpec, node: Node, facts: NodeFacts, cluster: ClusterFac
     A version that differs on a member is no step: `check_cluster` refuses it, because upgrades are another flow.
     """
     first = first_server(spec, cluster.members)
-    joins = not (node.name == first and not (set(cluster.members) - {node.name}))
+    joins = not _makes_cluster(node, first, cluster)
     plan = _Planner(spec, node, facts, cluster, joins)
     # Labels first: which ones were ours is known from config.yaml, until that is written.
     changes = [*plan.labels(), *plan.install(), *plan.config(), *plan.start(), *plan.restart()]
     if node.name == first and not cluster.has_access:
         changes.append(plan.access())
     return tuple(changes)
+
+
+def _makes_cluster(node: Node, first: str, cluster: ClusterFacts) -> bool:
+    """Tell whether a server is the one that makes the cluster, or made it alone. Never while another one answers: its
+    servers may all be nodes that leave."""
+    alone = node.name == first and not (set(cluster.members) - {node.name})
+    return alone and (node.name in cluster.members or not cluster.reachable)
 
 
 class _Planner:

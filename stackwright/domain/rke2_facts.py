@@ -22,6 +22,7 @@ JOIN = f"{ETC}/config.yaml.d/20-join.yaml"
 REGISTRIES = f"{ETC}/registries.yaml"
 REGISTRY_CA = f"{ETC}/registry-ca.pem"
 PSA = f"{ETC}/psa.yaml"
+PASSWORD = "/etc/rancher/node/password"  # noqa: S105 - the file that tells the cluster that this is the node it knows
 STARTED = f"{STATE}/rke2-started"
 """Marker: sum of the configuration that the running process was started with."""
 STAGE = f"{STATE}/stage"
@@ -56,6 +57,7 @@ class Rke2Facts:
     started_sum: str | None = None
     has_data: bool = False
     has_token: bool = False
+    has_password: bool = False
     ca_hash: str = ""
     token_ca_hash: str = ""
     token_hash: str = ""
@@ -103,6 +105,7 @@ def sections(node: Node) -> str:
     role = "server" if node.is_server else "agent"
     parts = shell_section("rke2_program", _PROGRAM)
     parts += shell_section("rke2_files", _FILES.format(files=" ".join(config_files(role))))
+    parts += shell_section("rke2_password", f"if [ -e {PASSWORD} ]; then echo yes; fi")
     parts += file_section("rke2_config", CONFIG) + value_section("rke2_started", STARTED)
     parts += value_section("rke2_staged", STAGED) + shell_section("rke2_process", _PROCESS.format(role=role))
     parts += shell_section("rke2_room", _ROOM.format(data=DATA))
@@ -133,6 +136,7 @@ def parse(node: Node, look: Looker) -> Rke2Facts:
         started_sum=started.strip() if started is not None else None,
         has_data=data.get("data") == "yes",
         has_token="token" in data,
+        has_password="yes" in look.text("rke2_password"),
         ca_hash=live.get("ca", ""),
         token_ca_hash=data.get("token_ca", ""),
         token_hash=data.get("token", ""),
