@@ -133,9 +133,7 @@ def _remove_members(site: Site, case: Case, leaving: Departure, step: Step, leas
             _ask_etcd(shell, server, "cluster/member/remove", {"ID": member.id}, step, lease)
 
 
-def _ask_etcd(
-    shell: NodeShell, node: Node, path: str, body: dict[str, str], step: Step, lease: LeaseHandle
-) -> None:
+def _ask_etcd(shell: NodeShell, node: Node, path: str, body: dict[str, str], step: Step, lease: LeaseHandle) -> None:
     lease.check()
     command = Command(step.id, step.fingerprint[:16], etcd_call(path, body), {}, ETCD_S)
     shell.apply(Batch((command,), lease.number, f"lease-{lease.number}"))

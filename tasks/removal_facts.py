@@ -1,4 +1,4 @@
-"""Looking at the nodes that are to leave: on their machines, where they answer, and in what the cluster knows of them."""
+"""Looking at nodes that are to leave: on their machines, where they answer, and in what the cluster knows of them."""
 
 from __future__ import annotations
 
@@ -34,13 +34,14 @@ def read_removal(site: Site, cluster: ClusterFacts) -> RemovalFacts:
     if not spec.removed and not replaced:
         return RemovalFacts()
     with ThreadPoolExecutor(max_workers=min(len(spec.removed), spec.ssh.width) or 1) as pool:
-        looks = dict(zip((node.name for node in spec.removed), pool.map(lambda node: _look(site, node), spec.removed)))
+        seen = pool.map(lambda node: _look(site, node), spec.removed)
+        looks = {node.name: look for node, look in zip(spec.removed, seen, strict=True)}
     lost = {node.name for node in spec.removed if node.lost}
-    said = {name: seen for name, seen in looks.items() if isinstance(seen, str)}
+    said = {name: look for name, look in looks.items() if isinstance(look, str)}
     return RemovalFacts(
-        hosts={name: seen for name, seen in looks.items() if isinstance(seen, Host)},
-        silent={name: seen for name, seen in said.items() if name not in lost},
-        answering={name: seen for name, seen in said.items() if name in lost},
+        hosts={name: look for name, look in looks.items() if isinstance(look, Host)},
+        silent={name: text for name, text in said.items() if name not in lost},
+        answering={name: text for name, text in said.items() if name in lost},
         passwords=_passwords(site, cluster, [*spec.removed, *replaced]),
         balancer=_registration_addresses(spec),
         drain=read_drain_facts(site) if any(node.name in cluster.nodes for node in spec.removed) else None,
@@ -82,5 +83,3 @@ def _registration_addresses(spec: StackSpec) -> frozenset[str]:
     except socket.gaierror as error:
         log.info("the registration address %s is not resolved here: %s", name, error.strerror)
         return frozenset()
-
-

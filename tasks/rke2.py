@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,11 +18,11 @@ from prefect.cache_policies import NO_CACHE
 from stackwright.clients.site import LeaseHandle, Site, wait_until
 from stackwright.clients.ssh import NodeShell
 from stackwright.domain.cluster import NodeStatus, node_status
+from stackwright.domain.effects import FartherThanPlannedError
 from stackwright.domain.errors import ApiUnavailableError, PlanRefusedError, RemoteStepError
 from stackwright.domain.node_facts import NodeFacts
-from stackwright.domain.plan import Plan, Step, check_steps_approved
-from stackwright.domain.quorum import check_join
-from stackwright.domain.rke2 import Rke2Change, check_cluster, etcd_members, plan_rke2, role_of
+from stackwright.domain.plan import Effect, Plan, Step, check_steps_approved
+from stackwright.domain.rke2 import Rke2Change, check_cluster, note_surprise, plan_rke2, role_of
 from stackwright.domain.rke2_facts import ClusterFacts
 from stackwright.domain.rke2_journal import recognise
 from stackwright.domain.rke2_proof import handshake_script, missing_names, unread_kubelet_args
@@ -32,7 +33,7 @@ from tasks.common import gather_all, in_thread, only_transient
 from tasks.labels import ensure_labels
 from tasks.nodes import look, look_at_servers, read_node, read_nodes
 from tasks.progress import Progress
-from tasks.scripts import guarded, send
+from tasks.scripts import check_permitted, guarded, joining, send
 
 __all__ = ["bring_agent", "bring_server", "ensure_agent", "ensure_agents", "ensure_server", "read_cluster"]
 
@@ -106,18 +107,15 @@ def _carry_out(
     facts: Mapping[str, NodeFacts],
 ) -> None:
     if change.what == "start":
-        if node.is_server:
-            _wait_for_others(site, node)
-        send(site, shell, lease, [change])
-        _wait_until_joined(site, node, shell, facts[node.name], has_access=cluster.has_access)
-    elif change.what == "restart":
-        with guarded(site, node, change.step.effect, lambda: look_at_servers(site)):
-            before = _look_at_unit(shell, node, facts[node.name])
+        with _let_start(site, node, change, cluster, facts[node.name]):
             send(site, shell, lease, [change])
-            _wait_until_joined(site, node, shell, facts[node.name], has_access=True, old_pid=before.pid)
-            _wait_until_read(site, node, shell)
+            _wait_until_joined(site, node, shell, facts[node.name], has_access=cluster.has_access)
+    elif change.what == "restart":
+        _restart(site, node, shell, lease, change, facts[node.name])
     elif change.what == "labels":
-        ensure_labels(site, node, facts[node.name], lease)
+        with _let_label(site, node, change):
+            check_permitted(site, [change.step])
+            ensure_labels(site, node, facts[node.name], lease)
     elif change.what == "access":
         lease.check()
         _wait_until_joined(site, node, shell, facts[node.name], has_access=False)
@@ -128,27 +126,43 @@ def _carry_out(
         send(site, shell, lease, [change])
 
 
-def _wait_for_others(site: Site, node: Node) -> None:
-    """Wait until every other server votes and is Ready: etcd takes one learner at a time. Raises GateTimeoutError."""
-    if site.secrets.read("cluster-access", site.spec.rke2.kubeconfig_block) is None:
-        return
-    last = ""
+def _let_start(
+    site: Site, node: Node, change: Rke2Change, cluster: ClusterFacts, facts: NodeFacts
+) -> AbstractContextManager[None]:
+    """Return the way in for a start: a new server joins, one whose pods run on is guarded, all others just start.
 
-    def settled() -> bool | None:
-        nonlocal last
-        try:
-            nodes = {status.name: status for status in site.kube().nodes()}
-        except ApiUnavailableError as error:
-            last = str(error)
-            return None
-        problems = check_join(etcd_members(site.spec, ClusterFacts(True, nodes)), node.name)
-        last = "; ".join(problem.what for problem in problems)
-        return None if problems else True
+    A voter whose etcd is down takes nothing away by starting, so nothing holds it up.
+    """
+    status = cluster.nodes.get(node.name)
+    if not node.is_server:
+        return nullcontext()
+    if status is None or not status.etcd_voter:
+        return joining(site, node, lambda: look_at_servers(site))
+    if facts.rke2.etcd is None or facts.rke2_runs:
+        return nullcontext()
+    return guarded(site, node, change.step.effect, lambda: look_at_servers(site), reach=change.reach)
 
-    wait_until(
-        settled, "every other server voting and Ready", timeout_s=site.spec.rke2.join_timeout_s,
-        poll_s=site.spec.rke2.poll_s, clock=site.clock, where=node.name, last=lambda: last,
-    )  # fmt: skip
+
+def _let_label(site: Site, node: Node, change: Rke2Change) -> AbstractContextManager[None]:
+    """Return the way in for labels and taints: those that drive pods off a server are guarded."""
+    if change.step.effect < Effect.ETCD_MEMBER_DOWN:
+        return nullcontext()
+    return guarded(site, node, change.step.effect, lambda: look_at_servers(site))
+
+
+def _restart(
+    site: Site, node: Node, shell: NodeShell, lease: LeaseHandle, change: Rke2Change, facts: NodeFacts
+) -> None:
+    """Restart the unit under the guard, and see the node back. What reaches farther than predicted is noted on it."""
+    try:
+        with guarded(site, node, change.step.effect, lambda: look_at_servers(site), reach=change.reach):
+            before = _look_at_unit(shell, node, facts)
+            send(site, shell, lease, [change])
+            _wait_until_joined(site, node, shell, facts, has_access=True, old_pid=before.pid)
+            _wait_until_read(site, node, shell)
+    except FartherThanPlannedError as error:
+        send(site, shell, lease, [note_surprise(node, facts.rke2.version, error.reach)])
+        raise
 
 
 def _wait_until_joined(

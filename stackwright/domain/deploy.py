@@ -1,4 +1,4 @@
-"""The whole site's plan: nodes that leave, nodes, then RKE2, then layers, then tenants. Pure; each part's rules live with the part."""
+"""The whole site's plan: who leaves, nodes, RKE2, layers, tenants. Pure; each part's rules live with the part."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Nodes that leave the cluster, and machines that are put in the place of dead ones: what is done. Pure.
 
-What forbids it is in removal_checks.py, what is seen in removal_facts.py. Servers leave one by one, the dead ones first:
-each dead member that is gone makes the next step safer. Sources: rke2 docs; k3s pkg/etcd/member_controller.go.
+What forbids it is in removal_checks.py, what is seen in removal_facts.py. Servers leave one by one, the dead ones
+first: each dead member that is gone makes the next step safer. Source: k3s, pkg/etcd/member_controller.go.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ class Case:
     def servers(self) -> tuple[ClusterFacts, Mapping[str, NodeFacts]]:
         """Return cluster and servers as the quorum guard reads them, with those that leave.
 
-        One that left etcd already is no server any more. A dead one runs no etcd and has no data; where its Node is gone
-        before its member, the member stands for it.
+        One that left etcd already is no server any more. A dead one runs no etcd and has no data; where its Node is
+        gone before its member, the member stands for it.
         """
         leaving = {one.name: one for one in self.departures if one.node.is_server}
         nodes = {name: status for name, status in self.cluster.nodes.items() if not has_left(status)}
@@ -89,8 +89,8 @@ class Case:
         for name, one in leaving.items():
             host = self.host(name)
             if some is not None and (one.is_dead or host is not None):
-                seen = Rke2Facts() if one.is_dead or host is None else Rke2Facts(etcd=host.etcd, has_data=True)
-                facts[name] = replace(some, node=name, rke2=seen)
+                rke2 = Rke2Facts() if one.is_dead or host is None else Rke2Facts(etcd=host.etcd, has_data=True)
+                facts[name] = replace(some, node=name, rke2=rke2)
         return replace(self.cluster, nodes=nodes), facts
 
     def members(self) -> list[Member]:
@@ -107,7 +107,6 @@ class Case:
         """Return the etcd members of one node: none, one, or more after an accident."""
         return tuple(member for member in self.listed() if member.node == name)
 
-
     def heir(self) -> EtcdMember | None:
         """Return the member that takes leadership: of a healthy server that stays."""
         staying = {member.name for member in self.members() if member.healthy} - {one.name for one in self.departures}
@@ -119,7 +118,7 @@ class Case:
         for node in self.spec.servers:
             if node.name in staying:
                 return node
-        raise StackError("no server that stays has an etcd that answers", where=self.spec.site, wanted="one", seen="none")
+        raise StackError("no server that stays has an etcd that answers", where=self.spec.site, wanted="one")
 
 
 def _member_alone(name: str) -> NodeStatus:

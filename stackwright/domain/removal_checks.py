@@ -180,5 +180,3 @@ def _heir(view: EtcdView, gone: str) -> str:
 
 def _told(names: Sequence[str]) -> str:
     return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "") or "none"
-
-

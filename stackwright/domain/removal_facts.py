@@ -1,4 +1,4 @@
-"""What is seen of nodes that are to leave, on their machines and beside what the cluster tells: scripts and parsing. Pure.
+"""What is seen of nodes that are to leave, beside what the cluster tells of them: scripts and parsing. Pure.
 
 Little is asked of such a machine: what is wrong with it must not keep it in the cluster.
 """

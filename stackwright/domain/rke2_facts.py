@@ -11,6 +11,7 @@ import yaml
 
 from stackwright.domain.cluster import NodeStatus
 from stackwright.domain.errors import StackError
+from stackwright.domain.etcd import EtcdView, etcd_script, parse_etcd
 from stackwright.domain.shell import STATE, Section, file_section, shell_section, value_section
 from stackwright.domain.spec import Node
 
@@ -28,6 +29,8 @@ STARTED = f"{STATE}/rke2-started"
 STAGE = f"{STATE}/stage"
 STAGED = f"{STAGE}/release"
 """Marker: the release whose files lie in the stage, whole and checked."""
+SURPRISE = f"{STATE}/rke2-surprise"
+"""Marker: the release whose restart touched more of this server than was predicted, and what."""
 SECRET_KEYS = ("token", "agent-token", "etcd-s3-access-key", "etcd-s3-secret-key")
 
 
@@ -46,7 +49,9 @@ class Rke2Facts:
     """RKE2 on one node. Hashes are SHA-256 in hex; no secret is kept.
 
     `files` maps each configuration file that exists to its hash and mode; `config` is config.yaml without secret keys.
-    `started_sum` is the sum of all files when the process was started, None when nobody noted it.
+    `started_sum` is the sum of all files when the process was started, None when nobody noted it. `etcd` is None where
+    it was looked for and none runs; one that should answer and does not is a view that is not readable. `surprise` is
+    what the marker of that name says, empty without one.
     """
 
     binary: str = ""
@@ -61,14 +66,14 @@ class Rke2Facts:
     ca_hash: str = ""
     token_ca_hash: str = ""
     token_hash: str = ""
-    etcd_healthy: bool | None = None
-    etcd_leader: bool | None = None
     staged: str = ""
     """Release whose checked files lie in the stage; empty when none do."""
     outdated: bool = False
     """True when the running process was started from a program that has been replaced on disk since."""
     free_gib: float = 0.0
     """Free space where RKE2 keeps its data and images."""
+    etcd: EtcdView | None = None
+    surprise: str = ""
 
 
 @dataclass(frozen=True)
@@ -109,9 +114,11 @@ def sections(node: Node) -> str:
     parts += file_section("rke2_config", CONFIG) + value_section("rke2_started", STARTED)
     parts += value_section("rke2_staged", STAGED) + shell_section("rke2_process", _PROCESS.format(role=role))
     parts += shell_section("rke2_room", _ROOM.format(data=DATA))
+    parts += value_section("rke2_surprise", SURPRISE)
     if node.is_server:
         parts += shell_section("rke2_data", _DATA.format(data=DATA))
         parts += shell_section("rke2_live", _LIVE.format(address=node.address))
+        parts += shell_section("rke2_etcd", etcd_script(DATA, node.address))
     return parts
 
 
@@ -140,11 +147,11 @@ def parse(node: Node, look: Looker) -> Rke2Facts:
         ca_hash=live.get("ca", ""),
         token_ca_hash=data.get("token_ca", ""),
         token_hash=data.get("token", ""),
-        etcd_healthy=_truth(live.get("etcd", "")),
-        etcd_leader=_truth(live.get("leader", "")),
         staged=(look.optional("rke2_staged") or "").strip(),
         outdated="deleted" in look.text("rke2_process"),
         free_gib=round(int(look.text("rke2_room")) / (1 << 20), 1),
+        etcd=parse_etcd(look.text("rke2_etcd")) if node.is_server else None,
+        surprise=(look.optional("rke2_surprise") or "").strip(),
     )
 
 
@@ -162,10 +169,6 @@ def _config(text: str, where: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise StackError(f"{CONFIG} holds no settings", where=where, remedy="Mend or remove the file on the node.")
     return {key: value for key, value in content.items() if key not in SECRET_KEYS}
-
-
-def _truth(text: str) -> bool | None:
-    return {"true": True, "false": False}.get(text)
 
 
 _PROGRAM = """\
@@ -209,15 +212,4 @@ _LIVE = """\
 case $(systemctl is-active rke2-server) in active | activating) ;; *) exit 0 ;; esac
 c=$(curl --silent --insecure --fail --max-time 5 https://{address}:9345/cacerts; echo .)
 if [ "$c" != . ]; then s=$(printf %s "${{c%.}}" | sha256sum); echo "ca ${{s%% *}}"; fi
-for a in {address} 127.0.0.1; do
-h=$(curl --silent --max-time 5 "http://$a:2381/health") && break
-done
-case $h in
-*'"health":"true"'*) echo "etcd true" ;;
-*'"health":"false"'*) echo "etcd false" ;;
-esac
-case $(curl --silent --max-time 5 "http://$a:2381/metrics" | grep '^etcd_server_is_leader ') in
-*' 1') echo "leader true" ;;
-*' 0') echo "leader false" ;;
-esac
 """

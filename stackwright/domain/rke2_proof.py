@@ -6,6 +6,7 @@ A service that is active has not proved that it read its new configuration. Pure
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 from stackwright.domain.cluster import NodeStatus
 from stackwright.domain.rke2_facts import DATA
@@ -26,7 +27,7 @@ def unread_kubelet_args(spec: StackSpec, status: NodeStatus) -> str:
         words = list(map(str, json.loads(status.annotations.get(NODE_ARGS) or "[]")))
     except ValueError:
         return f"annotation {NODE_ARGS} is not a list"
-    seen = {value for flag, value in zip(words, words[1:], strict=False) if flag == "--kubelet-arg"}
+    seen = {value for flag, value in pairwise(words) if flag == "--kubelet-arg"}
     want = set(spec.rke2.kubelet_args)
     return "" if seen == want else f"kubelet-arg {', '.join(sorted(seen)) or '(none)'}"
 

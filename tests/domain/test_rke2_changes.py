@@ -40,11 +40,11 @@ def steps(before, after):
 
 
 def everywhere(*found):
-    return dict.fromkeys((*SERVERS, *AGENTS), [*found])
+    return on((*SERVERS, *AGENTS), *found)
 
 
 def on(names, *found):
-    return dict.fromkeys(names, [*found])
+    return {name: [*found] for name in names}
 
 
 SET, EVICT = ("labels", "file"), ("labels", "drain")
