@@ -14,13 +14,14 @@ from prefect.cache_policies import NO_CACHE
 from stackwright.clients.site import LeaseHandle, Site, wait_until
 from stackwright.clients.ssh import NodeShell
 from stackwright.domain.errors import ApiUnavailableError, PlanRefusedError, RemoteStepError
-from stackwright.domain.plan import Effect, Step, check_steps_approved
-from stackwright.domain.removal import REMOVE, REMOVED, Case, Departure, has_left, plan_removal
+from stackwright.domain.plan import Effect, Plan, Step, check_steps_approved
+from stackwright.domain.removal import AREA, REMOVE, REMOVED, Case, Departure, has_left, plan_removal
 from stackwright.domain.removal_checks import check_removal
 from stackwright.domain.removal_facts import etcd_call, password_name, uninstall_script
 from stackwright.domain.rke2 import Rke2Change
 from stackwright.domain.shell import Batch, Command
 from stackwright.domain.spec import Node
+from tasks.approval import NotApprovedError, approve
 from tasks.common import in_thread, only_transient
 from tasks.drain import drain
 from tasks.removal_facts import look_at_removal
@@ -159,6 +160,21 @@ def _forget(site: Site, node: Node) -> None:
     wait_until(
         gone, "the Node and its password gone", timeout_s=GONE_S, poll_s=site.spec.rke2.poll_s, clock=site.clock,
         where=node.name, last=lambda: f"still there: {last}",
+    )  # fmt: skip
+
+
+async def approve_removal(plan: Plan, unattended: bool) -> str | None:
+    """Return the hash under which a plan that takes nodes out may be carried out, after asking for it in the UI.
+
+    Raises NotApprovedError at once where nobody can answer.
+    """
+    if not unattended:
+        return await approve(plan, None)
+    names = dict.fromkeys(step.target for step in plan.steps if step.id.startswith(f"{AREA}/"))
+    raise NotApprovedError(
+        "the plan takes nodes out of the cluster, and nobody has approved it", where=plan.site,
+        wanted=f"an approval of plan {plan.hash}", seen=f"an unattended run; nodes that leave: {', '.join(names)}",
+        remedy=f"Read the plan (stackwright plan {plan.site}), then: stackwright apply {plan.site} --plan {plan.hash}",
     )  # fmt: skip
 
 

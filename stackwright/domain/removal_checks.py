@@ -65,11 +65,13 @@ def safe_to_remove(case: Case) -> tuple[str, ...]:
     spec = case.spec
     back = tuple(node for node in spec.removed if not node.lost)
     known = [node for node in (*spec.nodes, *back) if case.status(node.name) is not None]
+    whole = {problem.what for problem in check_spec(spec)}
     found = []
     for node in known:
         rest = tuple(other for other in (*spec.nodes, *back) if other.name != node.name)
         alone = Departure(node, "leaves")
-        if check_spec(spec.model_copy(update={"nodes": rest, "removed": ()})):
+        without = check_spec(spec.model_copy(update={"nodes": rest, "removed": ()}))
+        if any(problem.what not in whole for problem in without):
             continue
         if not (list(_others(case, alone, [alone])) or _quorum(case, [alone])):
             found.append(node.name)
@@ -79,6 +81,11 @@ def safe_to_remove(case: Case) -> tuple[str, ...]:
 def _identity(case: Case, leaving: Departure) -> Iterator[Problem]:
     """Find machines that are not what the site file says of them: there, gone, or replaced."""
     name, status = leaving.name, case.status(leaving.name)
+    host = case.host(name)
+    if not case.cluster.reachable and host is not None and host.left:
+        remedy = "Let the cluster answer first, or move the entry back to `nodes` until it does."
+        what = "it is not known whether it is still in the cluster"
+        yield Problem(name, what, remedy, "an API that answers", f"RKE2 on it ({host.left[0]})")
     if name in case.seen.silent:
         known = status is not None or case.seats(name)
         remedy = LOST if known else f"The cluster does not know it any more: delete its entry in `removed`. {LOST}"
