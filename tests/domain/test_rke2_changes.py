@@ -69,14 +69,16 @@ TABLE = {
     "a mirror": ({}, {"rke2__registries": MIRROR}, everywhere(WRITE, RESTART)),
     "a mirror less": ({"rke2__registries": MIRROR}, {}, everywhere(WRITE, RESTART)),
     "a name of the certificate": (
-        {}, {"rke2__tls_san": ["k8s.example.com", "192.0.2.10"]}, on(SERVERS, WRITE, RESTART)
+        {}, {"rke2__tls_san": ["k8s.example.com", "192.0.2.10"]}, on(SERVERS, WRITE, ETCD)
     ),
     "etcd arguments": ({}, {"rke2__etcd_args": ["quota-backend-bytes=1"]}, on(SERVERS, WRITE, ETCD)),
     "the registry of RKE2's own images": (
         {}, {"rke2__registries": {"system_default_registry": "m:5000"}}, on(SERVERS, WRITE, ETCD)
     ),
     "the snapshots' schedule": ({}, {"rke2__snapshot_cron": "0 1 * * *"}, on(SERVERS, WRITE, RESTART)),
-    "a proxy": ({}, {"rke2__proxy": {"http": "http://proxy:3128"}}, everywhere(WRITE, RESTART)),
+    "a proxy": (
+        {}, {"rke2__proxy": {"http": "http://proxy:3128"}}, on(SERVERS, WRITE, ETCD) | on(AGENTS, WRITE, RESTART)
+    ),
 }  # fmt: skip
 
 
