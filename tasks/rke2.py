@@ -109,7 +109,7 @@ def _carry_out(
     if change.what == "start":
         with _let_start(site, node, change, cluster, facts[node.name]):
             send(site, shell, lease, [change])
-            _wait_until_joined(site, node, shell, facts[node.name], has_access=cluster.has_access)
+            wait_until_joined(site, node, shell, facts[node.name], has_access=cluster.has_access)
     elif change.what == "restart":
         _restart(site, node, shell, lease, change, facts[node.name])
     elif change.what == "labels":
@@ -118,7 +118,7 @@ def _carry_out(
             ensure_labels(site, node, facts[node.name], lease)
     elif change.what == "access":
         lease.check()
-        _wait_until_joined(site, node, shell, facts[node.name], has_access=False)
+        wait_until_joined(site, node, shell, facts[node.name], has_access=False)
     else:
         for local, remote in change.uploads.items():
             lease.check()
@@ -156,16 +156,16 @@ def _restart(
     """Restart the unit under the guard, and see the node back. What reaches farther than predicted is noted on it."""
     try:
         with guarded(site, node, change.step.effect, lambda: look_at_servers(site), reach=change.reach):
-            before = _look_at_unit(shell, node, facts)
+            before = look_at_unit(shell, node, facts)
             send(site, shell, lease, [change])
-            _wait_until_joined(site, node, shell, facts, has_access=True, old_pid=before.pid)
+            wait_until_joined(site, node, shell, facts, has_access=True, old_pid=before.pid)
             _wait_until_read(site, node, shell)
     except FartherThanPlannedError as error:
         send(site, shell, lease, [note_surprise(node, facts.rke2.version, error.reach)])
         raise
 
 
-def _wait_until_joined(
+def wait_until_joined(
     site: Site, node: Node, shell: NodeShell, facts: NodeFacts, *, has_access: bool, old_pid: str = ""
 ) -> None:
     """Wait until the unit runs, then until the cluster holds the node for joined; keep the access once a server is up.
@@ -178,7 +178,7 @@ def _wait_until_joined(
 
     def joined() -> bool | None:
         nonlocal seen, status, has_access
-        seen = _look_at_unit(shell, node, facts)
+        seen = look_at_unit(shell, node, facts)
         _give_up_early(node, seen)
         if seen.active != "active" or seen.pid == old_pid:
             return None
@@ -225,7 +225,7 @@ def _give_up_early(node: Node, seen: UnitLook) -> None:
         raise RemoteStepError(what, where=node.name, wanted="active", seen=str(seen), remedy=remedy)
 
 
-def _look_at_unit(shell: NodeShell, node: Node, facts: NodeFacts) -> UnitLook:
+def look_at_unit(shell: NodeShell, node: Node, facts: NodeFacts) -> UnitLook:
     """Return the unit's state and what it has said since the facts were read."""
     unit = f"rke2-{role_of(node)}.service"
     ready = "if [ -e /etc/rancher/rke2/rke2.yaml ] && [ -e /var/lib/rancher/rke2/server/token ]; then echo yes; fi"

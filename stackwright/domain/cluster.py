@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Obj = dict[str, Any]
+CORDONED = "stackwright.io/cordoned"
+"""Annotation of a node that we have cordoned: only such a one is uncordoned by us."""
 
 
 @dataclass(frozen=True)

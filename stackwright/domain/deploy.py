@@ -42,12 +42,13 @@ class StackFacts:
         return max(self.removal.fence, *(facts.fence for facts in self.nodes.values()))
 
 
-def plan_deploy(spec: StackSpec, facts: StackFacts) -> Plan:
+def plan_deploy(spec: StackSpec, facts: StackFacts, *, upgrading: bool = False) -> Plan:
     """Return every step that the site needs, in order; empty when it is as its site file says.
 
+    `upgrading` leaves RKE2's release out of the comparison: nodes may be at two of them.
     Raises PlanRefusedError with all problems of all parts at once: then nothing may be changed.
     """
-    problems = host_problems(spec, facts)
+    problems = host_problems(spec, facts, upgrading=upgrading)
     steps: list[Step] = []
     for part in _parts(spec, facts):
         try:
@@ -111,11 +112,11 @@ def find_tenant(spec: StackSpec, name: str) -> Tenant:
     raise PlanRefusedError("the tenant is not known", [problem], where=spec.site)
 
 
-def host_problems(spec: StackSpec, facts: StackFacts) -> list[Problem]:
+def host_problems(spec: StackSpec, facts: StackFacts, *, upgrading: bool = False) -> list[Problem]:
     """Return what the hosts and the running cluster forbid, for all nodes at once."""
     return [
         *check_nodes(spec, facts.nodes),
-        *check_cluster(spec, facts.nodes, facts.cluster),
+        *check_cluster(spec, facts.nodes, facts.cluster, upgrading=upgrading),
         *check_clash(spec, facts.nodes, facts.cluster),
         *check_removal(spec, facts.nodes, facts.cluster, facts.removal),
     ]

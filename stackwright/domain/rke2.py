@@ -404,13 +404,19 @@ def etcd_members(
 # --- what forbids a plan ---------------------------------------------------------------------------------------------
 
 
-def check_cluster(spec: StackSpec, facts: Mapping[str, NodeFacts], cluster: ClusterFacts) -> list[Problem]:
-    """Return what forbids to go on: other versions, another cluster, keys that cannot change, a strange token."""
+def check_cluster(
+    spec: StackSpec, facts: Mapping[str, NodeFacts], cluster: ClusterFacts, *, upgrading: bool = False
+) -> list[Problem]:
+    """Return what forbids to go on: other versions, another cluster, keys that cannot change, a strange token.
+
+    `upgrading` leaves the versions to the upgrade's own rules.
+    """
     problems: list[Problem] = []
     for node in spec.nodes:
         if node.name in facts:
             seen = facts[node.name]
-            problems += [*_version(spec, node, seen, cluster), *_fixed(spec, node, seen)]
+            problems += [] if upgrading else _version(spec, node, seen, cluster)
+            problems += _fixed(spec, node, seen)
             known = bool(cluster.reachable) or not (seen.rke2_runs or seen.rke2.has_data)
             problems += check_labels(node, seen.rke2.config, known=known)
     problems += [*_one_cluster(facts), *_token(spec, facts, cluster)]

@@ -29,6 +29,8 @@ STARTED = f"{STATE}/rke2-started"
 STAGE = f"{STATE}/stage"
 STAGED = f"{STAGE}/release"
 """Marker: the release whose files lie in the stage, whole and checked."""
+RELEASE = f"{STATE}/rke2-release"
+"""Marker: the release with which the upgrade has restarted the process last."""
 SURPRISE = f"{STATE}/rke2-surprise"
 """Marker: the release whose restart touched more of this server than was predicted, and what."""
 SECRET_KEYS = ("token", "agent-token", "etcd-s3-access-key", "etcd-s3-secret-key")
@@ -70,6 +72,8 @@ class Rke2Facts:
     """Release whose checked files lie in the stage; empty when none do."""
     outdated: bool = False
     """True when the running process was started from a program that has been replaced on disk since."""
+    restarted_with: str = ""
+    """Release with which the upgrade has restarted the process last; empty when it never did."""
     free_gib: float = 0.0
     """Free space where RKE2 keeps its data and images."""
     etcd: EtcdView | None = None
@@ -112,7 +116,8 @@ def sections(node: Node) -> str:
     parts += shell_section("rke2_files", _FILES.format(files=" ".join(config_files(role))))
     parts += shell_section("rke2_password", f"if [ -e {PASSWORD} ]; then echo yes; fi")
     parts += file_section("rke2_config", CONFIG) + value_section("rke2_started", STARTED)
-    parts += value_section("rke2_staged", STAGED) + shell_section("rke2_process", _PROCESS.format(role=role))
+    parts += value_section("rke2_staged", STAGED) + value_section("rke2_release", RELEASE)
+    parts += shell_section("rke2_process", _PROCESS.format(role=role))
     parts += shell_section("rke2_room", _ROOM.format(data=DATA))
     parts += value_section("rke2_surprise", SURPRISE)
     if node.is_server:
@@ -148,6 +153,7 @@ def parse(node: Node, look: Looker) -> Rke2Facts:
         token_ca_hash=data.get("token_ca", ""),
         token_hash=data.get("token", ""),
         staged=(look.optional("rke2_staged") or "").strip(),
+        restarted_with=(look.optional("rke2_release") or "").strip(),
         outdated="deleted" in look.text("rke2_process"),
         free_gib=round(int(look.text("rke2_room")) / (1 << 20), 1),
         etcd=parse_etcd(look.text("rke2_etcd")) if node.is_server else None,

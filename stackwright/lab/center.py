@@ -17,7 +17,7 @@ from stackwright.lab.backends import AppHost
 from stackwright.lab.charts import CHARTS, publish_charts
 from stackwright.lab.clearml.faults import Refusal
 from stackwright.lab.clearml_hooks import LabClearml
-from stackwright.lab.faults import Faults
+from stackwright.lab.faults import Faults, When
 from stackwright.lab.ingress import Certificates, create_ingress_app
 from stackwright.lab.journal import Entry, Journal
 from stackwright.lab.kube import KubeState, create_kube_app
@@ -131,11 +131,20 @@ class Center:
         if self.faults.kill_at("before", entry):
             raise ConnectionResetError(f"the controller was killed before change {entry.number}")
         self.faults.kill_at("inside", entry)
+        if self._loop is not None:
+            self._befall("before", entry)
+            self._befall("inside", entry)
         if self._loop is not None and self.faults.waits_for("after", entry):
             self._loop.call_later(0.05, self._after, entry)
 
     def _after(self, entry: Entry) -> None:
         self.faults.kill_at("after", entry)
+        self._befall("after", entry)
+
+    def _befall(self, when: When, entry: Entry) -> None:
+        """Let machines' faults begin at a change that no machine carries out: it does not wait for them."""
+        if self.faults.waits_for(when, entry):
+            self.nodes.soon(self.nodes.befall(when, entry))
 
     async def kube_gate(self, request: RequestInfo) -> None:
         """Answer 500 in the API server's place where a fault says so: target is the path, action the verb.
@@ -143,6 +152,8 @@ class Center:
         `chart-pending` matches a release's name: what helm writes about its end is then lost, as by an etcd that gives
         no answer, and its record stays pending.
         """
+        if not self.rke2.has_api():
+            raise ApiFault(500, "", "etcdserver: request timed out")
         if self.faults.find("api-500", "kube", request.path, request.verb):
             raise internal("injected by the lab")
         stored = re.fullmatch(r"sh\.helm\.release\.v1\.(.+)\.v\d+", request.name)

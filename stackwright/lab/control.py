@@ -17,6 +17,7 @@ import httpx
 
 from stackwright.domain.errors import GateTimeoutError, ToolError
 from stackwright.lab.layout import Layout, read_layout
+from stackwright.lab.rke2.memberlog import Change, change_from
 
 START_LIMIT_S = 90.0
 STOP_LIMIT_S = 20.0
@@ -128,6 +129,10 @@ class LabHandle:
         """Return the comparable state of everything: nodes, Kubernetes objects, releases, ClearML."""
         state: dict[str, Any] = self.ask("GET", "/snapshot")
         return state
+
+    def members(self) -> list[Change]:
+        """Return every change of who runs and votes in etcd since the daemon's start, oldest first."""
+        return [change_from(fields) for fields in self.ask("GET", "/members")]
 
     def fault(self, **fault: Any) -> None:
         """Inject a fault; see stackwright.lab.faults.Fault for its fields."""

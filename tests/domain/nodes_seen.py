@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from stackwright.domain import node_wants as wants
 from stackwright.domain.cluster import NodeStatus
+from stackwright.domain.etcd import EtcdMember, EtcdView
 from stackwright.domain.node_facts import UNITS, GpuFacts, NodeFacts, UnitState, watched_files
 from stackwright.domain.rke2_facts import ClusterFacts, Rke2Facts
 from stackwright.domain.rke2_files import wanted_files
@@ -108,6 +109,18 @@ def prepared(spec: StackSpec, name: str, **changes) -> NodeFacts:
     return replace(facts, **changes)
 
 
+def etcd_view(name: str, names: str = "s1 s2 s3", **changes) -> EtcdView:
+    """Return what the etcd of a healthy cluster says on one server; the first of `names` leads."""
+    ids = {one: str(1000 + index) for index, one in enumerate(names.split())}
+    members = tuple(EtcdMember(ids[one], f"{one}-0000000{ids[one][-1]}", False) for one in ids)
+    base = EtcdView(
+        True, cluster="9", id=ids[name], version="3.6.4", leader=ids[names.split()[0]], term=3, index=100, applied=100,
+        db_size=20 << 20, members=members, healthy=True, fsync_p99_s=0.002, disk_size=100 << 30, disk_free=80 << 30,
+        started="1",
+    )  # fmt: skip
+    return replace(base, **changes)
+
+
 def member(spec: StackSpec, name: str, **changes) -> NodeFacts:
     """Return the facts of a node whose RKE2 runs as the spec wants it."""
     one = node(spec, name)
@@ -131,8 +144,7 @@ def member(spec: StackSpec, name: str, **changes) -> NodeFacts:
         ca_hash="ca" if one.is_server else "",
         token_ca_hash="ca" if one.is_server else "",
         token_hash="token" if one.is_server else "",
-        etcd_healthy=True,
-        etcd_leader=name == "s1",
+        etcd=etcd_view(name, " ".join(server.name for server in spec.servers)) if one.is_server else None,
     )
     rke2 = replace(rke2, **changes.pop("rke2", {}))
     return prepared(spec, name, units={f"rke2-{role}.service": ON, **changes.pop("units", {})}, rke2=rke2, **changes)

@@ -1,4 +1,4 @@
-"""Node changes in the whole plan: their place in it, what a maintenance window binds, and what no second cluster makes."""
+"""Node changes in the whole plan: their place in it, what a maintenance window binds, and never a second cluster."""
 
 from __future__ import annotations
 

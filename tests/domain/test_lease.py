@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from stackwright.domain.errors import FencedError, LeaseHeldError, StackError
+from stackwright.domain.errors import FencedError, LeaseHeldError
 from stackwright.domain.lease import (
     Copy,
     Holder,

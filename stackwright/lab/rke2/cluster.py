@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 from stackwright.lab.machines.hand import Answer, Call
 from stackwright.lab.net import LabNet, load_pair
 from stackwright.lab.rke2.commands import rke2_command
+from stackwright.lab.rke2.memberlog import MemberLog
 from stackwright.lab.rke2.objects import ClusterApi, NoApi, Obj, set_condition, system_objects
 from stackwright.lab.rke2.service import Rke2Service
 from stackwright.lab.rke2.snapshots import snapshot_kind
-from stackwright.lab.rke2.state import ClusterState, Member, load_clusters, new_cluster
+from stackwright.lab.rke2.state import DATA, ClusterState, Member, load_clusters, new_cluster
 from stackwright.lab.rke2.supervisor import Balancer, create_health_app, serve
 from stackwright.lab.rke2.versions import TOO_NEW, etcd_minor, etcd_of, minor_of
 
@@ -73,6 +74,8 @@ class Rke2Cluster:
         self._balancer = Balancer(lb_address, self._backends)
         self._controller: asyncio.Task[None] | None = None
         self._jobs: set[asyncio.Task[None]] = set()
+        self.log = MemberLog(self._folder / "members.jsonl")
+        nodes.on_fault = self._on_fault
         for machine in nodes.machines.values():
             for role in ("server", "agent"):
                 machine.systemd.drivers[f"rke2-{role}.service"] = Rke2Service(machine, self, role)
@@ -132,22 +135,48 @@ class Rke2Cluster:
     def save(self, state: ClusterState) -> None:
         """Keep a cluster's state."""
         state.save(self._folder)
+        self._note("membership")
+
+    def _on_fault(self, name: str, what: str) -> None:
+        if name in self.nodes.cut_off:
+            self._balancer.drop(self.nodes[name].spec.address)
+        self._note(f"fault: {what} on {name}")
+
+    def _note(self, cause: str) -> None:
+        """Note which members of the first cluster run, when that has changed."""
+        state = next(iter(self.clusters.values()), None)
+        if state is not None:
+            self.log.note(
+                cause, {one.name: (one.voter, self.member_runs(state, one.name)) for one in [*state.members.values()]}
+            )
 
     def has_quorum(self, state: ClusterState) -> bool:
         """Say whether more than half of the voters run."""
         voters = state.voters
-        running = sum(1 for member in voters if self._etcd_runs(state, member.name))
+        running = sum(1 for member in voters if self.member_runs(state, member.name))
         return running > len(voters) // 2
+
+    def has_api(self) -> bool:
+        """Say whether the first cluster's API servers have a datastore that answers."""
+        state = next(iter(self.clusters.values()), None)
+        return state is None or self.has_quorum(state)
+
+    def is_served(self, state: ClusterState, machine: str) -> bool:
+        """Say whether the member on a machine is part of a quorum."""
+        return self.has_quorum(state) and machine not in self.nodes.cut_off and not self.nodes.is_full(machine, DATA)
 
     def leader(self, state: ClusterState) -> str | None:
         """Return the leader: the first running voter, or None without a quorum."""
         if not self.has_quorum(state):
             return None
-        return next(member.name for member in state.voters if self._etcd_runs(state, member.name))
+        return next(member.name for member in state.voters if self.member_runs(state, member.name))
 
-    def _etcd_runs(self, state: ClusterState, name: str) -> bool:
-        pods = self.pods.get(self.machine_of(name))
-        return pods is not None and pods.cluster == state.id
+    def member_runs(self, state: ClusterState, name: str) -> bool:
+        """Say whether a member runs and reaches the others. On a full disk etcd ends at its next write."""
+        machine = self.machine_of(name)
+        pods = self.pods.get(machine)
+        lost = machine in self.nodes.cut_off or self.nodes.is_full(machine, DATA)
+        return pods is not None and pods.cluster == state.id and not lost
 
     def machine_of(self, node: str) -> str:
         """Return the machine of a node name, which may have been set to another one than the machine's."""
@@ -222,6 +251,7 @@ class Rke2Cluster:
         )
         pods.closers.append(await self.api_of(state).serve(address, API_PORT, context, version))
         self._raise_etcd(state)
+        self._note(f"started on {machine.name}")
 
     def _raise_etcd(self, state: ClusterState) -> None:
         """Raise etcd's cluster version once every member runs a newer one: from then on none can go back."""
@@ -245,6 +275,8 @@ class Rke2Cluster:
         if pods is not None:
             for close in pods.closers:
                 await close()
+            dead = self.nodes.is_dead(machine.name)
+            self._note(f"fault: {machine.name} died" if dead else f"stopped on {machine.name}")
 
     def put_system_objects(self, state: ClusterState, config: dict[str, Any], version: str) -> None:
         """Put what RKE2's own charts bring, unless it is there."""
@@ -266,6 +298,8 @@ class Rke2Cluster:
 
     def _backends(self, port: int) -> list[str]:
         names = self.supervised if port == SUPERVISOR_PORT else set(self.pods)
+        # An API server asks the etcd member beside it and no other: without that one it serves nobody.
+        names = names - self.nodes.cut_off - {name for name in names if self.nodes.is_full(name, DATA)}
         return [machine.spec.address for name, machine in self.nodes.machines.items() if name in names]
 
     # Controllers
@@ -283,7 +317,7 @@ class Rke2Cluster:
         for member in [*state.members.values()]:
             if member.voter:
                 continue
-            if not (member.ready and self._etcd_runs(state, member.name)):
+            if not (member.ready and self.member_runs(state, member.name)):
                 self._ready_since.pop(member.name, None)
                 continue
             age = (now - self._ready_since.setdefault(member.name, now)) * self.speed
@@ -356,7 +390,8 @@ class Rke2Cluster:
         machine = self.nodes.machines.get(self.machine_of(name))
         if machine is None:
             return False
-        if any(machine.systemd.is_active(f"rke2-{role}.service") for role in ("server", "agent")):
+        heard = name not in self.nodes.cut_off
+        if heard and any(machine.systemd.is_active(f"rke2-{role}.service") for role in ("server", "agent")):
             self._lost_since.pop(name, None)
             if self.is_too_new(name):
                 return set_condition(node, "Ready", "False", "KubeletNotReady", TOO_NEW)

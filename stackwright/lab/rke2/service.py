@@ -172,6 +172,8 @@ class Rke2Service:
         self._version = version.group(1)
         await self._spawn(unit, program)
         self._config = config = read_config(machine)
+        if self._cluster.nodes.is_full(machine.name, DATA):
+            raise FatalError(f"extracting runtime image: write {DATA}/data: no space left on device")
         for key in unknown_keys(config, self._role):
             self._log("warning", f"Unknown flag --{key} found in config.yaml, skipping")
         check_profile(machine, config, self._role)
@@ -217,7 +219,7 @@ class Rke2Service:
             await cluster.pause(RETRY_S)
         await cluster.run_pods(machine, state, self._sans(), self._version)
         self._log("info", "ETCD server is now running")
-        while not cluster.has_quorum(state):
+        while not cluster.is_served(state, machine.name):
             self._log("info", "Waiting for etcd server to become available")
             await cluster.pause(RETRY_S)
         if held:
@@ -310,6 +312,8 @@ class Rke2Service:
     async def _ask_to_join(self) -> tuple[int, str, ClusterState | None]:
         """Really call the configured address: (status, message, cluster). Status 0: nobody answers, or no trust."""
         url = str(self._config["server"]).rstrip("/")
+        if self._machine.name in self._cluster.nodes.cut_off:
+            return 0, f'failed to get CA certs: Get "{url}/cacerts": dial tcp: i/o timeout', None
         hash_part, token = parse_token(str(self._config["token"]))
         asked = {
             "role": self._role,
