@@ -23,7 +23,7 @@ from stackwright.domain.shell import Batch, Command
 from stackwright.domain.spec import Node
 from tasks.approval import NotApprovedError, approve
 from tasks.common import in_thread, only_transient
-from tasks.drain import drain
+from tasks.drain import cordon, drain
 from tasks.removal_facts import look_at_removal
 from tasks.scripts import guarded, send
 
@@ -67,7 +67,8 @@ def _find(case: Case, name: str) -> Departure | None:
 def _carry_out(site: Site, case: Case, leaving: Departure, step: Step, lease: LeaseHandle) -> None:
     what = step.id.rpartition("/")[2]
     if what == "drain":
-        drain(site, leaving.node, lease)
+        cordon(site, leaving.node, lease)
+        drain(site, leaving.node, lease, timeout_s=site.spec.upgrade.drain_timeout_s)
     elif what == "etcd":
         with guarded(site, leaving.node, Effect.ETCD_MEMBER_DOWN, lambda: look_at_removal(site).servers(), gone=True):
             _leave_etcd(site, leaving, step, lease)

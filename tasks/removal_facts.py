@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import socket
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from stackwright.clients.site import Site
 from stackwright.domain.errors import HostKeyError, LoginRefusedError, NodeUnreachableError
-from stackwright.domain.removal import Case
+from stackwright.domain.node_facts import NodeFacts
+from stackwright.domain.removal import Case, is_other_machine
 from stackwright.domain.removal_facts import Host, RemovalFacts, host_script, parse_host, password_name
 from stackwright.domain.rke2_facts import ClusterFacts
 from stackwright.domain.spec import Node, RemovedNode, StackSpec
@@ -24,11 +26,14 @@ def look_at_removal(site: Site) -> Case:
     wanted = [node for node in site.spec.nodes if node.is_server or node.replaced]
     facts = read_nodes(site, wanted)
     cluster = read_cluster(site, facts)
-    return Case(site.spec, facts, cluster, read_removal(site, cluster))
+    return Case(site.spec, facts, cluster, read_removal(site, facts, cluster))
 
 
-def read_removal(site: Site, cluster: ClusterFacts) -> RemovalFacts:
-    """Return what is known of the nodes to be removed or replaced; asks nobody where there are none."""
+def read_removal(site: Site, nodes: Mapping[str, NodeFacts], cluster: ClusterFacts) -> RemovalFacts:
+    """Return what is known of the nodes to be removed or replaced; asks nobody where there are none.
+
+    `nodes` are the facts of the wanted nodes, those that are replaced among them.
+    """
     spec = site.spec
     replaced = [node for node in spec.nodes if node.replaced]
     if not spec.removed and not replaced:
@@ -44,7 +49,16 @@ def read_removal(site: Site, cluster: ClusterFacts) -> RemovalFacts:
         answering={name: text for name, text in said.items() if name in lost},
         passwords=_passwords(site, cluster, [*spec.removed, *replaced]),
         balancer=_registration_addresses(spec),
-        drain=read_drain_facts(site) if any(node.name in cluster.nodes for node in spec.removed) else None,
+        drain=read_drain_facts(site) if _is_known(spec, nodes, cluster) else None,
+    )
+
+
+def _is_known(spec: StackSpec, nodes: Mapping[str, NodeFacts], cluster: ClusterFacts) -> bool:
+    """Tell whether any node that is to leave, or whose place was taken, is still in the cluster."""
+    known = cluster.nodes
+    stale = (node.name for node in spec.nodes if node.replaced and node.name in known)
+    return any(node.name in known for node in spec.removed) or any(
+        is_other_machine(nodes[name], known[name]) for name in stale
     )
 
 

@@ -54,5 +54,5 @@ async def read_stack(site: Site) -> StackFacts:
         cluster=cluster,
         layers=layers,
         tenants={tenant.name: facts for tenant, facts in zip(tenants, found, strict=True)},
-        removal=await in_thread(read_removal, site, cluster),
+        removal=await in_thread(read_removal, site, nodes, cluster),
     )

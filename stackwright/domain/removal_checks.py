@@ -124,6 +124,10 @@ def _others(case: Case, leaving: Departure, todo: Sequence[Departure]) -> Iterat
     if needs_drain(leaving, status) and status is not None and status.ready:
         gone = {one.name for one in todo} - {name}
         yield from check_drain(_without(facts, gone), [name], begun=not status.schedulable)
+    if leaving.is_dead and facts.unread:
+        remedy = "Give the site's login the right to read them, then start again."
+        what = "what is given up with the dead machine is not known"
+        yield Problem(name, what, remedy, "all to be read", ", ".join(facts.unread))
     if facts.storage is not None:
         yield from _storage(case, leaving, facts.storage, todo)
 
