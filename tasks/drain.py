@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from stackwright.clients.kube import KubeClient, Objs
 from stackwright.clients.site import LeaseHandle, Site
-from stackwright.domain.cluster import NodeStatus, node_status
+from stackwright.domain.cluster import CORDONED, NodeStatus, node_status
 from stackwright.domain.drain import (
     DrainRefusedError,
     check_drain,
@@ -40,8 +40,6 @@ from tasks.lease_holder import this_run
 
 log = logging.getLogger(__name__)
 
-CORDONED = "stackwright.io/cordoned"
-"""Annotation of a node that we cordoned: the lease's number and the run. Nobody else's cordon is ever lifted."""
 WATCH_S = 30.0  # one watch; what it cannot show (the other kind changing) is looked at again after it
 SHOWN = 12
 
