@@ -18,6 +18,7 @@ from stackwright.lab.machines.hand import Answer, Call
 from stackwright.lab.net import LabNet
 from stackwright.lab.rke2.commands import rke2_command
 from stackwright.lab.rke2.memberlog import MemberLog
+from stackwright.lab.rke2.mirrors import mirror_pods
 from stackwright.lab.rke2.objects import ClusterApi, NoApi, Obj, set_condition, system_objects
 from stackwright.lab.rke2.service import Rke2Service
 from stackwright.lab.rke2.snapshots import snapshot_kind
@@ -279,8 +280,11 @@ class Rke2Cluster:
                 api.put(obj)
 
     def put_node(self, state: ClusterState, node: Obj) -> None:
-        """Register a Node; from now on its deletion is acted upon."""
-        self.api_of(state).put(node)
+        """Register a Node, with its mirror pods; from now on its deletion is acted upon."""
+        api = self.api_of(state)
+        api.put(node)
+        for pod in mirror_pods(api.get("Node", "", node["metadata"]["name"]) or node):
+            api.put(pod)
         self._registered.add(node["metadata"]["name"])
 
     def _backends(self, port: int) -> list[str]:
