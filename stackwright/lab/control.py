@@ -138,6 +138,15 @@ class LabHandle:
         """Inject a fault; see stackwright.lab.faults.Fault for its fields."""
         self.ask("POST", "/faults", fault)
 
+    def faults(self) -> list[dict[str, Any]]:
+        """Return the faults that were not taken back; `struck` says how often each has struck."""
+        found: list[dict[str, Any]] = self.ask("GET", "/faults")
+        return found
+
+    def watch_controller(self, pid: int) -> None:
+        """Say which process the faults `kill` end that name none; each process is killed once."""
+        self.ask("PUT", "/controller", {"pid": pid})
+
     def clear_faults(self) -> None:
         """Take all faults back."""
         self.ask("DELETE", "/faults")
