@@ -17,7 +17,9 @@ from typing import Any, Literal, get_args
 
 from stackwright.lab.journal import Entry
 
-Kind = Literal["kill", "cut", "disk-full", "node-dead", "slow-join", "learner-stuck", "chart-pending", "api-500"]
+Kind = Literal[
+    "kill", "cut", "disk-full", "node-dead", "slow-join", "learner-stuck", "chart-pending", "api-500",
+    "slow-disk", "etcd-alarm"]  # fmt: skip
 When = Literal["before", "inside", "after"]
 
 
@@ -25,7 +27,8 @@ When = Literal["before", "inside", "after"]
 class Fault:
     """One fault. `match` narrows what it strikes: `number` (from that change on), and regular expressions for
     `wire`, `target`, `action`. It strikes `count` times (0: always). `pid` is the process that `kill` ends;
-    `seconds` is how long `slow-join` holds a node back; `path` is the folder that `disk-full` fills.
+    `seconds` is how long `slow-join` holds a node back, and each fsync of etcd takes under `slow-disk`; `path` is the
+    folder that `disk-full` fills. `etcd-alarm` raises NOSPACE, or what `action` says, on the members of `target`.
     """
 
     kind: Kind

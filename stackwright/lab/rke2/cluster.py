@@ -10,40 +10,34 @@ import base64
 import hashlib
 import logging
 import secrets
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from stackwright.lab.machines.hand import Answer, Call
 from stackwright.lab.net import LabNet
+from stackwright.lab.rke2 import static_pods
 from stackwright.lab.rke2.commands import rke2_command
+from stackwright.lab.rke2.etcd_api import Raft
 from stackwright.lab.rke2.objects import ClusterApi, NoApi, Obj, set_condition, system_objects
 from stackwright.lab.rke2.service import Rke2Service
 from stackwright.lab.rke2.state import ClusterState, Member, load_clusters, new_cluster
-from stackwright.lab.rke2.supervisor import Balancer, create_health_app, serve
+from stackwright.lab.rke2.static_pods import Manifest, Pods
+from stackwright.lab.rke2.supervisor import Balancer
 
 if TYPE_CHECKING:
     from stackwright.lab.nodes import LabNodes, Machine
 
 log = logging.getLogger(__name__)
-API_PORT, SUPERVISOR_PORT, HEALTH_PORT = 6443, 9345, 2381
+API_PORT, SUPERVISOR_PORT = 6443, 9345
 PROMOTE_S = 15.0
 STALLED_S = 300.0
 NODE_LOST_S = 40.0
 LOOK_S = 4.0
+MIRROR_S = 1.0  # of real time: how often a mirror pod that somebody deleted is looked for
 MISMATCH = "failed to validate server configuration: critical configuration value mismatch"
 PASSWORD_REJECTED = (
     "Node password rejected, duplicate hostname or contents of '/etc/rancher/node/password' may not match server "
     "node-passwd entry, try enabling a unique node name with the --with-node-id flag"
 )
-
-
-@dataclass
-class Pods:
-    """What runs on a machine beside the RKE2 process itself: its static pods outlive a stop of the unit."""
-
-    cluster: str
-    closers: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
 
 
 class Rke2Cluster:
@@ -59,6 +53,8 @@ class Rke2Cluster:
         self.pods: dict[str, Pods] = {}
         self.supervised: set[str] = set()
         self._registered: set[str] = set()
+        self._raft: dict[str, Raft] = {}
+        self._mirrored_at = 0.0
         self._ready_since: dict[str, float] = {}
         self._lost_since: dict[str, float] = {}
         self._balancer = Balancer(lb_address, self._backends)
@@ -129,7 +125,16 @@ class Rke2Cluster:
 
     def _etcd_runs(self, state: ClusterState, name: str) -> bool:
         pods = self.pods.get(self.machine_of(name))
-        return pods is not None and pods.cluster == state.id
+        return pods is not None and pods.cluster == state.id and pods.answers("etcd")
+
+    def raft_of(self, state: ClusterState) -> Raft:
+        """Return what a cluster's members agree on."""
+        return self._raft.setdefault(state.id, Raft())
+
+    def etcd_started(self, name: str) -> float:
+        """Return when a member's process was started; 0 when none runs."""
+        pods = self.pods.get(self.machine_of(name))
+        return pods.started.get("etcd", 0.0) if pods else 0.0
 
     def machine_of(self, node: str) -> str:
         """Return the machine of a node name, which may have been set to another one than the machine's."""
@@ -180,31 +185,22 @@ class Rke2Cluster:
 
     # What runs
 
-    async def run_pods(self, machine: Machine, state: ClusterState, sans: list[str]) -> None:
-        """Start a server's static pods: etcd's health page and the API server."""
-        if machine.name in self.pods:
-            return
-        pods = self.pods[machine.name] = Pods(state.id)
-        address = machine.spec.address
-        context = state.authority("server-ca").server_context(
-            "kube-apiserver", sans, client_ca=state.authorities["client-ca"][0]
-        )
-        pods.closers.append(
-            await serve(
-                create_health_app(self, state, lambda: self._member_on(state, machine.name)), address, HEALTH_PORT
-            )
-        )
-        pods.closers.append(await self.api_of(state).serve(address, API_PORT, context))
+    async def run_pods(
+        self, machine: Machine, state: ClusterState, sans: list[str], manifests: dict[str, Manifest]
+    ) -> None:
+        """Start a server's static pods, or replace those whose manifest changed."""
+        static_pods.write_manifests(machine, manifests)
+        await static_pods.run_pods(self, machine, state, sans, manifests)
 
-    def _member_on(self, state: ClusterState, machine: str) -> str:
+    def member_on(self, state: ClusterState, machine: str) -> str:
+        """Return the name of the member that runs on a machine; empty when it was removed."""
         return next((name for name in state.members if self.machine_of(name) == machine), "")
 
     async def kill_pods(self, machine: Machine) -> None:
         """Stop a machine's static pods."""
         pods = self.pods.pop(machine.name, None)
         if pods is not None:
-            for close in pods.closers:
-                await close()
+            await pods.close_all()
 
     def put_system_objects(self, state: ClusterState, config: dict[str, Any], version: str) -> None:
         """Put what RKE2's own charts bring, unless it is there."""
@@ -220,11 +216,19 @@ class Rke2Cluster:
 
     def put_node(self, state: ClusterState, node: Obj) -> None:
         """Register a Node; from now on its deletion is acted upon."""
+        name = node["metadata"]["name"]
         self.api_of(state).put(node)
-        self._registered.add(node["metadata"]["name"])
+        self._registered.add(name)
+        self._mirror(state, name)
+
+    def _mirror(self, state: ClusterState, name: str) -> None:
+        pods = self.pods.get(self.machine_of(name))
+        if pods is not None and pods.cluster == state.id:
+            static_pods.put_mirror_pods(self.api_of(state), name, pods)
 
     def _backends(self, port: int) -> list[str]:
-        names = self.supervised if port == SUPERVISOR_PORT else set(self.pods)
+        serving = {name for name, pods in self.pods.items() if pods.answers("kube-apiserver")}
+        names = self.supervised if port == SUPERVISOR_PORT else serving
         return [machine.spec.address for name, machine in self.nodes.machines.items() if name in names]
 
     # Controllers
@@ -270,11 +274,16 @@ class Rke2Cluster:
                 # kubectl delete node: the controllers drop the password, and the member too.
                 self._registered.discard(name)
                 api.delete("Secret", "kube-system", f"{name}.node-password.rke2")
+                static_pods.drop_mirror_pods(api, name)
                 self.remove_member(state, name)
         for name, node in seen.items():
             changed = self._look_at_member(state, name, node)
             if self._look_at_kubelet(name, node) or changed:
                 api.put(node)
+        if asyncio.get_running_loop().time() - self._mirrored_at > MIRROR_S:
+            self._mirrored_at = asyncio.get_running_loop().time()
+            for name in seen:
+                self._mirror(state, name)
 
     def _look_at_member(self, state: ClusterState, name: str, node: Obj) -> bool:
         annotations = node["metadata"].setdefault("annotations", {})

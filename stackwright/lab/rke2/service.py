@@ -38,8 +38,8 @@ from stackwright.lab.rke2.state import (
     parse_token,
     write_kubeconfig,
     write_server_files,
-    write_static_pods,
 )
+from stackwright.lab.rke2.static_pods import manifests
 from stackwright.lab.rke2.supervisor import create_supervisor_app, serve
 
 if TYPE_CHECKING:
@@ -180,11 +180,11 @@ class Rke2Service:
         else:
             state, member = await self._bootstrap()
         if held:
-            write_static_pods(machine)
             write_kubeconfig(machine, state, config)
         else:
             write_server_files(machine, state, member, config)
-        await cluster.run_pods(machine, state, self._sans())
+        sans = self._sans()
+        await cluster.run_pods(machine, state, sans, manifests(machine, config, self._version, sans))
         self._log("info", "ETCD server is now running")
         while not cluster.has_quorum(state):
             self._log("info", "Waiting for etcd server to become available")
