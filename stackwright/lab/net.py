@@ -114,17 +114,12 @@ def pem_key(key: ec.EllipticCurvePrivateKey) -> str:
 def context_of(certificate: str, key: str) -> ssl.SSLContext:
     """Make a server's TLS context from PEM text."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    load_pair(context, certificate, key)
-    return context
-
-
-def load_pair(context: ssl.SSLContext, certificate: str, key: str) -> None:
-    """Give a TLS context its certificate, or another one for the connections to come."""
     with tempfile.TemporaryDirectory() as folder:
         pair = Path(folder) / "pair.pem"
         pair.touch(mode=0o600)
         pair.write_text(key + certificate)
         context.load_cert_chain(pair)
+    return context
 
 
 def _alternative(name: str) -> x509.GeneralName:

@@ -1,11 +1,9 @@
-"""Mirror pods: how the kubelet shows a node's static pods in the API. Upstream: Kubernetes, "Create static Pods"."""
+"""Mirror pods of what is a static pod on every node; those of the control plane are in static_pods.py."""
 
 from __future__ import annotations
 
 import hashlib
 from typing import Any
-
-from stackwright.lab.rke2.state import STATIC_PODS
 
 Obj = dict[str, Any]
 EVERYWHERE = ("kube-proxy",)
@@ -13,14 +11,12 @@ EVERYWHERE = ("kube-proxy",)
 
 
 def mirror_pods(node: Obj) -> list[Obj]:
-    """Return the mirror pods of a registered node, by its role and version."""
-    server = "node-role.kubernetes.io/control-plane" in (node["metadata"].get("labels") or {})
-    return [_pod(node, name) for name in ((*STATIC_PODS, *EVERYWHERE) if server else EVERYWHERE)]
+    """Return the mirror pods of a registered node, by its version."""
+    return [_pod(node, name) for name in EVERYWHERE]
 
 
 def _pod(node: Obj, component: str) -> Obj:
     name, version = node["metadata"]["name"], node["status"]["nodeInfo"]["kubeletVersion"].replace("+", "-")
-    image = "hardened-etcd" if component == "etcd" else "hardened-kubernetes"
     digest = hashlib.sha256(f"{component} {version}".encode()).hexdigest()[:32]
     owner = {"apiVersion": "v1", "kind": "Node", "name": name, "uid": node["metadata"].get("uid", ""),
              "controller": True}  # fmt: skip
@@ -42,7 +38,7 @@ def _pod(node: Obj, component: str) -> Obj:
             "nodeName": name,
             "hostNetwork": True,
             "priorityClassName": "system-cluster-critical",
-            "containers": [{"name": component, "image": f"docker.io/rancher/{image}:{version}"}],
+            "containers": [{"name": component, "image": f"docker.io/rancher/hardened-kubernetes:{version}"}],
             "tolerations": [{"operator": "Exists", "effect": "NoExecute"}],
         },
     }
