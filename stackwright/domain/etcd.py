@@ -102,6 +102,8 @@ def etcd_script(data: str, address: str) -> str:
 
     One connection carries all three questions. The member list is the member's own (not linearizable): without a quorum
     it still answers, and two members that differ are seen to. The question for alarms goes through the quorum.
+    RKE2 keeps 2379 for gRPC alone and gives HTTP the port 2382 on the loopback; older releases have both on 2379.
+    Source: k3s, pkg/etcd/etcd.go, listenClientHTTPURLs.
     """
     return _SCRIPT.replace("@DATA@", data).replace("@ADDRESS@", address)
 
@@ -249,12 +251,15 @@ fi
 [ -e $t/server-client.key ] || exit 0
 set -- --noproxy '*' --max-time 5 --fail --write-out '\\n' \\
 --cacert $t/server-ca.crt --cert $t/server-client.crt --key $t/server-client.key
-g=https://127.0.0.1:2379/v3
+for p in 2382 2379; do
+g=https://127.0.0.1:$p/v3
 { v=$(
 curl --silent --verbose --fail-early "$@" --data '{}' $g/maintenance/status \\
 --next "$@" --data '{}' $g/cluster/member/list \\
 --next "$@" --data '{"action":"GET"}' $g/maintenance/alarm 2>&1 1>&3
 ); rc=$?; } 3>&1
+[ $rc -eq 7 ] || break
+done
 echo "rc $rc"
 [ $rc -ne 7 ] || exit 0
 case $v in
