@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import json
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
@@ -69,7 +70,7 @@ def create_health_app(cluster: Rke2Cluster, state: ClusterState, node: Callable[
     async def health(request: web.Request) -> web.Response:
         well = request.query.get("serializable") == "true" or cluster.has_quorum(state)
         answer = {"health": "true", "reason": ""} if well else {"health": "false", "reason": "RAFT NO LEADER"}
-        return web.json_response(answer, status=200 if well else 503)
+        return web.json_response(answer, status=200 if well else 503, dumps=_compact)
 
     async def metrics(request: web.Request) -> web.Response:
         leader = cluster.leader(state)
@@ -80,6 +81,11 @@ def create_health_app(cluster: Rke2Cluster, state: ClusterState, node: Callable[
     app.router.add_get("/health", health)
     app.router.add_get("/metrics", metrics)
     return app
+
+
+def _compact(value: object) -> str:
+    """Write JSON without spaces, as etcd does: scripts look for its very words."""
+    return json.dumps(value, separators=(",", ":"))
 
 
 async def serve(app: web.Application, address: str, port: int, context: object = None) -> Close:
