@@ -159,6 +159,7 @@ def _restart(
             send(site, shell, lease, [change])
             _wait_until_joined(site, node, shell, facts, has_access=True, old_pid=before.pid)
     except FartherThanPlannedError as error:
+        log.warning("%s: from now on restarts under %s count as taking its etcd down", node.name, facts.rke2.version)
         send(site, shell, lease, [note_surprise(node, facts.rke2.version, error.reach)])
         raise
 
