@@ -17,6 +17,8 @@ GIB = 1 << 30
 DEFAULT_QUOTA = 2 * GIB
 """What etcd allows its database where nothing else is set. Source: etcd, server/storage/quota.go."""
 REFUSED = 7  # curl's exit code: nobody listens at the address
+# The status tells of alarms too, from the member's own store: without a quorum that is all there is.
+_ALARM_TEXT = re.compile(r"(?:memberID:(\d+) )?alarm:(\w+)")
 
 
 @dataclass(frozen=True)
@@ -98,9 +100,12 @@ def unreadable(problem: str, disk: tuple[int, int] | None = None) -> EtcdView:
 def etcd_script(data: str, address: str) -> str:
     """Return the shell lines that ask a server's etcd; `data` is RKE2's data folder, `address` the server's own.
 
+    Its unit's state is in the shell variable `u`.
+
     One connection carries all three questions. The member list is the member's own (not linearizable): without a quorum
-    it still answers, and two members that differ are seen to. RKE2 keeps 2379 for gRPC alone and gives HTTP the port
-    2382 on the loopback; older releases have both on 2379. Source: k3s, pkg/etcd/etcd.go, listenClientHTTPURLs.
+    it still answers, and two members that differ are seen to. The question for alarms goes through the quorum.
+    RKE2 keeps 2379 for gRPC alone and gives HTTP the port 2382 on the loopback; older releases have both on 2379.
+    Source: k3s, pkg/etcd/etcd.go, listenClientHTTPURLs.
     """
     return _SCRIPT.replace("@DATA@", data).replace("@ADDRESS@", address)
 
@@ -116,10 +121,11 @@ def parse_etcd(text: str) -> EtcdView | None:
         if not alive:
             return None
         return unreadable("rke2-server runs, but nobody listens at etcd's client port", disk)
-    if code != "0":
+    answers = [line for line in lines if line.startswith("{")]
+    if code != "0" and len(answers) < 2:
         return unreadable(f"its client port gives no answer (curl ends with {code})", disk)
     try:
-        status, members, alarms = (json.loads(line) for line in lines if line.startswith("{"))
+        status, members, alarms = (json.loads(line) for line in [*answers, "{}"][:3])
         return _view(status, members, alarms, _metrics(lines), words, disk)
     except (ValueError, TypeError, AttributeError, KeyError):
         return unreadable("its answers are not those of an etcd", disk)
@@ -138,6 +144,9 @@ def _view(
     listed = tuple(sorted((_member(item) for item in _Fields(members).get("members", [])), key=lambda one: one.id))
     if not listed or not seen.number("raftTerm"):
         return unreadable("its answers name no member or no term", disk)
+    errors = tuple(str(error).strip() for error in seen.get("errors", []))
+    raised = {_alarm(item) for item in _Fields(alarms).get("alarms", [])}
+    raised |= {Alarm(*found.groups("")) for error in errors for found in _ALARM_TEXT.finditer(error)}
     quota = seen.number("dbSizeQuota") or int(metrics.get("etcd_server_quota_backend_bytes", 0)) or DEFAULT_QUOTA
     started = metrics.get("process_start_time_seconds")
     days = words.get("certificate", "")
@@ -152,9 +161,9 @@ def _view(
         applied=seen.number("raftAppliedIndex"),
         db_size=seen.number("dbSize"),
         quota=quota,
-        errors=tuple(str(error).strip() for error in seen.get("errors", [])),
+        errors=tuple(error for error in errors if not _ALARM_TEXT.search(error)),
         members=listed,
-        alarms=tuple(_alarm(item) for item in _Fields(alarms).get("alarms", [])),
+        alarms=tuple(sorted(raised, key=str)),
         healthy={"true": True, "false": False}.get(words.get("health", "")),
         fsync_p99_s=fsync_p99(metrics),
         disk_size=disk[0] if disk else None,
@@ -236,10 +245,10 @@ def fsync_p99(metrics: Mapping[str, float]) -> float | None:
 # Times out before the reading script does. What is verbose is asked only for the day the serving certificate ends:
 # RKE2 renews it at a start within its last months, and that replaces etcd's pod.
 _SCRIPT = """\
-echo "unit $(systemctl is-active rke2-server)"
+echo "unit $u"
 t=@DATA@/server/tls/etcd
 if [ -d @DATA@/server/db ]; then
-echo "disk $(df -B1 --output=size,avail @DATA@/server/db | tail -n 1 | tr -s ' ' | sed 's/^ //')"
+df -B1 --output=size,avail @DATA@/server/db | { read -r _; read -r s a; echo "disk $s $a"; }
 fi
 [ -e $t/server-client.key ] || exit 0
 set -- --noproxy '*' --max-time 5 --fail --write-out '\\n' \\
@@ -254,15 +263,16 @@ curl --silent --verbose --fail-early "$@" --data '{}' $g/maintenance/status \\
 [ $rc -eq 7 ] || break
 done
 echo "rc $rc"
-[ $rc -eq 0 ] || exit 0
+[ $rc -ne 7 ] || exit 0
 case $v in
 *'expire date: '*)
 e=${v#*expire date: }; e=$(date -d "${e%%GMT*}UTC" +%s) && echo "certificate $(( (e - $(date +%s)) / 86400 ))" ;;
 esac
+set -- --noproxy '*' --max-time 5 --write-out '\\n'
 for a in 127.0.0.1 @ADDRESS@; do
-m=$(curl --silent --noproxy '*' --max-time 5 http://$a:2381/metrics) && break
+m=$(curl --silent "$@" http://$a:2381/health --next "$@" http://$a:2381/metrics) && break
 done
-case $(curl --silent --noproxy '*' --max-time 5 http://$a:2381/health) in
+case ${m%%,*} in
 *'"health":"true"'*) echo "health true" ;;
 *'"health":"false"'*) echo "health false" ;;
 esac

@@ -1,11 +1,9 @@
-"""Mirror pods: how the kubelet shows a node's static pods in the API. Upstream: Kubernetes, "Create static Pods"."""
+"""Mirror pods of what is a static pod on every node; those of the control plane are in static_pods.py."""
 
 from __future__ import annotations
 
 import hashlib
 from typing import Any
-
-from stackwright.lab.rke2.state import STATIC_PODS
 
 Obj = dict[str, Any]
 EVERYWHERE = ("kube-proxy",)
@@ -13,9 +11,8 @@ EVERYWHERE = ("kube-proxy",)
 
 
 def mirror_pods(node: Obj) -> list[Obj]:
-    """Return the mirror pods of a registered node, by its role and version."""
-    server = "node-role.kubernetes.io/control-plane" in (node["metadata"].get("labels") or {})
-    return [mirror_pod(node, name) for name in ((*STATIC_PODS, *EVERYWHERE) if server else EVERYWHERE)]
+    """Return the mirror pods of a registered node, by its version."""
+    return [mirror_pod(node, name) for name in EVERYWHERE]
 
 
 def mirror_pod(node: Obj, component: str, digest: str = "") -> Obj:
