@@ -58,7 +58,7 @@ def spec_of(
             "profile": "none",
             "artifacts": {"source": "folder", "folder": str(release)},
             "poll_s": 0.2,
-            "join_timeout_s": 120,
+            "join_timeout_s": 240,
             **rke2,
         },
         "ingress": {"domain": "rung.test"},
