@@ -76,8 +76,13 @@ class Rung:
 
     def change(self, roles: dict[str, list[str]], **rke2) -> None:
         """Change the site file: its nodes and keys of its section rke2."""
-        self.hosts.use(*(name for name, what in roles.items() if "server" in what))
+        self.use(*(name for name, what in roles.items() if "server" in what))
         self.site = with_spec(self.site, spec_of(self.hosts, roles, **rke2))
+
+    def use(self, *names: str) -> None:
+        """Let the registration address lead to these servers alone, with clients that hold no older connection."""
+        self.hosts.use(*names)
+        self.site = with_spec(self.site, self.site.spec)
 
 
 @pytest.fixture(scope="session")

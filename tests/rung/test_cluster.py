@@ -72,13 +72,13 @@ def test_every_api_server_serves_the_same_objects_at_once(rung):
     versions, word = [], "first"
     try:
         for name in SERVERS:
-            rung.hosts.use(name)
+            rung.use(name)
             assert kept(rung, "shared") == {"word": word}
             made, _ = keep(rung, "shared", word=name)
             versions.append(int(made["metadata"]["resourceVersion"]))
             word = name
     finally:
-        rung.hosts.use(*SERVERS)
+        rung.use(*SERVERS)
     assert versions == sorted(set(versions))
 
 
