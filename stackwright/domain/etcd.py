@@ -17,6 +17,8 @@ GIB = 1 << 30
 DEFAULT_QUOTA = 2 * GIB
 """What etcd allows its database where nothing else is set. Source: etcd, server/storage/quota.go."""
 REFUSED = 7  # curl's exit code: nobody listens at the address
+# The status tells of alarms too, from the member's own store: without a quorum that is all there is.
+_ALARM_TEXT = re.compile(r"(?:memberID:(\d+) )?alarm:(\w+)")
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ def etcd_script(data: str, address: str) -> str:
     """Return the shell lines that ask a server's etcd; `data` is RKE2's data folder, `address` the server's own.
 
     One connection carries all three questions. The member list is the member's own (not linearizable): without a quorum
-    it still answers, and two members that differ are seen to.
+    it still answers, and two members that differ are seen to. The question for alarms goes through the quorum.
     """
     return _SCRIPT.replace("@DATA@", data).replace("@ADDRESS@", address)
 
@@ -115,10 +117,11 @@ def parse_etcd(text: str) -> EtcdView | None:
         if not alive:
             return None
         return unreadable("rke2-server runs, but nobody listens at etcd's client port", disk)
-    if code != "0":
+    answers = [line for line in lines if line.startswith("{")]
+    if code != "0" and len(answers) < 2:
         return unreadable(f"its client port gives no answer (curl ends with {code})", disk)
     try:
-        status, members, alarms = (json.loads(line) for line in lines if line.startswith("{"))
+        status, members, alarms = (json.loads(line) for line in [*answers, "{}"][:3])
         return _view(status, members, alarms, _metrics(lines), words, disk)
     except (ValueError, TypeError, AttributeError, KeyError):
         return unreadable("its answers are not those of an etcd", disk)
@@ -137,6 +140,9 @@ def _view(
     listed = tuple(sorted((_member(item) for item in _Fields(members).get("members", [])), key=lambda one: one.id))
     if not listed or not seen.number("raftTerm"):
         return unreadable("its answers name no member or no term", disk)
+    errors = tuple(str(error).strip() for error in seen.get("errors", []))
+    raised = {_alarm(item) for item in _Fields(alarms).get("alarms", [])}
+    raised |= {Alarm(*found.groups("")) for error in errors for found in _ALARM_TEXT.finditer(error)}
     quota = seen.number("dbSizeQuota") or int(metrics.get("etcd_server_quota_backend_bytes", 0)) or DEFAULT_QUOTA
     started = metrics.get("process_start_time_seconds")
     days = words.get("certificate", "")
@@ -151,9 +157,9 @@ def _view(
         applied=seen.number("raftAppliedIndex"),
         db_size=seen.number("dbSize"),
         quota=quota,
-        errors=tuple(str(error).strip() for error in seen.get("errors", [])),
+        errors=tuple(error for error in errors if not _ALARM_TEXT.search(error)),
         members=listed,
-        alarms=tuple(_alarm(item) for item in _Fields(alarms).get("alarms", [])),
+        alarms=tuple(sorted(raised, key=str)),
         healthy={"true": True, "false": False}.get(words.get("health", "")),
         fsync_p99_s=fsync_p99(metrics),
         disk_size=disk[0] if disk else None,
@@ -250,7 +256,7 @@ curl --silent --verbose --fail-early "$@" --data '{}' $g/maintenance/status \\
 --next "$@" --data '{"action":"GET"}' $g/maintenance/alarm 2>&1 1>&3
 ); rc=$?; } 3>&1
 echo "rc $rc"
-[ $rc -eq 0 ] || exit 0
+[ $rc -ne 7 ] || exit 0
 case $v in
 *'expire date: '*)
 e=${v#*expire date: }; e=$(date -d "${e%%GMT*}UTC" +%s) && echo "certificate $(( (e - $(date +%s)) / 86400 ))" ;;

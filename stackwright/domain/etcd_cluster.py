@@ -238,10 +238,9 @@ class Picture:
                 alarm.kind,
             )
         for name, view in self.views.items():
-            errors = [error for error in view.errors if not error.startswith("alarm:")]
-            if errors:
+            if view.errors:
                 remedy = "Look at etcd's log on that server."
-                yield Problem(name, "its etcd reports an error of its own", remedy, "none", "; ".join(errors))
+                yield Problem(name, "its etcd reports an error of its own", remedy, "none", "; ".join(view.errors))
 
     def room(self, limits: Limits) -> Iterator[Problem]:
         """Ask for room on every member, the target too: without it a member that stops does not start again."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from stackwright.domain import node_wants as wants
 from stackwright.domain.cluster import NodeStatus
-from stackwright.domain.etcd import EtcdMember, EtcdView
+from stackwright.domain.etcd import GIB, EtcdMember, EtcdView
 from stackwright.domain.node_facts import UNITS, GpuFacts, NodeFacts, UnitState, watched_files
 from stackwright.domain.rke2_facts import ClusterFacts, Rke2Facts
 from stackwright.domain.rke2_files import wanted_files
@@ -110,15 +110,18 @@ def prepared(spec: StackSpec, name: str, **changes) -> NodeFacts:
 
 
 def etcd_view(name: str, names: str = "s1 s2 s3", **changes) -> EtcdView:
-    """Return what the etcd of a healthy cluster says on one server; the first of `names` leads."""
-    ids = {one: str(1000 + index) for index, one in enumerate(names.split())}
-    members = tuple(EtcdMember(ids[one], f"{one}-0000000{ids[one][-1]}", False) for one in ids)
-    base = EtcdView(
-        True, cluster="9", id=ids[name], version="3.6.4", leader=ids[names.split()[0]], term=3, index=100, applied=100,
-        db_size=20 << 20, members=members, healthy=True, fsync_p99_s=0.002, disk_size=100 << 30, disk_free=80 << 30,
-        started="1",
+    """Return what a healthy member of a cluster of `names` says; the first one leads. Ids are 1, 2, 3 ..."""
+    members = tuple(
+        EtcdMember(str(index), f"{one}-0000000{index}", False, (f"https://192.0.2.1{index}:2380",))
+        for index, one in enumerate(names.split(), 1)
+    )
+    own = next((one.id for one in members if one.node == name), "9")
+    view = EtcdView(
+        True, cluster="77", id=own, version="3.6.4", leader="1", term=4, index=9000, applied=9000, db_size=GIB // 10,
+        members=members, healthy=True, fsync_p99_s=0.004, disk_size=100 * GIB, disk_free=50 * GIB, started="1700.00",
+        certificate_days=300,
     )  # fmt: skip
-    return replace(base, **changes)
+    return replace(view, **changes)
 
 
 def member(spec: StackSpec, name: str, **changes) -> NodeFacts:

@@ -1,26 +1,20 @@
-"""Mirror pods: how the kubelet shows a node's static pods in the API. Upstream: Kubernetes, "Create static Pods"."""
+"""The static pod that every node has beside a server's own (static_pods.py): kube-proxy, as the API shows it.
+
+Upstream: Kubernetes, "Create static Pods".
+"""
 
 from __future__ import annotations
 
 import hashlib
 from typing import Any
 
-from stackwright.lab.rke2.state import STATIC_PODS
-
 Obj = dict[str, Any]
-EVERYWHERE = ("kube-proxy",)
-"""Agents have it as well; RKE2 writes its manifest to the same folder."""
 
 
-def mirror_pods(node: Obj) -> list[Obj]:
-    """Return the mirror pods of a registered node, by its role and version."""
-    server = "node-role.kubernetes.io/control-plane" in (node["metadata"].get("labels") or {})
-    return [_pod(node, name) for name in ((*STATIC_PODS, *EVERYWHERE) if server else EVERYWHERE)]
-
-
-def _pod(node: Obj, component: str) -> Obj:
+def proxy_pod(node: Obj) -> Obj:
+    """Return the mirror pod of a registered node's kube-proxy."""
+    component = "kube-proxy"
     name, version = node["metadata"]["name"], node["status"]["nodeInfo"]["kubeletVersion"].replace("+", "-")
-    image = "hardened-etcd" if component == "etcd" else "hardened-kubernetes"
     digest = hashlib.sha256(f"{component} {version}".encode()).hexdigest()[:32]
     owner = {"apiVersion": "v1", "kind": "Node", "name": name, "uid": node["metadata"].get("uid", ""),
              "controller": True}  # fmt: skip
@@ -42,7 +36,7 @@ def _pod(node: Obj, component: str) -> Obj:
             "nodeName": name,
             "hostNetwork": True,
             "priorityClassName": "system-cluster-critical",
-            "containers": [{"name": component, "image": f"docker.io/rancher/{image}:{version}"}],
+            "containers": [{"name": component, "image": f"docker.io/rancher/hardened-kubernetes:{version}"}],
             "tolerations": [{"operator": "Exists", "effect": "NoExecute"}],
         },
     }

@@ -39,8 +39,8 @@ from stackwright.lab.rke2.state import (
     parse_token,
     write_kubeconfig,
     write_server_files,
-    write_static_pods,
 )
+from stackwright.lab.rke2.static_pods import manifests
 from stackwright.lab.rke2.supervisor import create_supervisor_app, serve
 from stackwright.lab.rke2.versions import TOO_NEW
 
@@ -208,7 +208,6 @@ class Rke2Service:
         else:
             state, member = await self._bootstrap()
         if held:
-            write_static_pods(machine)
             write_kubeconfig(machine, state, config)
         else:
             write_server_files(machine, state, member, config)
@@ -217,7 +216,8 @@ class Rke2Service:
             await cluster.kill_pods(machine)
             self._log("info", "Waiting for etcd server to become available")
             await cluster.pause(RETRY_S)
-        await cluster.run_pods(machine, state, self._sans(), self._version)
+        sans = self._sans()
+        await cluster.run_pods(machine, state, sans, manifests(machine, config, self._version, sans))
         self._log("info", "ETCD server is now running")
         while not cluster.is_served(state, machine.name):
             self._log("info", "Waiting for etcd server to become available")

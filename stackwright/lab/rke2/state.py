@@ -114,7 +114,7 @@ def parse_token(token: str) -> tuple[str | None, str]:
 
 
 def write_server_files(machine: Machine, state: ClusterState, member: Member, config: dict[str, object]) -> None:
-    """Write what a server of a cluster has on its disk: tokens, TLS, etcd data, kubeconfig, static pods."""
+    """Write what a server of a cluster has on its disk: tokens, TLS, etcd data, kubeconfig."""
     for name, text in (
         ("token", state.full_token),
         ("node-token", state.full_token),
@@ -137,15 +137,7 @@ def write_server_files(machine: Machine, state: ClusterState, member: Member, co
     machine.write(MEMBER_FILE, json.dumps({"cluster": state.id, "member": member.id}) + "\n", 0o600)
     machine.path(f"{SERVER}/db/snapshots").mkdir(parents=True, exist_ok=True)
     machine.path(f"{SERVER}/manifests").mkdir(parents=True, exist_ok=True)
-    write_static_pods(machine)
     write_kubeconfig(machine, state, config)
-
-
-def write_static_pods(machine: Machine) -> None:
-    """Write the manifests of the control plane's static pods."""
-    for pod in STATIC_PODS:
-        text = f"apiVersion: v1\nkind: Pod\nmetadata:\n  name: {pod}\n  namespace: kube-system\n"
-        machine.write(f"{DATA}/agent/pod-manifests/{pod}.yaml", text, 0o600)
 
 
 def write_kubeconfig(machine: Machine, state: ClusterState, config: dict[str, object]) -> None:

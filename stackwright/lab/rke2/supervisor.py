@@ -1,4 +1,4 @@
-"""RKE2's supervisor on port 9345 (TLS), a server's etcd health page, and the lab's load balancer (TCP).
+"""RKE2's supervisor on port 9345 (TLS), and the lab's load balancer (TCP). What etcd answers is in etcd_api.py.
 
 What joining means is decided in cluster.py; here are only the wires.
 """
@@ -60,26 +60,6 @@ def create_supervisor_app(cluster: Rke2Cluster, state: ClusterState, node: str) 
         web.get("/v1-rke2/readyz", readyz),
         web.post("/v1-rke2/lab-join", join),
     ])  # fmt: skip
-    return app
-
-
-def create_health_app(cluster: Rke2Cluster, state: ClusterState, node: Callable[[], str]) -> web.Application:
-    """Make etcd's health page (with `serializable=true` this member alone, else the quorum) and its metrics."""
-
-    async def health(request: web.Request) -> web.Response:
-        alone = request.query.get("serializable") == "true"
-        well = cluster.member_runs(state, node()) and (alone or cluster.has_quorum(state))
-        answer = {"health": "true", "reason": ""} if well else {"health": "false", "reason": "RAFT NO LEADER"}
-        return web.json_response(answer, status=200 if well else 503)
-
-    async def metrics(request: web.Request) -> web.Response:
-        leader = cluster.leader(state)
-        lines = {"etcd_server_has_leader": leader is not None, "etcd_server_is_leader": leader == node()}
-        return web.Response(text="".join(f"{name} {int(value)}\n" for name, value in lines.items()))
-
-    app = web.Application()
-    app.router.add_get("/health", health)
-    app.router.add_get("/metrics", metrics)
     return app
 
 
