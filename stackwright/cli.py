@@ -122,13 +122,15 @@ def apply(
     plan_hash: Annotated[
         str | None, typer.Option("--plan", help="Hash of the plan that was read and approved.")
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Apply whatever the plan is now, unseen.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Apply whatever the plan is now, unseen; never one that removes nodes.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Carry out the plan. A run that died is continued by the same command."""
     if not plan_hash and not yes:
         raise typer.BadParameter("say which plan you approve: --plan HASH (see `stackwright plan`), or --yes")
-    _run("deploy-stack", {"site": site, "plan_hash": plan_hash}, as_json)
+    _run("deploy-stack", {"site": site, "plan_hash": plan_hash, "unattended": True}, as_json)
 
 
 @app.command()

@@ -25,10 +25,12 @@ from stackwright.domain.plan import Effect, Plan, Step, check_steps_approved
 from stackwright.domain.rke2 import Rke2Change, check_cluster, note_surprise, plan_rke2, role_of
 from stackwright.domain.rke2_facts import ClusterFacts
 from stackwright.domain.rke2_journal import recognise
+from stackwright.domain.rke2_proof import handshake_script, missing_names, unread_kubelet_args
 from stackwright.domain.shell import quote, read_script, run_section, shell_section
 from stackwright.domain.spec import Node
 from tasks.cluster import ensure_token, read_cluster, save_access
 from tasks.common import gather_all, in_thread, only_transient
+from tasks.labels import ensure_labels
 from tasks.nodes import look, look_at_servers, read_node, read_nodes
 from tasks.progress import Progress
 from tasks.scripts import check_permitted, guarded, joining, send
@@ -108,13 +110,12 @@ def _carry_out(
         with _let_start(site, node, change, cluster, facts[node.name]):
             send(site, shell, lease, [change])
             wait_until_joined(site, node, shell, facts[node.name], has_access=cluster.has_access)
-    elif change.what == "restart" and change.step.effect is not Effect.FILE:
+    elif change.what == "restart":
         _restart(site, node, shell, lease, change, facts[node.name])
     elif change.what == "labels":
         with _let_label(site, node, change):
             check_permitted(site, [change.step])
-            lease.check()
-            _set_labels(site, node)
+            ensure_labels(site, node, facts[node.name], lease)
     elif change.what == "access":
         lease.check()
         wait_until_joined(site, node, shell, facts[node.name], has_access=False)
@@ -158,7 +159,9 @@ def _restart(
             before = look_at_unit(shell, node, facts)
             send(site, shell, lease, [change])
             wait_until_joined(site, node, shell, facts, has_access=True, old_pid=before.pid)
+            _wait_until_read(site, node, shell)
     except FartherThanPlannedError as error:
+        log.warning("%s: from now on restarts under %s count as taking its etcd down", node.name, facts.rke2.version)
         send(site, shell, lease, [note_surprise(node, facts.rke2.version, error.reach)])
         raise
 
@@ -244,17 +247,29 @@ def look_at_unit(shell: NodeShell, node: Node, facts: NodeFacts) -> UnitLook:
     )
 
 
-def _set_labels(site: Site, node: Node) -> None:
-    """Set the site file's labels and taints on the Node object: RKE2's own keys act only at registration."""
-    kube = site.kube()
-    found = kube.get("v1", "Node", node.name) or {}
-    patch: dict[str, object] = {"metadata": {"labels": dict(node.labels)}}
-    taints = [taint for taint in (found.get("spec") or {}).get("taints") or ()]
-    ours = [{"key": taint.key, "value": taint.value, "effect": taint.effect} for taint in node.taints]
-    keys = {(taint["key"], taint["effect"]) for taint in ours}
-    if ours:
-        patch["spec"] = {"taints": [taint for taint in taints if (taint["key"], taint["effect"]) not in keys] + ours}
-    kube.patch_merge("v1", "Node", node.name, patch)
+def _wait_until_read(site: Site, node: Node, shell: NodeShell) -> None:
+    """Wait for the proof that the restarted process read its configuration. Raises GateTimeoutError.
+
+    RKE2 notes its arguments on the Node when it starts; a server's certificates must have every wanted name.
+    """
+    last = ""
+
+    def read() -> bool | None:
+        nonlocal last
+        try:
+            found = site.kube().get("v1", "Node", node.name)
+        except ApiUnavailableError as error:
+            last = f"the API does not answer: {error.seen or error.what}"
+            return None
+        last = unread_kubelet_args(site.spec, node_status(found)) if found else "not in the cluster"
+        if not last and node.is_server:
+            last = missing_names(shell.read(handshake_script(site.spec, node))["names"].out)
+        return None if last else True
+
+    wait_until(
+        read, "the new configuration in use", timeout_s=site.spec.rke2.join_timeout_s, poll_s=site.spec.rke2.poll_s,
+        clock=site.clock, where=node.name, last=lambda: last,
+    )  # fmt: skip
 
 
 @task(

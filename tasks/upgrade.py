@@ -33,7 +33,7 @@ from stackwright.domain.upgrade import (
     state_of,
 )
 from stackwright.domain.windows import check_window
-from tasks.cluster import read_cluster
+from tasks.cluster import read_sources
 from tasks.common import gather_all, in_thread, only_transient
 from tasks.drain import cordon, drain, read_drain_facts, uncordon
 from tasks.health import wait_node_healthy
@@ -78,7 +78,7 @@ def stage_release(site: Site, node: Node, lease: LeaseHandle, approved: tuple[St
             return
         step = stage_step(site.spec, node)
         check_steps_approved([step], approved, node.name)
-        script, uploads = stage_script(site.spec, facts.arch, read_cluster(site, {node.name: facts}))
+        script, uploads = stage_script(site.spec, facts.arch, read_sources(site.spec))
         log.info("%s: %s", node.name, step.summary)
         for local, remote in uploads.items():
             lease.check()

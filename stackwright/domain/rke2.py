@@ -36,6 +36,7 @@ from stackwright.domain.rke2_files import (
     config,
     wanted_files,
 )
+from stackwright.domain.rke2_labels import check_labels, label_change
 from stackwright.domain.shell import put_file, put_secret, quote
 from stackwright.domain.spec import Node, StackSpec
 
@@ -65,7 +66,7 @@ class Rke2Change:
 
     @property
     def what(self) -> str:
-        """The step's kind: install, config, start, restart, labels or access."""
+        """The step's kind: install, config, start, restart, note, labels or access."""
         return self.step.id.rpartition("/")[2]
 
 
@@ -90,12 +91,20 @@ def plan_rke2(spec: StackSpec, node: Node, facts: NodeFacts, cluster: ClusterFac
     A version that differs on a member is no step: `check_cluster` refuses it, because upgrades are another flow.
     """
     first = first_server(spec, cluster.members)
-    joins = not (node.name == first and not (set(cluster.members) - {node.name}))
+    joins = not _makes_cluster(node, first, cluster)
     plan = _Planner(spec, node, facts, cluster, joins)
-    changes = [*plan.install(), *plan.config(), *plan.start(), *plan.restart(), *plan.labels()]
+    # Labels first: which ones were ours is known from config.yaml, until that is written.
+    changes = [*plan.labels(), *plan.install(), *plan.config(), *plan.start(), *plan.restart()]
     if node.name == first and not cluster.has_access:
         changes.append(plan.access())
     return tuple(changes)
+
+
+def _makes_cluster(node: Node, first: str, cluster: ClusterFacts) -> bool:
+    """Tell whether a server is the one that makes the cluster, or made it alone. Never while another one answers: its
+    servers may all be nodes that leave."""
+    alone = node.name == first and not (set(cluster.members) - {node.name})
+    return alone and (node.name in cluster.members or not cluster.reachable)
 
 
 class _Planner:
@@ -240,7 +249,7 @@ class _Planner:
             return
         reach = self.restart_reach()
         if reach is Reach.NOTHING:
-            step = self.step("restart", "note the configuration as read", Effect.FILE, "the marker says so", reach.word)
+            step = self.step("note", "note that no restart is needed", Effect.FILE, "the marker says so", reach.word)
             yield Rke2Change(step, note_started(self.role))
             return
         touches = f" (touches {reach.label})" if self.node.is_server else ""
@@ -253,19 +262,15 @@ class _Planner:
 
     def labels(self) -> Iterator[Rke2Change]:
         status = self.cluster.nodes.get(self.node.name)
-        if status is None:
+        change = label_change(self.node, self.facts.rke2.config, status) if status is not None else None
+        if not change:
             return
-        labels = {key: value for key, value in self.node.labels.items() if status.labels.get(key) != value}
-        taints = [str(taint) for taint in self.node.taints if str(taint) not in status.taints]
-        if labels or taints:
-            names = ", ".join([f"{key}={value}" for key, value in labels.items()] + taints)
-            evicts = any(taint.endswith(":NoExecute") for taint in taints)
-            step = self.step(
-                "labels", f"set labels and taints: {names}", Effect.DRAIN if evicts else Effect.FILE,
-                "the Node object has them",
-                (sorted(self.node.labels.items()), [str(taint) for taint in self.node.taints]),
-            )  # fmt: skip
-            yield Rke2Change(step, "", api=True)
+        step = self.step(
+            "labels", change.summary, Effect.DRAIN if change.evicts else Effect.FILE, "the Node object has them",
+            (sorted(self.node.labels.items()), [str(taint) for taint in self.node.taints],
+             change.dropped_labels, change.dropped_taints),
+        )  # fmt: skip
+        yield Rke2Change(step, "", api=True)
 
     def access(self) -> Rke2Change:
         """Return the step that keeps the cluster's access in the site's blocks."""
@@ -409,8 +414,11 @@ def check_cluster(
     problems: list[Problem] = []
     for node in spec.nodes:
         if node.name in facts:
-            problems += [] if upgrading else _version(spec, node, facts[node.name], cluster)
-            problems += _fixed(spec, node, facts[node.name])
+            seen = facts[node.name]
+            problems += [] if upgrading else _version(spec, node, seen, cluster)
+            problems += _fixed(spec, node, seen)
+            known = bool(cluster.reachable) or not (seen.rke2_runs or seen.rke2.has_data)
+            problems += check_labels(node, seen.rke2.config, known=known)
     problems += [*_one_cluster(facts), *_token(spec, facts, cluster)]
     return problems
 

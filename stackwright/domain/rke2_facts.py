@@ -23,6 +23,7 @@ JOIN = f"{ETC}/config.yaml.d/20-join.yaml"
 REGISTRIES = f"{ETC}/registries.yaml"
 REGISTRY_CA = f"{ETC}/registry-ca.pem"
 PSA = f"{ETC}/psa.yaml"
+PASSWORD = "/etc/rancher/node/password"  # noqa: S105 - the file that tells the cluster that this is the node it knows
 STARTED = f"{STATE}/rke2-started"
 """Marker: sum of the configuration that the running process was started with."""
 STAGE = f"{STATE}/stage"
@@ -63,6 +64,7 @@ class Rke2Facts:
     started_sum: str | None = None
     has_data: bool = False
     has_token: bool = False
+    has_password: bool = False
     ca_hash: str = ""
     token_ca_hash: str = ""
     token_hash: str = ""
@@ -112,6 +114,7 @@ def sections(node: Node) -> str:
     role = "server" if node.is_server else "agent"
     parts = shell_section("rke2_program", _PROGRAM)
     parts += shell_section("rke2_files", _FILES.format(files=" ".join(config_files(role))))
+    parts += shell_section("rke2_password", f"if [ -e {PASSWORD} ]; then echo yes; fi")
     parts += file_section("rke2_config", CONFIG) + value_section("rke2_started", STARTED)
     parts += value_section("rke2_staged", STAGED) + value_section("rke2_release", RELEASE)
     parts += shell_section("rke2_process", _PROCESS.format(role=role))
@@ -119,8 +122,8 @@ def sections(node: Node) -> str:
     parts += value_section("rke2_surprise", SURPRISE)
     if node.is_server:
         parts += shell_section("rke2_data", _DATA.format(data=DATA))
-        parts += shell_section("rke2_live", _LIVE.format(address=node.address))
-        parts += shell_section("rke2_etcd", etcd_script(DATA, node.address))
+        live = _LIVE.format(address=node.address) + etcd_script(DATA, node.address)
+        parts += shell_section("rke2_live", live)
     return parts
 
 
@@ -145,6 +148,7 @@ def parse(node: Node, look: Looker) -> Rke2Facts:
         started_sum=started.strip() if started is not None else None,
         has_data=data.get("data") == "yes",
         has_token="token" in data,
+        has_password="yes" in look.text("rke2_password"),
         ca_hash=live.get("ca", ""),
         token_ca_hash=data.get("token_ca", ""),
         token_hash=data.get("token", ""),
@@ -152,7 +156,7 @@ def parse(node: Node, look: Looker) -> Rke2Facts:
         restarted_with=(look.optional("rke2_release") or "").strip(),
         outdated="deleted" in look.text("rke2_process"),
         free_gib=round(int(look.text("rke2_room")) / (1 << 20), 1),
-        etcd=parse_etcd(look.text("rke2_etcd")) if node.is_server else None,
+        etcd=parse_etcd(look.text("rke2_live")) if node.is_server else None,
         surprise=(look.optional("rke2_surprise") or "").strip(),
     )
 
@@ -211,7 +215,10 @@ s=$(printf %s "${{t##*:}}" | sha256sum); echo "token ${{s%% *}}"
 fi
 """
 _LIVE = """\
-case $(systemctl is-active rke2-server) in active | activating) ;; *) exit 0 ;; esac
-c=$(curl --silent --insecure --fail --max-time 5 https://{address}:9345/cacerts; echo .)
+u=$(systemctl is-active rke2-server)
+c=.
+case $u in
+active | activating) c=$(curl --silent --insecure --fail --max-time 5 https://{address}:9345/cacerts; echo .) ;;
+esac
 if [ "$c" != . ]; then s=$(printf %s "${{c%.}}" | sha256sum); echo "ca ${{s%% *}}"; fi
 """

@@ -151,6 +151,14 @@ class LabHandle:
         """Take all faults back."""
         self.ask("DELETE", "/faults")
 
+    def power(self, node: str, *, on: bool) -> None:
+        """Switch a machine on or off."""
+        self.ask("POST", "/power", {"node": node, "on": on})
+
+    def rebuild(self, node: str) -> str:
+        """Replace a machine by a blank one of the same name and address, and return its public host key."""
+        return str(self.ask("POST", "/rebuild", {"node": node})["host_key"])
+
     def secrets(self) -> dict[str, dict[str, dict[str, str]]]:
         """Return the blocks that the lab's site file names: kind -> name -> fields."""
         found: dict[str, dict[str, dict[str, str]]] = json.loads((self.folder / "secrets.json").read_text())

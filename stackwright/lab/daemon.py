@@ -55,6 +55,10 @@ def control_app(center: Center) -> web.Application:
         await center.power(order["node"], on=order["on"])
         return web.json_response({"ok": True})
 
+    async def rebuild(request: web.Request) -> web.Response:
+        order = await request.json()
+        return web.json_response({"host_key": await center.rebuild(order["node"])})
+
     app = web.Application()
     app.add_routes(
         [
@@ -66,6 +70,7 @@ def control_app(center: Center) -> web.Application:
             web.put("/controller", controller),
             web.delete("/faults", clear_faults),
             web.post("/power", power),
+            web.post("/rebuild", rebuild),
         ]
     )
     return app

@@ -31,10 +31,10 @@ class Fault:
     """One fault. `match` narrows what it strikes: `number` (from that change on), regular expressions for `wire`,
     `target`, `action`, and `step`, the id of one step of a script: its moments are what the script writes into the
     machine's journal. It strikes `count` times (0: always). `pid` is the process that `kill` ends (0: the controller
-    that the lab was told of, once); `seconds` is how long `slow-join` holds a node back, and each fsync of etcd takes
-    under `slow-disk`; `path` is the folder that `disk-full` fills; `node` is the machine that a fault of a machine
-    befalls: without it, the one that the change is made on. `etcd-alarm` raises NOSPACE, or what `action` says, on the
-    members of `target`.
+    that the lab was told of, once);
+    `seconds` is how long `slow-join` holds a node back, and each fsync of etcd takes under `slow-disk`; `path` is the
+    folder that `disk-full` fills; `node` is the machine that a fault of a machine befalls: without it, the one that the
+    change is made on. `etcd-alarm` raises NOSPACE, or what `action` says, on the members of `target`.
     """
 
     kind: Kind

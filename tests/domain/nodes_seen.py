@@ -143,6 +143,7 @@ def member(spec: StackSpec, name: str, **changes) -> NodeFacts:
         started_sum="sum",
         has_data=one.is_server,
         has_token=one.is_server,
+        has_password=True,
         ca_hash="ca" if one.is_server else "",
         token_ca_hash="ca" if one.is_server else "",
         token_hash="token" if one.is_server else "",

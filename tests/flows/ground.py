@@ -109,12 +109,12 @@ class Ground:
             assert time.monotonic() < deadline, f"{node} is not {'up' if up else 'down'}"
             time.sleep(0.05)
 
-    def deploy(self) -> Ended:
+    def deploy(self, plan_hash: str = "") -> Ended:
         """Start the deployment as `stackwright apply` does, and return how it ended."""
         before = len(self.lab.journal())
         runner = self._runner = self._runner or self._start_runner()
         assert runner.stdin and runner.stdout
-        runner.stdin.write("deploy\n")
+        runner.stdin.write(f"deploy {plan_hash}\n")
         runner.stdin.flush()
         answer = runner.stdout.readline()
         assert answer, self.log.read_text()[-3000:]

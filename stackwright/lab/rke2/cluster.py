@@ -18,7 +18,7 @@ from stackwright.lab.rke2 import static_pods
 from stackwright.lab.rke2.commands import rke2_command
 from stackwright.lab.rke2.etcd_api import Raft
 from stackwright.lab.rke2.memberlog import MemberLog
-from stackwright.lab.rke2.mirrors import proxy_pod
+from stackwright.lab.rke2.mirrors import mirror_pods
 from stackwright.lab.rke2.objects import ClusterApi, NoApi, Obj, set_condition, system_objects
 from stackwright.lab.rke2.service import Rke2Service
 from stackwright.lab.rke2.snapshots import snapshot_kind
@@ -36,6 +36,8 @@ PROMOTE_S = 15.0
 STALLED_S = 300.0
 NODE_LOST_S = 40.0
 LOOK_S = 4.0
+REMOVE, REMOVED = "etcd.rke2.cattle.io/remove", "etcd.rke2.cattle.io/removed-node-name"
+NODE_NAME, NODE_ADDRESS = "etcd.rke2.cattle.io/node-name", "etcd.rke2.cattle.io/node-address"
 MIRROR_S = 1.0  # of real time: how often a mirror pod that somebody deleted is looked for
 MISMATCH = "failed to validate server configuration: critical configuration value mismatch"
 PASSWORD_REJECTED = (
@@ -64,6 +66,7 @@ class Rke2Cluster:
         self._lost_since: dict[str, float] = {}
         self._balancer = Balancer(lb_address, self._backends)
         self._controller: asyncio.Task[None] | None = None
+        self._jobs: set[asyncio.Task[None]] = set()
         self.log = MemberLog(self._folder / "members.jsonl")
         nodes.on_fault = self._on_fault
         for machine in nodes.machines.values():
@@ -80,7 +83,7 @@ class Rke2Cluster:
         """Close everything. The machines are stopped by their owner, before or after."""
         if self._controller is not None:
             self._controller.cancel()
-            await asyncio.gather(self._controller, return_exceptions=True)
+            await asyncio.gather(self._controller, *self._jobs, return_exceptions=True)
         await self._balancer.stop()
         for name in [*self.pods]:
             await self.kill_pods(self.nodes[name])
@@ -111,9 +114,16 @@ class Rke2Cluster:
         return member
 
     def remove_member(self, state: ClusterState, name: str) -> None:
-        """Drop an etcd member; its data on disk stays and is refused from now on."""
-        if state.members.pop(name, None) is not None:
-            self.save(state)
+        """Drop an etcd member, whose server ends; its data on disk stays and is refused from now on."""
+        if state.members.pop(name, None) is None:
+            return
+        self.save(state)
+        machine = self.nodes.machines.get(self.machine_of(name))
+        pods = self.pods.get(machine.name) if machine else None
+        if machine is not None and pods is not None and pods.cluster == state.id:
+            job = asyncio.get_running_loop().create_task(self.kill_pods(machine))
+            self._jobs.add(job)
+            job.add_done_callback(self._jobs.discard)
 
     def save(self, state: ClusterState) -> None:
         """Keep a cluster's state."""
@@ -144,10 +154,6 @@ class Rke2Cluster:
         state = next(iter(self.clusters.values()), None)
         return state is None or self.has_quorum(state)
 
-    def leader_seen(self, state: ClusterState, name: str) -> str | None:
-        """Return the leader as a member knows it: one whose network is gone knows none."""
-        return self.leader(state) if self.member_runs(state, name) else None
-
     def is_served(self, state: ClusterState, machine: str) -> bool:
         """Say whether the member on a machine is part of a quorum."""
         return self.has_quorum(state) and machine not in self.nodes.cut_off and not self.nodes.is_full(machine, DATA)
@@ -176,7 +182,7 @@ class Rke2Cluster:
 
     def etcd_version(self, name: str) -> str:
         """Return the version of etcd that a member runs."""
-        return self.pods[self.machine_of(name)].running["etcd"].etcd
+        return etcd_of(self.pods[self.machine_of(name)].version)
 
     def machine_of(self, node: str) -> str:
         """Return the machine of a node name, which may have been set to another one than the machine's."""
@@ -228,19 +234,18 @@ class Rke2Cluster:
     # What runs
 
     async def run_pods(
-        self, machine: Machine, state: ClusterState, sans: list[str], manifests: dict[str, Manifest]
+        self, machine: Machine, state: ClusterState, sans: list[str], manifests: dict[str, Manifest], version: str
     ) -> None:
-        """Start a server's static pods, or replace those whose manifest changed."""
+        """Start a server's static pods, or replace those whose manifest changed, as another release's is."""
         static_pods.write_manifests(machine, manifests)
-        await static_pods.run_pods(self, machine, state, sans, manifests)
+        await static_pods.run_pods(self, machine, state, sans, manifests, version)
         self._raise_etcd(state)
 
     def _raise_etcd(self, state: ClusterState) -> None:
         """Raise etcd's cluster version once every member runs a newer one: from then on none can go back."""
         running = [self.pods.get(self.machine_of(name)) for name in state.members]
-        versions = [pods.running["etcd"].etcd for pods in running if pods and "etcd" in pods.running]
-        oldest = min(versions, key=etcd_minor, default="")
-        if len(versions) == len(running) and oldest and etcd_minor(oldest) > etcd_minor(state.etcd or "3.5"):
+        oldest = min((etcd_of(pods.version) for pods in running if pods), key=etcd_minor, default="")
+        if None not in running and oldest and etcd_minor(oldest) > etcd_minor(state.etcd or "3.5"):
             state.etcd = oldest
             self.save(state)
 
@@ -278,7 +283,8 @@ class Rke2Cluster:
         """Register a Node, with its mirror pods; from now on its deletion is acted upon."""
         api, name = self.api_of(state), node["metadata"]["name"]
         api.put(node)
-        api.put(proxy_pod(api.get("Node", "", name) or node))
+        for pod in mirror_pods(api.get("Node", "", name) or node):
+            api.put(pod)
         self._registered.add(name)
         self._mirror(state, name)
 
@@ -351,16 +357,37 @@ class Rke2Cluster:
     def _look_at_member(self, state: ClusterState, name: str, node: Obj) -> bool:
         annotations = node["metadata"].setdefault("annotations", {})
         member, changed = state.members.get(name), False
-        if annotations.get("etcd.rke2.cattle.io/remove") == "true" and member is not None:
-            annotations["etcd.rke2.cattle.io/removed-node-name"] = f"{name}-{member.id}"
-            self.remove_member(state, name)
-            member, changed = None, True
+        if REMOVE in annotations:
+            changed = self._look_at_removal(state, name, annotations)
+            member = state.members.get(name)
         if member is not None:
             word = ("True", "MemberNotLearner", "Node is a voting member of the etcd cluster")
             if not member.voter:
                 word = ("False", "MemberIsLearner", "Node has not been promoted to voting member of the etcd cluster")
             changed = set_condition(node, "EtcdIsVoter", *word) or changed
         return changed
+
+    def _look_at_removal(self, state: ClusterState, name: str, annotations: dict[str, str]) -> bool:
+        """Act on a request to remove a member, once, as RKE2's member controller does; tell whether anything changed.
+
+        Source: k3s pkg/etcd/member_controller.go. The last voter is never removed: the request is dropped.
+        """
+        member, removed, current = state.members.get(name), annotations.get(REMOVED), annotations.get(NODE_NAME)
+        if removed is not None:
+            if current in (None, removed):
+                return False
+            del annotations[REMOVED], annotations[REMOVE]  # it came back as another member
+            return True
+        if annotations[REMOVE].lower() != "true" or current is None:
+            return False
+        if member is not None and member.voter and len(state.voters) == 1:
+            del annotations[REMOVE]
+            return True
+        annotations[REMOVED] = current
+        for key in (NODE_NAME, NODE_ADDRESS):
+            annotations.pop(key, None)
+        self.remove_member(state, name)
+        return True
 
     def _look_at_kubelet(self, name: str, node: Obj) -> bool:
         machine = self.nodes.machines.get(self.machine_of(name))
@@ -383,7 +410,7 @@ class Rke2Cluster:
     def is_too_new(self, name: str) -> bool:
         """Say whether a node's kubelet is of a newer minor than the oldest API server that it may be led to."""
         own = self.kubelets.get(name)
-        servers = [minor_of(pods.version) for pods in self.pods.values() if pods.version]
+        servers = [minor_of(pods.version) for pods in self.pods.values()]
         return (
             own is not None
             and bool(servers)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from stackwright.lab.rke2.state import DATA, ClusterState, Member
+from stackwright.lab.rke2.state import ClusterState, Member
 
 if TYPE_CHECKING:
     from stackwright.lab.rke2.cluster import Rke2Cluster
@@ -65,14 +65,14 @@ def create_gateway_app(cluster: Rke2Cluster, state: ClusterState, node: Callable
 
     def own() -> Member:
         member = state.members.get(node())
-        if member is None or cluster.nodes.is_full(cluster.machine_of(member.name), DATA):
+        if member is None or not cluster.member_runs(state, member.name):
             raise web.HTTPServiceUnavailable(text='{"error":"etcdserver: server stopped","code":14}')
         return member
 
     async def status(request: web.Request) -> web.Response:
         member, raft = own(), cluster.raft_of(state)
-        leader = cluster.leader_seen(state, member.name)
-        raft.look(cluster.leader(state))
+        leader = cluster.leader(state)
+        raft.look(leader)
         answer: dict[str, Any] = {
             "header": header(member), "version": cluster.etcd_version(member.name), "dbSize": str(DB_SIZE),
             "raftIndex": str(raft.index),
@@ -131,16 +131,15 @@ def create_health_app(cluster: Rke2Cluster, state: ClusterState, node: Callable[
 
     async def health(request: web.Request) -> web.Response:
         raised = raised_alarms(cluster, state)
-        if cluster.nodes.is_full(cluster.machine_of(node()), DATA):
-            return web.Response(status=503, text="etcd has ended: no space left on device\n")
-        reason = "RAFT NO LEADER" if cluster.leader_seen(state, node()) is None else ""
+        runs = cluster.member_runs(state, node())
+        reason = "RAFT NO LEADER" if not (runs and cluster.has_quorum(state)) else ""
         reason = f"ALARM {raised[0]['alarm']}" if raised and not reason else reason
-        well = not reason or request.query.get("serializable") == "true"
+        well = not reason or (runs and request.query.get("serializable") == "true")
         answer = {"health": "true", "reason": ""} if well else {"health": "false", "reason": reason}
         return web.json_response(answer, status=200 if well else 503, dumps=_compact)
 
     async def metrics(request: web.Request) -> web.Response:
-        name, leader = node(), cluster.leader_seen(state, node())
+        name, leader = node(), cluster.leader(state)
         slow = cluster.nodes.faults.standing("slow-disk", name)
         values = {
             "etcd_server_has_leader": int(leader is not None),

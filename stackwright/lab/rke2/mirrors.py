@@ -1,7 +1,4 @@
-"""The static pod that every node has beside a server's own (static_pods.py): kube-proxy, as the API shows it.
-
-Upstream: Kubernetes, "Create static Pods".
-"""
+"""Mirror pods of what is a static pod on every node; those of the control plane are in static_pods.py."""
 
 from __future__ import annotations
 
@@ -9,13 +6,20 @@ import hashlib
 from typing import Any
 
 Obj = dict[str, Any]
+EVERYWHERE = ("kube-proxy",)
+"""Agents have it as well; RKE2 writes its manifest to the same folder."""
 
 
-def proxy_pod(node: Obj) -> Obj:
-    """Return the mirror pod of a registered node's kube-proxy."""
-    component = "kube-proxy"
+def mirror_pods(node: Obj) -> list[Obj]:
+    """Return the mirror pods of a registered node, by its version."""
+    return [mirror_pod(node, name) for name in EVERYWHERE]
+
+
+def mirror_pod(node: Obj, component: str, digest: str = "") -> Obj:
+    """Return one mirror pod; `digest` is the hash of its manifest, where there is a real one."""
     name, version = node["metadata"]["name"], node["status"]["nodeInfo"]["kubeletVersion"].replace("+", "-")
-    digest = hashlib.sha256(f"{component} {version}".encode()).hexdigest()[:32]
+    image = "hardened-etcd" if component == "etcd" else "hardened-kubernetes"
+    digest = digest or hashlib.sha256(f"{component} {version}".encode()).hexdigest()[:32]
     owner = {"apiVersion": "v1", "kind": "Node", "name": name, "uid": node["metadata"].get("uid", ""),
              "controller": True}  # fmt: skip
     return {
@@ -36,7 +40,7 @@ def proxy_pod(node: Obj) -> Obj:
             "nodeName": name,
             "hostNetwork": True,
             "priorityClassName": "system-cluster-critical",
-            "containers": [{"name": component, "image": f"docker.io/rancher/hardened-kubernetes:{version}"}],
+            "containers": [{"name": component, "image": f"docker.io/rancher/{image}:{version}"}],
             "tolerations": [{"operator": "Exists", "effect": "NoExecute"}],
         },
     }

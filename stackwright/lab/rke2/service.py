@@ -217,7 +217,8 @@ class Rke2Service:
             self._log("info", "Waiting for etcd server to become available")
             await cluster.pause(RETRY_S)
         sans = self._sans()
-        await cluster.run_pods(machine, state, sans, manifests(machine, config, self._version, sans))
+        made = manifests(machine, config, self._version, sans)
+        await cluster.run_pods(machine, state, sans, made, self._version)
         self._log("info", "ETCD server is now running")
         while not cluster.is_served(state, machine.name):
             self._log("info", "Waiting for etcd server to become available")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from stackwright.lab.net import Authority
 
 if TYPE_CHECKING:
-    from stackwright.lab.nodes import Machine
+    from stackwright.lab.rke2.disk import Disk
 
 DATA = "/var/lib/rancher/rke2"
 SERVER = f"{DATA}/server"
@@ -113,7 +113,7 @@ def parse_token(token: str) -> tuple[str | None, str]:
     return None, token
 
 
-def write_server_files(machine: Machine, state: ClusterState, member: Member, config: dict[str, object]) -> None:
+def write_server_files(machine: Disk, state: ClusterState, member: Member, config: dict[str, object]) -> None:
     """Write what a server of a cluster has on its disk: tokens, TLS, etcd data, kubeconfig."""
     for name, text in (
         ("token", state.full_token),
@@ -140,7 +140,7 @@ def write_server_files(machine: Machine, state: ClusterState, member: Member, co
     write_kubeconfig(machine, state, config)
 
 
-def write_kubeconfig(machine: Machine, state: ClusterState, config: dict[str, object]) -> None:
+def write_kubeconfig(machine: Disk, state: ClusterState, config: dict[str, object]) -> None:
     """Write /etc/rancher/rke2/rke2.yaml with a fresh administrator certificate of the client authority."""
     certificate, key = state.authority("client-ca").issue("system:admin", organization="system:masters")
 

@@ -25,7 +25,6 @@ from stackwright.lab.rke2.etcd_api import (
 from stackwright.lab.rke2.objects import Close, ClusterApi, Obj, now
 from stackwright.lab.rke2.state import DATA, STATIC_PODS, ClusterState
 from stackwright.lab.rke2.supervisor import serve
-from stackwright.lab.rke2.versions import etcd_of
 
 if TYPE_CHECKING:
     from stackwright.lab.nodes import Machine
@@ -44,12 +43,6 @@ class Manifest:
     text: str
     hash: str
     image: str
-    version: str = ""
-
-    @property
-    def etcd(self) -> str:
-        """The version of etcd in it, where it is etcd's."""
-        return etcd_of(self.version)
 
 
 @dataclass
@@ -57,14 +50,10 @@ class Pods:
     """What runs on a machine beside the RKE2 process itself: its static pods outlive a stop of the unit."""
 
     cluster: str
+    version: str = ""
     running: dict[str, Manifest] = field(default_factory=dict)
     closers: dict[str, list[Close]] = field(default_factory=dict)
     started: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def version(self) -> str:
-        """The release that the API server runs; empty before it does."""
-        return self.running["kube-apiserver"].version if "kube-apiserver" in self.running else ""
 
     def answers(self, pod: str) -> bool:
         """Say whether a pod is up at this moment."""
@@ -132,7 +121,7 @@ def _manifest(machine: Machine, pod: str, config: dict[str, Any], version: str, 
     }
     uid = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:32]
     body["metadata"]["uid"] = uid
-    return Manifest(json.dumps(body, indent=1) + "\n", uid, spec["containers"][0]["image"], version)
+    return Manifest(json.dumps(body, indent=1) + "\n", uid, spec["containers"][0]["image"])
 
 
 def _files(machine: Machine, pod: str, config: dict[str, Any], names: list[str]) -> dict[str, Any]:
@@ -159,13 +148,15 @@ def _proxies(machine: Machine) -> list[str]:
 
 
 async def run_pods(
-    cluster: Rke2Cluster, machine: Machine, state: ClusterState, names: list[str], made: dict[str, Manifest]
-) -> None:
+    cluster: Rke2Cluster, machine: Machine, state: ClusterState, names: list[str], made: dict[str, Manifest],
+    version: str,
+) -> None:  # fmt: skip
     """Bring a server's pods to their manifests: one whose hash changed is ended, and comes again a moment later."""
     pods = cluster.pods.setdefault(machine.name, Pods(state.id))
+    pods.version = version
     openers: dict[str, Callable[[], Awaitable[list[Close]]]] = {
         "etcd": lambda: _open_etcd(cluster, machine, state, names),
-        "kube-apiserver": lambda: _open_api(cluster, machine, state, names, made["kube-apiserver"].version),
+        "kube-apiserver": lambda: _open_api(cluster, machine, state, names, version),
     }
     for pod, manifest in made.items():
         known = pods.running.get(pod)
