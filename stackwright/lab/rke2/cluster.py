@@ -180,6 +180,10 @@ class Rke2Cluster:
         pods = self.pods.get(self.machine_of(name))
         return pods.started.get("etcd", 0.0) if pods else 0.0
 
+    def etcd_version(self, name: str) -> str:
+        """Return the version of etcd that a member runs."""
+        return etcd_of(self.pods[self.machine_of(name)].version)
+
     def machine_of(self, node: str) -> str:
         """Return the machine of a node name, which may have been set to another one than the machine's."""
         if node in self.nodes.machines:
@@ -236,7 +240,6 @@ class Rke2Cluster:
         static_pods.write_manifests(machine, manifests)
         await static_pods.run_pods(self, machine, state, sans, manifests, version)
         self._raise_etcd(state)
-        self.note(f"started on {machine.name}")
 
     def _raise_etcd(self, state: ClusterState) -> None:
         """Raise etcd's cluster version once every member runs a newer one: from then on none can go back."""

@@ -170,6 +170,7 @@ async def run_pods(
             pods.closers[pod] = await openers[pod]()
         pods.running[pod] = manifest
         pods.started[pod] = time.time()
+        cluster.note(f"{pod} started on {machine.name}")
 
 
 async def _open_etcd(cluster: Rke2Cluster, machine: Machine, state: ClusterState, names: list[str]) -> list[Close]:
