@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import sys
 import threading
 import time
@@ -28,7 +29,8 @@ testcontainers_config.ryuk_disabled = True  # its image cannot be pulled; `Hosts
 LABEL = "stackwright-rung"
 NETWORKS = [f"10.{second}.{third}" for second in (213, 214) for third in range(0, 250, 5)]
 BOOT_S = 60.0
-SETTINGS = {"speed": 5.0, "learner_s": 5.0, "stalled_s": 12.0, "election_ms": 1000}
+MEMORY_NEED = 2 << 30
+SETTINGS = {"speed": 5.0, "learner_s": 5.0, "stalled_s": 12.0, "election_ms": 1000, "lost_s": 60.0}
 
 
 def wait(look: Callable[[], Any], what: str, timeout_s: float = 60.0) -> Any:
@@ -94,6 +96,9 @@ class Hosts:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.private_key, public = ssh_key_pair()
         (self.folder / "authorized_keys").write_text(public + "\n")
+        memory = Path("/dev/shm")
+        roomy = memory.is_dir() and shutil.disk_usage(memory).free > MEMORY_NEED
+        self._memory = memory / f"{LABEL}-{os.getpid()}" if roomy else self.folder / "data"
         self.network, self.prefix = self._make_network()
         self.balancer_address = f"{self.prefix}.1"
         self._count = 0
@@ -155,12 +160,21 @@ class Hosts:
             .with_env("container", "docker")
             .with_volume_mapping("/sys/fs/cgroup", "/sys/fs/cgroup", "ro")
             .with_volume_mapping(str(etc), "/etc/stand-in", "ro")
+            .with_volume_mapping(str(self._data_of(name)), "/var/lib/rancher", "rw")
         )  # fmt: skip
         for source, target in _program_mounts():
             container.with_volume_mapping(source, target, "ro")
         container.start()
         self._count += 1
         self.hosts[name] = Host(name, address, container.get_wrapped_container(), container)
+
+    def _data_of(self, name: str) -> Path:
+        """Return the folder of a host's RKE2 data: in memory, where there is room. A disk that eight tests share is no
+        disk that etcd could keep its promises on; what is written there outlives the host's boots as on any disk."""
+        folder = self._memory / name
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        return folder
 
     def _endpoint(self, address: str) -> Any:
         return docker.types.EndpointConfig(self.client.api._version, ipv4_address=address)
@@ -195,6 +209,7 @@ class Hosts:
         self._loop.close()
         for host in self.hosts.values():
             host.owner.stop()
+        shutil.rmtree(self._memory, ignore_errors=True)
         self.network.remove()
         self.client.close()
 
