@@ -10,8 +10,7 @@ from cryptography import x509
 from stackwright.domain.effects import Reach
 from stackwright.domain.errors import ApiError
 from stackwright.domain.plan import Effect
-from stackwright.domain.quorum import QuorumError, check_quorum
-from tasks.nodes import look_at_servers, read_node
+from tasks.nodes import look_at_servers
 from tasks.scripts import guarded
 from tests.rung.hosts import wait
 from tests.rung.sites import bring, plan_of
