@@ -10,17 +10,19 @@ import base64
 import hashlib
 import logging
 import secrets
+import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from stackwright.lab.machines.hand import Answer, Call
-from stackwright.lab.net import LabNet
+from stackwright.lab.net import LabNet, context_of
 from stackwright.lab.rke2.commands import rke2_command
+from stackwright.lab.rke2.encryption import first_encryption
 from stackwright.lab.rke2.objects import ClusterApi, NoApi, Obj, set_condition, system_objects
 from stackwright.lab.rke2.service import Rke2Service
 from stackwright.lab.rke2.snapshots import snapshot_kind
-from stackwright.lab.rke2.state import ClusterState, Member, load_clusters, new_cluster
+from stackwright.lab.rke2.state import SERVER, ClusterState, Member, load_clusters, new_cluster
 from stackwright.lab.rke2.supervisor import Balancer, create_health_app, serve
 
 if TYPE_CHECKING:
@@ -96,6 +98,7 @@ class Rke2Cluster:
     def bootstrap(self, token: str, agent_token: str, critical: dict[str, str]) -> ClusterState:
         """Make a new cluster."""
         state = new_cluster(token or secrets.token_hex(16), agent_token, critical)
+        state.encryption = first_encryption()
         self.clusters[state.id] = state
         self.save(state)
         return state
@@ -181,15 +184,15 @@ class Rke2Cluster:
 
     # What runs
 
-    async def run_pods(self, machine: Machine, state: ClusterState, sans: list[str]) -> None:
+    async def run_pods(self, machine: Machine, state: ClusterState) -> None:
         """Start a server's static pods: etcd's health page and the API server."""
         if machine.name in self.pods:
             return
         pods = self.pods[machine.name] = Pods(state.id)
         address = machine.spec.address
-        context = state.authority("server-ca").server_context(
-            "kube-apiserver", sans, client_ca=state.authorities["client-ca"][0]
-        )
+        context = context_of(*(machine.read(f"{SERVER}/tls/serving-kube-apiserver.{end}") for end in ("crt", "key")))
+        context.verify_mode = ssl.CERT_OPTIONAL
+        context.load_verify_locations(cadata=state.authorities["client-ca"][0])
         pods.closers.append(
             await serve(
                 create_health_app(self, state, lambda: self._member_on(state, machine.name)), address, HEALTH_PORT
