@@ -40,6 +40,7 @@ UNITS = (
     "venv-salt-minion.service",
     "rke2-server.service",
     "rke2-agent.service",
+    "rancher-system-agent.service",
 )
 PROPERTIES = "Id,LoadState,ActiveState,SubState,UnitFileState,NRestarts,Result"
 
@@ -151,8 +152,8 @@ class NodeFacts:
             step = rest.split(" ")[0]
             if verb == "begin":
                 open_steps.append(step)
-            elif verb == "end" and step in open_steps:
-                open_steps.remove(step)
+            elif verb == "end":  # begun anew after a death, it ends for both
+                open_steps = [other for other in open_steps if other != step]
         return tuple(open_steps)
 
 

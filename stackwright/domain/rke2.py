@@ -15,7 +15,16 @@ from stackwright.domain.errors import Problem
 from stackwright.domain.node_facts import NodeFacts
 from stackwright.domain.plan import Effect, Step, digest_of
 from stackwright.domain.quorum import Member
-from stackwright.domain.rke2_facts import JOIN, REGISTRIES, STARTED, TOKEN, ClusterFacts, config_files
+from stackwright.domain.rke2_facts import (
+    JOIN,
+    REGISTRIES,
+    STAGE,
+    STAGED,
+    STARTED,
+    TOKEN,
+    ClusterFacts,
+    config_files,
+)
 from stackwright.domain.rke2_files import (
     ETCD_KEYS,
     FIXED_KEYS,
@@ -28,12 +37,11 @@ from stackwright.domain.rke2_files import (
 from stackwright.domain.shell import put_file, put_secret, quote
 from stackwright.domain.spec import Node, StackSpec
 
-STAGE = "/var/lib/stackwright/stage"
 IMAGES_DIR = "/var/lib/rancher/rke2/agent/images"
 TARBALL = "rke2.linux-{arch}.tar.gz"
 IMAGES = "rke2-images.linux-{arch}.tar.zst"
 CHECKSUMS = "sha256sum-{arch}.txt"
-UPGRADE_FLOW = "upgrade_cluster"
+UPGRADE_FLOW = "upgrade-cluster"
 
 
 @dataclass(frozen=True)
@@ -254,19 +262,24 @@ def note_started(role: str) -> str:
 
 
 def install_script(spec: StackSpec, node: Node, arch: str, cluster: ClusterFacts) -> tuple[str, dict[str, str]]:
-    """Return the installing script and the controller's files that must be on the node first.
+    """Return the installing script and the controller's files that must be on the node first: staging, then running."""
+    gather, uploads = stage_script(spec, arch, cluster)
+    return gather + run_installer(node, arch), uploads
 
-    All artifacts are gathered in one folder, checked against the release's own sums, and handed to the vendor's script,
-    always as a tarball: SLES 16 would take RPMs, and the two cannot be mixed on a host. Where it goes is for that
-    script to decide: /opt/rke2 where /usr/local is a mount point or read-only.
+
+def stage_script(spec: StackSpec, arch: str, cluster: ClusterFacts) -> tuple[str, dict[str, str]]:
+    """Return the script that brings a release's files to the node's stage, and the controller's files to send first.
+
+    Everything is checked against the release's own sums; the stage is marked as whole only then. Nothing that runs is
+    touched.
     """
     want = spec.rke2.artifacts
-    short = {"x86_64": "amd64", "aarch64": "arm64"}.get(arch, arch)
+    short = _short(arch)
     tarball, sums, images = (text.format(arch=short) for text in (TARBALL, CHECKSUMS, IMAGES))
     names = [tarball, sums, *([images] if want.images else [])]
     uploads: dict[str, str] = {}
     if want.source == "folder" and want.on_nodes:
-        gather = f"mkdir -p {STAGE}\ncp -f {quote(want.folder or '')}/* {STAGE}/\n"
+        gather = f"rm -rf {STAGE}\nmkdir -p {STAGE}\ncp -f {quote(want.folder or '')}/* {STAGE}/\n"
     elif want.source == "folder":
         listed = cluster.artifacts or ("install.sh", *names)
         uploads = {f"{want.folder}/{name}": f"{STAGE}/{name}" for name in listed}
@@ -274,23 +287,40 @@ def install_script(spec: StackSpec, node: Node, arch: str, cluster: ClusterFacts
     else:
         ca = f"--cacert {STAGE}/ca.pem " if want.ca_file else ""
         base, version = (want.url or "").rstrip("/"), spec.rke2.version.replace("+", "%2B")
-        gather = f"mkdir -p {STAGE}\n"
+        gather = f"rm -rf {STAGE}\nmkdir -p {STAGE}\n"
         gather += put_file(f"{STAGE}/ca.pem", cluster.local_files[want.ca_file]) if want.ca_file else ""
         fetch = f"curl --silent --show-error --fail --location --retry 3 --max-time 1500 {ca}--output"
         gather += f"{fetch} {STAGE}/install.sh {quote(f'{base}/install.sh')}\n"
         gather += "".join(f"{fetch} {STAGE}/{name} {quote(f'{base}/{version}/{name}')}\n" for name in names)
-    return gather + _INSTALL.format(
-        stage=STAGE, sums=sums, images_dir=IMAGES_DIR, role=role_of(node), arch=short
+    return gather + _VERIFY.format(
+        stage=STAGE, sums=sums, arch=short, marker=STAGED, version=spec.rke2.version
     ), uploads
 
 
-_INSTALL = """\
+def run_installer(node: Node, arch: str) -> str:
+    """Return the script that hands the staged files to the vendor's installer, always as a tarball.
+
+    SLES 16 would take RPMs, and the two cannot be mixed on a host. Where it goes is for that script to decide:
+    /opt/rke2 where /usr/local is a mount point or read-only. A process that runs goes on with its old program.
+    """
+    return _INSTALL.format(stage=STAGE, images_dir=IMAGES_DIR, role=role_of(node), arch=_short(arch))
+
+
+def _short(arch: str) -> str:
+    return {"x86_64": "amd64", "aarch64": "arm64"}.get(arch, arch)
+
+
+_VERIFY = """\
 cd {stage}
 for f in rke2.linux-{arch}.tar.gz rke2-images*.linux-{arch}.*; do
 [ -e "$f" ] || continue
 s=$(sha256sum "$f")
 grep -q "^${{s%% *}}  *[*]*$f$" {sums} || {{ echo "$f does not have the checksum of {sums}"; exit 1; }}
 done
+printf '%s\\n' {version} >{marker}
+"""
+_INSTALL = """\
+cd {stage}
 export TMPDIR=/var/tmp INSTALL_RKE2_METHOD=tar INSTALL_RKE2_TYPE={role} INSTALL_RKE2_ARTIFACT_PATH={stage}
 sh ./install.sh
 for f in rke2-images-*.linux-{arch}.*; do

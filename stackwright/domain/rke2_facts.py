@@ -24,6 +24,9 @@ REGISTRY_CA = f"{ETC}/registry-ca.pem"
 PSA = f"{ETC}/psa.yaml"
 STARTED = f"{STATE}/rke2-started"
 """Marker: sum of the configuration that the running process was started with."""
+STAGE = f"{STATE}/stage"
+STAGED = f"{STAGE}/release"
+"""Marker: the release whose files lie in the stage, whole and checked."""
 SECRET_KEYS = ("token", "agent-token", "etcd-s3-access-key", "etcd-s3-secret-key")
 
 
@@ -58,6 +61,12 @@ class Rke2Facts:
     token_hash: str = ""
     etcd_healthy: bool | None = None
     etcd_leader: bool | None = None
+    staged: str = ""
+    """Release whose checked files lie in the stage; empty when none do."""
+    outdated: bool = False
+    """True when the running process was started from a program that has been replaced on disk since."""
+    free_gib: float = 0.0
+    """Free space where RKE2 keeps its data and images."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +104,8 @@ def sections(node: Node) -> str:
     parts = shell_section("rke2_program", _PROGRAM)
     parts += shell_section("rke2_files", _FILES.format(files=" ".join(config_files(role))))
     parts += file_section("rke2_config", CONFIG) + value_section("rke2_started", STARTED)
+    parts += value_section("rke2_staged", STAGED) + shell_section("rke2_process", _PROCESS.format(role=role))
+    parts += shell_section("rke2_room", _ROOM.format(data=DATA))
     if node.is_server:
         parts += shell_section("rke2_data", _DATA.format(data=DATA))
         parts += shell_section("rke2_live", _LIVE.format(address=node.address))
@@ -127,6 +138,9 @@ def parse(node: Node, look: Looker) -> Rke2Facts:
         token_hash=data.get("token", ""),
         etcd_healthy=_truth(live.get("etcd", "")),
         etcd_leader=_truth(live.get("leader", "")),
+        staged=(look.optional("rke2_staged") or "").strip(),
+        outdated="deleted" in look.text("rke2_process"),
+        free_gib=round(int(look.text("rke2_room")) / (1 << 20), 1),
     )
 
 
@@ -154,6 +168,18 @@ _PROGRAM = """\
 for p in /usr/local /opt/rke2 /usr; do
 if [ -x "$p/bin/rke2" ]; then echo "$p/bin/rke2"; "$p/bin/rke2" --version | head -n 1; exit 0; fi
 done
+"""
+# The kernel marks a program file that was replaced while a process still runs it.
+_PROCESS = """\
+p=$(systemctl show -p MainPID --value rke2-{role}.service)
+case $p in '' | 0) ;; *) readlink "/proc/$p/exe" || : ;; esac
+"""
+# Free KiB where the data lie, or will lie: the nearest folder above that exists.
+_ROOM = """\
+d={data}
+while [ ! -d "$d" ]; do d=${{d%/*}}; d=${{d:-/}}; done
+set -- $(df -Pk "$d" | tail -n 1)
+echo "$4"
 """
 # One sum over all files, with their names, is what the process was started with.
 _FILES = """\

@@ -203,7 +203,7 @@ def problems(spec=SPEC, seen=None, **facts):
 
 def test_another_version_is_refused_and_names_the_flow():
     found = problems(s1=member(SPEC, "s1", rke2={"version": "v1.33.1+rke2r1"}))
-    assert len(found) == 1 and "upgrade_cluster" in found[0] and "v1.33.1+rke2r1" in found[0]
+    assert len(found) == 1 and "upgrade-cluster" in found[0] and "v1.33.1+rke2r1" in found[0]
     assert "install" not in plan("s1", member(SPEC, "s1", rke2={"version": "v1.33.1+rke2r1"}), cluster(SPEC))
 
 

@@ -152,7 +152,7 @@ def test_another_version_is_refused_and_nothing_is_changed(up):
     before = lab.journal.count
     with pytest.raises(PlanRefusedError) as caught:
         bring_server(resite(site, version="v1.35.7+rke2r1"), site.spec.servers[0], Held(), ())
-    assert "upgrade_cluster" in str(caught.value)
+    assert "upgrade-cluster" in str(caught.value)
     assert lab.journal.count == before
 
 
