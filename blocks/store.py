@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 
+import httpx
 from prefect.blocks.core import Block
 from prefect.exceptions import ObjectNotFound
 from pydantic import SecretStr
 
 from blocks.types import BLOCKS
+from stackwright.domain.errors import ApiUnavailableError
 from stackwright.domain.kinds import Kind
 
 
@@ -49,3 +51,7 @@ class BlockSecrets:
             if isinstance(error.__cause__, ObjectNotFound):
                 return None
             raise
+        except httpx.HTTPError as error:
+            raise ApiUnavailableError(
+                "the Prefect server does not answer", where=f"block {kind}/{name}", seen=type(error).__name__
+            ) from error

@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from stackwright.cli_lease import lease
 from stackwright.domain.errors import (
     ApiUnavailableError,
     LeaseHeldError,
@@ -46,6 +47,7 @@ tenant_app = typer.Typer(no_args_is_help=True, help="Tenants of a site.")
 block_app = typer.Typer(no_args_is_help=True, help="Blocks that keep a site's secrets.")
 app.add_typer(tenant_app, name="tenant")
 app.add_typer(block_app, name="block")
+app.command()(lease)
 # Off a terminal lines are not wrapped: they are read by programs and greps.
 WIDE = None if sys.stdout.isatty() else 400
 out = Console(highlight=False, width=WIDE)

@@ -19,6 +19,7 @@ from stackwright.domain.plan import Plan
 from stackwright.reports.markdown import plan_markdown
 
 WAIT_S = 24 * 3600
+POLL_S = 3  # how often the waiting run looks for the answer
 SHOWN = 6000  # characters of the plan in the form; the whole plan is the artifact beside it
 
 
@@ -51,7 +52,9 @@ async def approve(plan: Plan, plan_hash: str | None) -> str | None:
         text = f"{text[:SHOWN]}\n\n... the whole plan is the artifact `plan-{plan.site}` of this run."
     head = f"Plan `{plan.hash}`: {len(plan.steps)} step(s), worst effect: **{plan.worst.label}**.\n\n"
     form = Approval.with_initial_data(description=head + text)
-    answer = await apause_flow_run(wait_for_input=form, timeout=WAIT_S, key=f"approve-{plan.hash}")
+    answer = await apause_flow_run(
+        wait_for_input=form, timeout=WAIT_S, poll_interval=POLL_S, key=f"approve-{plan.hash}"
+    )
     told = {"plan": plan.hash, "decision": answer.decision, "approver": answer.approver, "reason": answer.reason}
     await acreate_markdown_artifact(
         "".join(f"- {key}: {value}\n" for key, value in told.items()),

@@ -13,7 +13,7 @@ from typing import Any
 
 from stackwright.clients.kube import KubeClient
 from stackwright.clients.secrets import need
-from stackwright.clients.site import Site
+from stackwright.clients.site import LeaseHandle, Site
 from stackwright.domain.cluster import HttpAnswer, condition_of, rollout_of
 from stackwright.domain.errors import ApiError, ConflictError, GateTimeoutError, NotFoundError, StackError
 from stackwright.domain.evidence import Evidence, Verdict
@@ -59,23 +59,24 @@ def look_gates(site: Site, layer: LayerDef) -> list[Evidence]:
     return [evidence_of(site, layer, gate, look_gate(site, kube, gate)) for gate in gates]
 
 
-def wait_gates(site: Site, layer: LayerDef, timeout_s: float, *, changing: bool) -> list[Evidence]:
+def wait_gates(site: Site, layer: LayerDef, timeout_s: float, lease: LeaseHandle | None = None) -> list[Evidence]:
     """Look at a layer's gates until all are open, and return the evidence in the gates' order.
 
-    With `changing` the gates that write something are waited for too, after all others are open. Raises
-    GateTimeoutError with the last state of every gate that stayed closed, the pods that are not ready, and the last
-    warning events.
+    With a lease the gates that write something are waited for too, after all others are open; each look at them asks
+    the lease first, and so does clearing up: another run may use the same names by then. Raises GateTimeoutError with
+    the last state of every gate that stayed closed, the pods that are not ready, and the last warning events.
     """
     kube = site.kube()
     deadline = site.clock.now() + timeout_s
-    gates = [gate for gate in layer.gates(site.spec) if changing or not gate.changing]
+    gates = [gate for gate in layer.gates(site.spec) if lease is not None or not gate.changing]
     looks: dict[str, Look] = {}
     try:
         for group in ([gate for gate in gates if not gate.changing], [gate for gate in gates if gate.changing]):
-            _wait_group(site, kube, layer, group, looks, deadline, timeout_s)
+            _wait_group(site, kube, layer, group, looks, deadline, timeout_s, lease)
     finally:
         for gate in gates:
-            if isinstance(gate, VolumeSmokeGate) and gate.id in looks:
+            if isinstance(gate, VolumeSmokeGate) and gate.id in looks and lease is not None:
+                lease.check()
                 remove_volume(kube, gate)
     return [evidence_of(site, layer, gate, looks[gate.id]) for gate in gates]
 
@@ -88,10 +89,13 @@ def _wait_group(
     looks: dict[str, Look],
     deadline: float,
     timeout_s: float,
+    lease: LeaseHandle | None,
 ) -> None:
     while True:
         for gate in gates:
             if gate.id not in looks or not looks[gate.id].open:
+                if gate.changing and lease is not None:
+                    lease.check()
                 looks[gate.id] = look_gate(site, kube, gate)
         closed = [(gate, looks[gate.id]) for gate in gates if not looks[gate.id].open]
         if not closed:

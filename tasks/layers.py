@@ -111,7 +111,7 @@ def bring_layer(site: Site, name: str, lease: LeaseHandle, approved: tuple[Step,
             change = plan_layer(site.spec, layer, facts)
             _check(change, approved)
         _carry_out(site, change, facts.opened, lease)
-    return wait_gates(site, layer, layer.settings(site.spec).timeout_s, changing=change.first)
+    return wait_gates(site, layer, layer.settings(site.spec).timeout_s, lease if change.first else None)
 
 
 def _check(change: LayerChange, approved: tuple[Step, ...]) -> None:
@@ -149,6 +149,7 @@ def _act(
             if change.spec.crds:
                 apply_crds(kube, helm.pull(want.chart, want.version, want.repo), lease)
             _need_crds(kube, layer)
+            lease.check()  # the chart's pull and its CRDs may have taken long
             helm.upgrade_install(want)
             check_stored(kube, want)
 

@@ -1,75 +1,47 @@
 """Holding a site's lease: taken before the first change, renewed while the run lives, given back at its end.
 
-The rules are in stackwright/domain/lease.py; here are the process's identity, the wire and the renewing thread.
+The rules are in stackwright/domain/lease.py, the wires in lease_places.py; here is the holder's hand.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
-import os
-import socket
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from pathlib import Path
-
-from prefect.context import FlowRunContext
 
 from stackwright.clients.site import LeaseHandle, Site
-from stackwright.clients.ssh import NodeShell, StepFailedError
-from stackwright.domain.errors import FencedError, LeaseHeldError, StackError
+from stackwright.domain.errors import FencedError, LeaseHeldError, RemoteStepError, StackError
 from stackwright.domain.lease import (
+    Copy,
     Holder,
     LeaseState,
+    Takeover,
+    confirm,
     continued,
     decide_lease,
-    lease_script,
-    parse_lease,
+    held_error,
+    is_ours,
     released,
-    swap_script,
 )
 from stackwright.domain.plan import Plan, check_hash
-from stackwright.domain.shell import Batch, Command
-from stackwright.domain.spec import Node
+from stackwright.domain.shell import NodeBusyError
 from tasks.common import in_thread
+from tasks.lease_holder import is_dead, this_process, this_run
+from tasks.lease_news import tell_takeover
+from tasks.lease_places import SILENT, Looks, look_at_places
+
+__all__ = ["Lease", "NoLease", "hold_lease", "is_dead", "this_process"]
 
 log = logging.getLogger(__name__)
 
-MOVED = 9  # exit code of a swap that found another content
 CHECK_EVERY_S = 5.0
 SWAP_TRIES = 5
-
-
-def this_process(run: str, url: str = "") -> Holder:
-    """Return who this process is. Host and process namespace tell containers of one machine apart."""
-    space = Path("/proc/self/ns/pid").readlink()
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    return Holder(run, f"{socket.gethostname()} {space}", boot, os.getpid(), _started(os.getpid()) or "", url)
-
-
-def is_dead(holder: Holder, me: Holder) -> bool:
-    """Tell whether the holder was a process of this very host and boot that is no more. False when unknown."""
-    if (holder.host, holder.boot) != (me.host, me.boot):
-        return False
-    try:
-        os.kill(holder.pid, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        pass  # it is another user's process: compare when it was started
-    return _started(holder.pid) != holder.started
-
-
-def _started(pid: int) -> str | None:
-    """Return when a process was started, in the kernel's ticks; None when there is none."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    state, *fields = text.rpartition(")")[2].split()
-    return None if state == "Z" else fields[18]  # a zombie runs no more
+RENEWALS = 3  # in a lease's life: two may fail
+NOT_NOW = (*SILENT, NodeBusyError, RemoteStepError)  # a copy that could not be written; the other place may be
 
 
 class Lease:
@@ -78,112 +50,201 @@ class Lease:
     def __init__(self, site: Site, holder: Holder, *, check_every_s: float = CHECK_EVERY_S) -> None:
         self._site, self._holder = site, holder
         self._every_s = check_every_s
-        self._lock = threading.Lock()
+        # Two locks: a renewal may wait long for a node at work, and no check shall wait for that.
+        self._checking, self._writing = threading.Lock(), threading.Lock()
         self._ended = threading.Event()
         self._checked = float("-inf")
         self._state: LeaseState | None = None
+        self._silent: frozenset[str] = frozenset()
         self._thread: threading.Thread | None = None
         self.number = 0
+        self.taken_over: Takeover | None = None
+        """Whose lease it was and why it was taken over, where it was."""
 
     def take(self, plan: Plan, plan_hash: str | None = None, at_least: int = 0) -> None:
-        """Take the lease, with the plan noted as begun.
+        """Take the lease in every place that answers, with the plan noted as begun.
 
-        Raises LeaseHeldError while another run holds it, PlanMovedError when the approved plan does not hold any more.
+        Raises LeaseHeldError while another run holds it, PlanMovedError when the approved plan does not hold any more,
+        NoLeasePlaceError when no place answers. Whatever it raises, a half that was taken is given back.
         """
-        with self._lock, self._site.shells.open(self._server) as shell:
-            for _ in range(SWAP_TRIES):
-                text, fence, now = self._read(shell)
-                seen = parse_lease(text, self._server.name)
-                dead = seen is not None and seen.holder is not None and is_dead(seen.holder, self._holder)
-                taken = decide_lease(seen, self._holder, now, holder_is_dead=dead, at_least=max(at_least, fence))
-                check_hash(plan, plan_hash, seen.steps if seen else (), seen.plan if seen else None)
-                if self._swap(shell, text, continued(taken.state, plan), "take"):
-                    if taken.reason:
-                        log.warning("lease taken over as number %d: %s", self.number, taken.reason)
+        with self._writing:
+            try:
+                self._take(plan, plan_hash, at_least)
+            except StackError:
+                if self._state is not None:
+                    self._give_half_back()
+                raise
+
+    def _take(self, plan: Plan, plan_hash: str | None, at_least: int) -> None:
+        if self._ended.is_set():
+            raise FencedError("the run has ended", where=self._site.spec.site, wanted="a run that still needs a lease")
+        watched: Takeover | None = None
+        for _ in range(SWAP_TRIES):
+            with look_at_places(self._site) as looks:
+                self._note_silent(looks)
+                taken = self._decide(looks, at_least)
+                if looks.cluster_alone and taken.expired and taken != watched:
+                    self._watch(looks, taken, watched)
+                    watched = taken
+                    continue
+                check_hash(plan, plan_hash, taken.state.steps, taken.state.plan or None)
+                if self._write_all(looks, continued(taken.state, plan)):
+                    self._note_takeover(taken)
                     self._checked = self._site.clock.now()
                     return
-        raise LeaseHeldError("other runs take the lease at this moment", where=self._server.name)
+        raise LeaseHeldError("other runs take the lease at this moment", where=self._site.spec.site)
+
+    def _decide(self, looks: Looks, at_least: int) -> Takeover:
+        return decide_lease(
+            looks.copies,
+            self._holder,
+            is_dead=lambda holder: is_dead(holder, self._holder),
+            at_least=max(at_least, looks.fence),
+            cluster_alone=looks.cluster_alone,
+        )
+
+    def _watch(self, looks: Looks, taken: Takeover, watched: Takeover | None) -> None:
+        """Let time pass in which a live holder would renew: the clocks of several API servers may differ."""
+        copy = looks.copies[0]
+        if watched is not None:
+            raise held_error(copy, "; it was renewed while it was watched")
+        seconds = taken.state.ttl_s / 2
+        log.warning("only the cluster answers: its lease is watched for %.0f s before it is taken over", seconds)
+        self._site.clock.wait(seconds)
+
+    def _note_takeover(self, taken: Takeover) -> None:
+        if taken.before is not None:
+            self.taken_over = replace(taken, state=replace(taken.state, number=self.number))
+            log.warning("lease taken over as number %d: %s", self.number, taken.reason)
+
+    def _write_all(self, looks: Looks, state: LeaseState) -> bool:
+        """Write every place that answered; False when one has moved, does not answer any more or knows a later run."""
+        for answer in looks.answers:
+            try:
+                if not answer.swap(_timed(state, answer.copy), "take"):
+                    return False
+            except (*SILENT, FencedError) as error:
+                log.info("lease: %s could not be written, look again: %s", answer.copy.place, error)
+                return False
+            self._state, self.number = state, state.number
+        return True
+
+    def _give_half_back(self) -> None:
+        """Free what a take that failed has written already: nobody shall wait for its time to run out."""
+        mine = self._need_state()
+        try:
+            with look_at_places(self._site) as looks:
+                for answer in looks.answers:
+                    if is_ours(answer.copy.state, mine):
+                        answer.swap(_timed(released(mine, finished=False), answer.copy), "release")
+        except StackError as error:
+            log.warning("a half taken lease could not be given back: %s", error)
+        self._state, self.number = None, 0
 
     def check(self) -> None:
-        """Raise FencedError when another run has taken over. Looks at the first server at most every few seconds."""
-        with self._lock:
-            if self._state is None:
-                raise FencedError("the lease is not held", where=self._site.spec.site)
-            if self._site.clock.now() - self._checked < self._every_s:
+        """Raise FencedError when another run has taken over. Looks at every place, at most every few seconds."""
+        with self._checking:
+            self._need_state()
+            # A clock that was set back, or a process that slept, looks again.
+            if 0 <= self._site.clock.now() - self._checked < self._every_s:
                 return
-            with self._site.shells.open(self._server) as shell:
-                self._need(parse_lease(self._read(shell)[0], self._server.name))
+            with look_at_places(self._site) as looks:
+                self._note_silent(looks)
+                self._confirm(looks.copies)
             self._checked = self._site.clock.now()
 
     def renew(self) -> None:
-        """Write that this run still lives. Raises FencedError when another run has taken over."""
-        with self._lock, self._site.shells.open(self._server) as shell:
-            for _ in range(SWAP_TRIES):
-                text, _, now = self._read(shell)
-                if self._swap(shell, text, replace(self._need(parse_lease(text)), renewed_at=now), "renew"):
-                    return
+        """Write in every place that answers that this run still lives. Raises FencedError after a takeover."""
+        with self._writing:
+            self._write(self._need_state(), "renew")
 
     def release(self, *, finished: bool) -> None:
-        """Give the lease back. A plan that is not finished stays noted, so that its approval still holds."""
+        """Give the lease back, if it is held. A plan that is not finished stays noted: its approval still holds."""
         self._ended.set()
         if self._thread is not None:
             self._thread.join()
-        with self._lock, self._site.shells.open(self._server) as shell:
-            for _ in range(SWAP_TRIES):
-                text, _, _ = self._read(shell)
-                state = self._need(parse_lease(text))
-                if self._swap(shell, text, released(state, finished=finished), "release"):
-                    self._state = None
-                    return
+        with self._writing:
+            if self._state is not None:
+                self._write(released(self._state, finished=finished), "release")
+                self._state = None
+
+    def _write(self, state: LeaseState, what: str) -> None:
+        """Write every place that answers, after a look that it is still ours. One place is enough.
+
+        Raises FencedError, or why no place could be written.
+        """
+        done: set[str] = set()
+        failed: StackError | None = None
+        for _ in range(SWAP_TRIES):
+            with look_at_places(self._site) as looks:
+                self._note_silent(looks)
+                left = [answer for answer in looks.answers if answer.copy.place not in done]
+                self._confirm((answer.copy for answer in left), known=bool(done))
+                moved = False
+                for answer in left:
+                    try:
+                        if answer.swap(_timed(state, answer.copy), what):
+                            done.add(answer.copy.place)
+                        else:
+                            moved = True
+                    except NOT_NOW as error:
+                        log.warning("lease: %s could not be written to %s: %s", what, answer.copy.place, error)
+                        failed = error
+            if not moved:
+                break
+        if not done:
+            raise failed or LeaseHeldError("other runs write the lease at this moment", where=self._site.spec.site)
 
     def keep(self) -> None:
         """Start renewing, in a thread of its own, until `release`."""
-        self._thread = threading.Thread(target=self._renew_on, name="lease", daemon=True)
+        run = contextvars.copy_context().run  # the run's logger and settings go along
+        self._thread = threading.Thread(target=run, args=(self._renew_on,), name="lease", daemon=True)
         self._thread.start()
 
     def _renew_on(self) -> None:
-        every_s = self._state.ttl_s / 3 if self._state else 1.0
-        while not self._ended.wait(every_s):
+        every_s = self._need_state().ttl_s / RENEWALS
+        pause_s = every_s
+        while not self._ended.wait(pause_s):
             try:
                 self.renew()
+                pause_s = every_s
             except FencedError as error:
                 log.error("%s", error)
                 return  # the next check, and every node, stops this run
             except StackError as error:
                 log.warning("the lease could not be renewed yet: %s", error)
+                pause_s = every_s / 5
 
-    @property
-    def _server(self) -> Node:
-        return self._site.spec.servers[0]
-
-    def _read(self, shell: NodeShell) -> tuple[str | None, int, float]:
-        seen = shell.read(lease_script())
-        lease, fence = seen["lease"], seen["fence"]
-        if lease.rc and not lease.absent:
-            raise StackError("the lease could not be read", where=self._server.name, seen=f"exit code {lease.rc}")
-        return (None if lease.absent else lease.out), int(fence.out.strip() or 0), float(seen["now"].out)
-
-    def _swap(self, shell: NodeShell, text: str | None, state: LeaseState, what: str) -> bool:
-        command = Command(f"lease/{self._site.spec.site}/{what}", str(state.number), swap_script(text, state))
+    def _confirm(self, copies: Iterable[Copy], *, known: bool = False) -> None:
+        """Raise FencedError when the lease is not ours any more; then the next check looks too."""
         try:
-            shell.apply(Batch((command,), state.number, f"lease-{state.number}"))
-        except StepFailedError as error:
-            if error.outcome.rc == MOVED:
-                return False
+            confirm(copies, self._need_state(), self._site.spec.site, known=known)
+        except FencedError:
+            self._checked = float("-inf")
             raise
-        self._state, self.number = state, state.number
-        return True
 
-    def _need(self, seen: LeaseState | None) -> LeaseState:
-        """Return the lease that was seen if it is still ours. Raises FencedError."""
-        mine = self._state
-        if seen is None or mine is None or seen.holder is None or not seen.holder.same_run(self._holder):
-            whose = seen.holder.run if seen and seen.holder else "nobody"
-            raise FencedError(
-                "another run has taken over", where=self._site.spec.site, wanted=f"number {self.number}",
-                seen=f"number {seen.number if seen else 'none'}, held by {whose}",
-            )  # fmt: skip
-        return seen
+    def _need_state(self) -> LeaseState:
+        state = self._state
+        if state is None:
+            raise FencedError("the lease is not held", where=self._site.spec.site)
+        return state
+
+    def _note_silent(self, looks: Looks) -> None:
+        """Say once that a place does not answer, and once that it does again."""
+        silent = frozenset(looks.silent)
+        for place in silent - self._silent:
+            others = ", ".join(copy.place for copy in looks.copies)
+            log.warning("lease: %s does not answer, the copy of %s decides: %s", place, others, looks.silent[place])
+        for place in self._silent - silent:
+            log.info("lease: %s answers again", place)
+        self._silent = silent
+
+
+def _timed(state: LeaseState, copy: Copy) -> LeaseState:
+    """Return the lease with this place's own times. A place that is reached later counts from then."""
+    seen = copy.state
+    same = seen is not None and seen.number == state.number and seen.taken_at
+    return replace(state, renewed_at=copy.now, taken_at=seen.taken_at if seen and same else copy.now)
 
 
 class NoLease:
@@ -202,21 +263,23 @@ async def hold_lease(
 ) -> AsyncIterator[LeaseHandle]:
     """Hold the site's lease for as long as the context lasts; for a plan without steps take none.
 
-    `at_least` is the largest fencing number seen on any node, in case the first server was replaced.
-    Raises LeaseHeldError, PlanMovedError.
+    `at_least` is the largest fencing number seen on any node, in case the first server was replaced. A lease that was
+    taken over from a dead run is told as an artifact and an event. Raises LeaseHeldError, PlanMovedError.
     """
     if plan.empty:
         yield NoLease()
         return
-    lease = Lease(site, this_process(*_run()))
-    await in_thread(lease.take, plan, plan_hash, at_least)
-    lease.keep()
+    lease = Lease(site, this_run())
     finished = False
     try:
+        # Shielded, here and below: a cancelled run must still give back what its thread takes meanwhile.
+        await asyncio.shield(asyncio.ensure_future(in_thread(lease.take, plan, plan_hash, at_least)))
+        lease.keep()
+        if lease.taken_over is not None:
+            await tell_takeover(site.spec.site, lease.taken_over)
         yield lease
         finished = True
     finally:
-        # Shielded: a cancelled run must still give the lease back.
         await asyncio.shield(in_thread(_give_back, lease, finished))
 
 
@@ -226,13 +289,3 @@ def _give_back(lease: Lease, finished: bool) -> None:
     except StackError as error:
         # The run's own outcome counts; the lease frees itself when its time is over, or when this process is gone.
         log.warning("the lease could not be given back: %s", error)
-
-
-def _run() -> tuple[str, str]:
-    """Return this run's name with its id, and the place where it can be looked at."""
-    context = FlowRunContext.get()
-    run = context.flow_run if context else None
-    if run is None:
-        return f"process-{os.getpid()}", ""
-    base = os.environ.get("PREFECT_UI_URL", "").rstrip("/")
-    return f"{run.name}-{str(run.id)[:8]}", f"{base}/runs/flow-run/{run.id}" if base else ""

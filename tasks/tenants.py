@@ -223,6 +223,7 @@ def ensure_admin(tenant: Tenant, lease: LeaseHandle, system: Clearml, company_id
     try:
         made = system.create_user(company_id, tenant.admin_name, tenant.admin_email, role=ADMIN_ROLE)
     except ConflictError as taken:
+        lease.check()  # the look-up makes a user for the look
         found = system.recover_user(company_id, tenant.admin_email)
         where = f"tenant {tenant.name}"
         if found is None:

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from urllib.parse import quote
@@ -52,6 +53,7 @@ class KubeClient(Protocol):
     """What tasks ask of a cluster."""
 
     def get(self, api_version: str, kind: str, name: str, ns: str | None = None) -> Obj | None: ...
+    def get_dated(self, api_version: str, kind: str, name: str, ns: str | None = None) -> tuple[Obj | None, float]: ...
     def list(
         self, api_version: str, kind: str, ns: str | None = None, *, label_selector: str = "", field_selector: str = ""
     ) -> Objs: ...
@@ -142,6 +144,28 @@ class Kube:
         except NotFoundError:
             return None
 
+    def get_dated(self, api_version: str, kind: str, name: str, ns: str | None = None) -> tuple[Obj | None, float]:
+        """Return an object (None where there is none) and the API server's own clock: its answer's date, to a second.
+
+        Raises ApiError when the answer has no date.
+        """
+        path = self._path(api_version, kind, ns, name)
+        answer = self._wire.send("GET", path)
+        date = next((value for key, value in answer.headers.items() if key.lower() == "date"), "")
+        try:
+            now = parsedate_to_datetime(date).timestamp()
+        except ValueError as error:
+            remedy = "A proxy before the API server must pass the header Date on."
+            raise ApiError(
+                "the API server's answer has no date", where=self.host, wanted="the header Date", seen=date or "none",
+                remedy=remedy, status=answer.status,
+            ) from error  # fmt: skip
+        if answer.status == 404:
+            return None, now
+        raise_for(answer, path, "GET")
+        found: Obj = answer.json()
+        return found, now
+
     def list(
         self, api_version: str, kind: str, ns: str | None = None, *, label_selector: str = "", field_selector: str = ""
     ) -> Objs:
@@ -186,7 +210,10 @@ class Kube:
         *,
         subresource: str = "",
     ) -> Obj:
-        """Merge a patch into an object that exists (JSON merge patch: null removes a key)."""
+        """Merge a patch into an object that exists (JSON merge patch: null removes a key).
+
+        A patch that names a resourceVersion raises ConflictError when the object has another by now.
+        """
         path = self._path(api_version, kind, ns, name) + (f"/{subresource}" if subresource else "")
         query = {"fieldManager": MANAGER}
         return self._request("PATCH", path, body=dict(patch), query=query, content="application/merge-patch+json")

@@ -17,12 +17,13 @@ from stackwright.lab.backends import AppHost
 from stackwright.lab.charts import CHARTS, publish_charts
 from stackwright.lab.clearml.faults import Refusal
 from stackwright.lab.clearml_hooks import LabClearml
-from stackwright.lab.faults import Faults
+from stackwright.lab.faults import Faults, When
 from stackwright.lab.ingress import Certificates, create_ingress_app
 from stackwright.lab.journal import Entry, Journal
 from stackwright.lab.kube import KubeState, create_kube_app
 from stackwright.lab.kube.app import RequestInfo
 from stackwright.lab.kube.errors import ApiFault, internal
+from stackwright.lab.layout import read_layout
 from stackwright.lab.net import LabNet
 from stackwright.lab.nodefiles import LabNode
 from stackwright.lab.nodes import LabNodes
@@ -34,10 +35,9 @@ from stackwright.lab.secrets_made import make_secrets
 
 log = logging.getLogger(__name__)
 
-VERSION = "v1.34.10+rke2r1"
 LB, FIRST_NODE = 10, 11
 PORTS = {"ssh": 2222, "registry": 5000, "ingress": 8443, "artifacts": 8444}
-GPUS = {"gpu1": 2, "gpu2": 2}
+GPUS = 2
 GPU_MODEL = "NVIDIA-H100-80GB-HBM3"
 
 
@@ -47,15 +47,16 @@ class Center:
     def __init__(self, folder: Path, speed: float) -> None:
         self.folder = folder
         self.speed = speed
+        self.layout = read_layout(folder)
         self.net = LabNet.allocate(folder)
         self.journal = Journal(folder / "journal.jsonl")
         self.faults = Faults(folder / "faults.json")
         self.lb = self.net.address(LB)
-        self.addresses = {name: self.net.address(FIRST_NODE + i) for i, name in enumerate(sitefile.NODE_NAMES)}
+        self.addresses = {name: self.net.address(FIRST_NODE + i) for i, name in enumerate(self.layout.names)}
         self.secrets = make_secrets(folder, self.net.ca.certificate, self.net.ca.key)
-        self.kube = KubeState(version=VERSION, record=self.record, speed=speed)
+        self.kube = KubeState(version=self.layout.releases[0], record=self.record, speed=speed)
         self.nodes = LabNodes(
-            folder, [self._node(name) for name in sitefile.NODE_NAMES], self.journal, self.faults, speed
+            folder, [self._node(name) for name in self.layout.names], self.journal, self.faults, speed
         )
         self.rke2 = Rke2Cluster(self.nodes, self.net, KubeApi(self.kube, self.kube_gate), self.lb, speed)
         self.apps = AppHost(self.lb)
@@ -66,7 +67,7 @@ class Center:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def _node(self, name: str) -> LabNode:
-        return LabNode(name=name, address=self.addresses[name], ssh_port=PORTS["ssh"], gpus=GPUS.get(name, 0))
+        return LabNode(name=name, address=self.addresses[name], ssh_port=PORTS["ssh"], gpus=_gpus(name))
 
     def addresses_of_names(self) -> dict[str, tuple[str, int]]:
         """Return the platform's names as the lab's own parts reach them."""
@@ -78,7 +79,8 @@ class Center:
         """Start every part and write the site file. Raises StackError with what is missing on this machine."""
         self._loop = asyncio.get_running_loop()
         release = self.folder / "artifacts"
-        await asyncio.to_thread(build_release, release, VERSION)
+        for version in self.layout.releases:
+            await asyncio.to_thread(build_release, release, version)
         users = {fields["username"]: fields["password"] for fields in self.secrets["registry"].values()}
         registry = RegistryState(self.folder / "registry", users)
         await asyncio.to_thread(publish_charts, registry, CHARTS)
@@ -91,7 +93,10 @@ class Center:
         await self._serve(artifacts_app(release), PORTS["artifacts"], self.net.ca.server_context(self.lb, [self.lb]))
         default = LabNet.self_signed("TRAEFIK DEFAULT CERT")
         await self._serve(create_ingress_app(self.kube), PORTS["ingress"], Certificates(self.kube, default).context)
-        sitefile.write(self.folder, self.net.prefix, str(self.net.ca_file), self.nodes.host_keys)
+        if not (self.folder / "sites" / "lab.yaml").exists():  # what was changed in it since is the operator's
+            sitefile.write(
+                self.folder, self.layout, self.net.prefix, str(self.net.ca_file), self.addresses, self.nodes.host_keys
+            )
 
     async def stop(self) -> None:
         """Stop every part; the folder keeps the machines' disks."""
@@ -112,7 +117,7 @@ class Center:
         self._runners.append(runner)
 
     def _devices(self, node: str) -> Devices | None:
-        return Devices("nvidia", GPUS[node], GPU_MODEL) if node in GPUS else None
+        return Devices("nvidia", _gpus(node), GPU_MODEL) if _gpus(node) else None
 
     # --- changes and faults ---------------------------------------------------------------------------------------
 
@@ -125,11 +130,20 @@ class Center:
         if self.faults.kill_at("before", entry):
             raise ConnectionResetError(f"the controller was killed before change {entry.number}")
         self.faults.kill_at("inside", entry)
+        if self._loop is not None:
+            self._befall("before", entry)
+            self._befall("inside", entry)
         if self._loop is not None and self.faults.waits_for("after", entry):
             self._loop.call_later(0.05, self._after, entry)
 
     def _after(self, entry: Entry) -> None:
         self.faults.kill_at("after", entry)
+        self._befall("after", entry)
+
+    def _befall(self, when: When, entry: Entry) -> None:
+        """Let machines' faults begin at a change that no machine carries out: it does not wait for them."""
+        if self.faults.waits_for(when, entry):
+            self.nodes.soon(self.nodes.befall(when, entry))
 
     async def kube_gate(self, request: RequestInfo) -> None:
         """Answer 500 in the API server's place where a fault says so: target is the path, action the verb.
@@ -137,6 +151,8 @@ class Center:
         `chart-pending` matches a release's name: what helm writes about its end is then lost, as by an etcd that gives
         no answer, and its record stays pending.
         """
+        if not self.rke2.has_api():
+            raise ApiFault(500, "", "etcdserver: request timed out")
         if self.faults.find("api-500", "kube", request.path, request.verb):
             raise internal("injected by the lab")
         stored = re.fullmatch(r"sh\.helm\.release\.v1\.(.+)\.v\d+", request.name)
@@ -163,10 +179,14 @@ class Center:
     async def snapshot(self) -> dict[str, Any]:
         """Return everything comparable of this lab."""
         return {
-            "nodes": {name: self.nodes.snapshot(name) for name in sitefile.NODE_NAMES},
+            "nodes": {name: self.nodes.snapshot(name) for name in self.layout.names},
             "kube": self.kube.snapshot(),
             "clearml": self.clearml.snapshot(),
         }
+
+
+def _gpus(name: str) -> int:
+    return GPUS if name.startswith("gpu") else 0
 
 
 class KubeApi:
@@ -188,8 +208,11 @@ class KubeApi:
     def objects(self, kind: str) -> Any:
         return self._state.objects(kind)
 
-    async def serve(self, address: str, port: int, context: ssl.SSLContext) -> Callable[[], Awaitable[None]]:
-        runner = web.AppRunner(create_kube_app(self._state, gate=self._gate), access_log=None, shutdown_timeout=0)
+    async def serve(
+        self, address: str, port: int, context: ssl.SSLContext, version: str
+    ) -> Callable[[], Awaitable[None]]:
+        app = create_kube_app(self._state, gate=self._gate, version=version)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0)
         await runner.setup()
         await web.TCPSite(runner, address, port, ssl_context=context).start()
         return runner.cleanup

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from stackwright.domain.errors import ToolError
 from stackwright.lab.control import LabHandle
+from stackwright.lab.layout import Layout
 from stackwright.lab.rig import ROOT, Finished, Rig
 from stackwright.lab.server import PrefectServer
 
@@ -29,11 +30,19 @@ DEFAULT = ROOT / "build" / "lab"
 
 @lab_app.command()
 def up(
-    folder: Folder = DEFAULT, speed: Annotated[float, typer.Option(help="How many times faster than life.")] = 20.0
+    folder: Folder = DEFAULT,
+    speed: Annotated[float, typer.Option(help="How many times faster than life.")] = 20.0,
+    agents: Annotated[int, typer.Option(help="Plain workers beside the eight machines; for a new lab.")] = 0,
+    spares: Annotated[int, typer.Option(help="Machines that the site file does not name; for a new lab.")] = 0,
+    release: Annotated[
+        list[str] | None, typer.Option(help="RKE2 release to offer; give it again for more; for a new lab.")
+    ] = None,
 ) -> None:
     """Start the lab (does nothing when it runs) and say where its site file is."""
     lab = LabHandle(folder.absolute())
-    lab.start(speed=speed)
+    asked = agents or spares or release
+    layout = Layout(agents=agents, spares=spares, releases=tuple(release or Layout().releases)) if asked else None
+    lab.start(speed=speed, layout=layout)
     out.print(f"lab is up; site files: {lab.sites}")
     out.print(f"export STACKWRIGHT_SITES={lab.sites}")
 

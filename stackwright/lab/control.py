@@ -16,6 +16,8 @@ from typing import Any
 import httpx
 
 from stackwright.domain.errors import GateTimeoutError, ToolError
+from stackwright.lab.layout import Layout, read_layout
+from stackwright.lab.rke2.memberlog import Change, change_from
 
 START_LIMIT_S = 90.0
 STOP_LIMIT_S = 20.0
@@ -44,10 +46,11 @@ class LabHandle:
             return None
         return pid
 
-    def start(self, *, speed: float = 20.0, fresh: bool = False) -> None:
+    def start(self, *, speed: float = 20.0, fresh: bool = False, layout: Layout | None = None) -> None:
         """Start the daemon and wait until every stand-in answers. Does nothing when it runs already.
 
-        `speed` divides the waits that the stand-ins impose; `fresh` forgets the state of an earlier lab.
+        `speed` divides the waits that the stand-ins impose; `fresh` forgets the state of an earlier lab. `layout` says
+        which machines a new lab has. Raises ToolError when the folder holds a lab of another layout.
         """
         if fresh:
             self.stop()
@@ -55,6 +58,7 @@ class LabHandle:
         if self.pid is not None:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._lay_out(layout)
         (self.folder / "ready").unlink(missing_ok=True)
         log = (self.folder / "daemon.log").open("ab")
         daemon = subprocess.Popen(
@@ -73,6 +77,21 @@ class LabHandle:
             if time.monotonic() > deadline:
                 raise GateTimeoutError("the lab did not get ready", where=str(self.folder), seen=self.log_tail())
             time.sleep(0.05)
+
+    def _lay_out(self, layout: Layout | None) -> None:
+        """Keep the layout of a new lab; refuse another one for a lab that exists."""
+        if layout is None:
+            return
+        made = (self.folder / "net").exists()
+        if made and layout != read_layout(self.folder):
+            raise ToolError(
+                "the lab in this folder has another layout",
+                where=str(self.folder),
+                wanted=str(layout),
+                seen=str(read_layout(self.folder)),
+                remedy="Stop it and start a fresh one, or use another folder.",
+            )
+        layout.write(self.folder)
 
     def stop(self) -> None:
         """Stop the daemon with everything it started, and wait for its end."""
@@ -110,6 +129,10 @@ class LabHandle:
         """Return the comparable state of everything: nodes, Kubernetes objects, releases, ClearML."""
         state: dict[str, Any] = self.ask("GET", "/snapshot")
         return state
+
+    def members(self) -> list[Change]:
+        """Return every change of who runs and votes in etcd since the daemon's start, oldest first."""
+        return [change_from(fields) for fields in self.ask("GET", "/members")]
 
     def fault(self, **fault: Any) -> None:
         """Inject a fault; see stackwright.lab.faults.Fault for its fields."""

@@ -32,6 +32,9 @@ def control_app(center: Center) -> web.Application:
     async def snapshot(request: web.Request) -> web.Response:
         return web.json_response(await center.snapshot())
 
+    async def members(request: web.Request) -> web.Response:
+        return web.json_response([asdict(change) for change in center.rke2.log.changes])
+
     async def add_fault(request: web.Request) -> web.Response:
         center.faults.add(await request.json())
         return web.json_response({"ok": True})
@@ -50,6 +53,7 @@ def control_app(center: Center) -> web.Application:
         [
             web.get("/journal", journal),
             web.get("/snapshot", snapshot),
+            web.get("/members", members),
             web.post("/faults", add_fault),
             web.delete("/faults", clear_faults),
             web.post("/power", power),

@@ -1,6 +1,7 @@
 """Faults that a lab can inject: which change or request they strike, when, and how often.
 
-Deciding lives here; carrying a fault out lives with the stand-in that it strikes.
+Deciding lives here; carrying a fault out lives with the stand-in that it strikes. Faults that befall a machine
+(MACHINE) begin at a change, or at once when no change is named, and stand until they are taken back.
 """
 
 from __future__ import annotations
@@ -10,22 +11,27 @@ import json
 import os
 import re
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from stackwright.lab.journal import Entry
 
-Kind = Literal["kill", "cut", "disk-full", "node-dead", "slow-join", "learner-stuck", "chart-pending", "api-500"]
+Kind = Literal[
+    "kill", "cut", "disk-full", "node-dead", "process-death", "link-loss", "slow-disk", "slow-join", "learner-stuck",
+    "chart-pending", "api-500",
+]  # fmt: skip
 When = Literal["before", "inside", "after"]
+MACHINE = frozenset({"disk-full", "node-dead", "process-death", "link-loss", "slow-disk"})
 
 
 @dataclass
 class Fault:
     """One fault. `match` narrows what it strikes: `number` (from that change on), and regular expressions for
     `wire`, `target`, `action`. It strikes `count` times (0: always). `pid` is the process that `kill` ends;
-    `seconds` is how long `slow-join` holds a node back; `path` is the folder that `disk-full` fills.
+    `seconds` is how long `slow-join` holds a node back; `path` is the folder that `disk-full` fills; `node` is the
+    machine that a fault of a machine befalls: without it, the one that the change is made on.
     """
 
     kind: Kind
@@ -36,6 +42,7 @@ class Fault:
     seconds: float = 0.0
     struck: int = 0
     path: str = "/var"
+    node: str = ""
 
     def __post_init__(self) -> None:
         """Refuse a fault that could never strike: a test would pass without it."""
@@ -45,6 +52,17 @@ class Fault:
             raise ValueError(f"a fault cannot match on {', '.join(sorted(unknown))}")
         if self.kind == "kill" and self.pid <= 1:
             raise ValueError("a kill needs the pid of the controller")
+
+    @property
+    def waits(self) -> bool:
+        """Tell whether a fault of a machine waits for its change; else it has begun."""
+        return not self.struck and bool({"number", "action"} & set(self.match))
+
+    def befell(self, target: str) -> bool:
+        """Tell whether a standing fault stands over a target."""
+        if self.kind in MACHINE and self.waits:
+            return False
+        return self.node == target if self.node else bool(re.search(str(self.match.get("target", "")), target))
 
     def strikes(self, wire: str, target: str, action: str, number: int) -> bool:
         """Tell whether this fault strikes here and now."""
@@ -81,16 +99,25 @@ class Faults:
         """Call `listener` whenever faults are added or cleared, or one has struck."""
         self._listeners.append(listener)
 
-    def has(self, kind: Kind) -> bool:
-        """Tell whether any fault of this kind has not been cleared."""
-        return any(fault.kind == kind for fault in self._faults)
-
     def standing(self, kind: Kind, target: str) -> Fault | None:
         """Return the fault of a kind that stands over a target, without counting it: a dead node stays dead."""
         for fault in self._faults:
-            if fault.kind == kind and re.search(str(fault.match.get("target", "")), target):
+            if fault.kind == kind and fault.befell(target):
                 return fault
         return None
+
+    def begin(self, when: When, entry: Entry, machines: Container[str]) -> list[Fault]:
+        """Let the faults of machines begin that wait for this change and moment; return them."""
+        begun = []
+        for fault in self._faults:
+            victim = fault.node or entry.target
+            if fault.kind not in MACHINE or fault.when != when or not fault.waits or victim not in machines:
+                continue
+            if self._strikes(fault, entry):
+                fault.node = victim
+                begun.append(fault)
+                self._struck(fault, f"{fault.kind} {when} {entry.number} {entry.target} {entry.action}")
+        return begun
 
     def take(self, kind: Kind, when: When, entry: Entry) -> Fault | None:
         """Return the fault of a kind that strikes this change at this moment, counted as struck, or None."""
@@ -102,7 +129,10 @@ class Faults:
 
     def waits_for(self, when: When, entry: Entry) -> bool:
         """Tell whether any fault would strike this change at this moment."""
-        return any(fault.when == when and self._strikes(fault, entry) for fault in self._faults)
+        return any(
+            fault.when == when and self._strikes(fault, entry) and (fault.kind not in MACHINE or fault.waits)
+            for fault in self._faults
+        )
 
     @staticmethod
     def _strikes(fault: Fault, entry: Entry) -> bool:

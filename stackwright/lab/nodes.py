@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import shlex
 import shutil
@@ -17,14 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stackwright.lab.faults import Faults
-from stackwright.lab.journal import Journal
+from stackwright.lab.faults import Fault, Faults, When
+from stackwright.lab.journal import Entry, Journal
 from stackwright.lab.machines.hand import Command, HandServer, write_standins
 from stackwright.lab.machines.kernel import boot_kernel
 from stackwright.lab.machines.packages import apply_staged
 from stackwright.lab.machines.snapshots import read_disk
 from stackwright.lab.machines.systemd import Systemd
 from stackwright.lab.nodefiles import LabNode, NodeRootError, write_disk
+
+log = logging.getLogger(__name__)
 
 __all__ = ["Finished", "LabNode", "LabNodes", "Machine"]
 
@@ -35,6 +38,7 @@ PATHS = {
 }
 HOLDER = Path(__file__).parent / "machines" / "holder.sh"
 START_LIMIT_S = 20.0
+CUT = "/run/lab/cut"  # is there while the machine has no network
 
 
 @dataclass(frozen=True)
@@ -238,6 +242,13 @@ class Machine:
             raise
         return Finished(process.returncode or 0, out.decode(errors="replace"), err.decode(errors="replace"))
 
+    def kill_service(self) -> None:
+        """Kill the process of RKE2's unit, as the kernel does when memory runs out. Its pods run on."""
+        for role in ("server", "agent"):
+            process = self.systemd.unit(f"rke2-{role}.service").process
+            if process is not None and process.returncode is None:
+                process.kill()
+
     async def fill_disk(self, inside: str) -> None:
         """Make every write below a folder fail with "No space left on device", until `free_disk`."""
         self.path(inside)  # only the machine's own folders
@@ -278,8 +289,12 @@ class LabNodes:
         self._servers: list[Any] = []  # NodeSshServer: sshd.py imports this module
         self._jobs: set[asyncio.Task[None]] = set()
         self._dead: set[str] = set()
-        self._full: set[tuple[str, str]] = set()
-        faults.on_change(self._look_at_faults)
+        self._full: dict[str, str] = {}
+        self.cut_off: set[str] = set()
+        """Machines that run on without a network: nobody reaches them, and they reach nobody."""
+        self.on_fault: Callable[[str, str], None] = lambda name, what: None
+        self._looking = asyncio.Lock()
+        faults.on_change(lambda: self.soon(self.look_at_faults()) if self._servers else None)
 
     def __getitem__(self, name: str) -> Machine:
         return self.machines[name]
@@ -304,7 +319,7 @@ class LabNodes:
             server = NodeSshServer(machine, self)
             await server.start()
             self._servers.append(server)
-        self._look_at_faults()
+        await self.look_at_faults()
 
     async def stop(self) -> None:
         """Switch everything off; the folder keeps the disks."""
@@ -318,17 +333,39 @@ class LabNodes:
 
     async def power_off(self, name: str) -> None:
         """Cut a machine's power; its SSH port stops answering."""
-        for server in self._servers:
-            if server.machine.name == name:
-                await server.stop()
+        await self._server(name).stop()
         await self[name].power_off()
+        self._full.pop(name, None)
 
     async def power_on(self, name: str) -> None:
-        """Boot a machine that is off."""
+        """Boot a machine that is off; what stands over it outlives the boot."""
+        await self._boot(name)
+        await self.look_at_faults()
+
+    async def _boot(self, name: str) -> None:
         await self[name].power_on()
-        for server in self._servers:
-            if server.machine.name == name:
-                await server.start()
+        if name in self.cut_off:
+            self[name].write(CUT, "")
+        else:
+            await self._server(name).start()
+
+    def _server(self, name: str) -> Any:
+        return next(server for server in self._servers if server.machine.name == name)
+
+    async def cut_link(self, name: str) -> None:
+        """Take a machine's network away; what runs on it runs on."""
+        self.cut_off.add(name)
+        self[name].write(CUT, "")
+        await self._server(name).lose_link()
+        self.on_fault(name, "link lost")
+
+    async def mend_link(self, name: str) -> None:
+        """Give a machine its network back."""
+        self.cut_off.discard(name)
+        self[name].path(CUT).unlink(missing_ok=True)
+        if self[name].is_on:
+            await self._server(name).start()
+        self.on_fault(name, "link restored")
 
     async def reboot(self, name: str) -> None:
         """Switch a machine off and on."""
@@ -344,34 +381,70 @@ class LabNodes:
         return self[name].snapshot()
 
     def _reboot(self, name: str) -> None:
-        self._spawn(self.reboot(name))
+        self.soon(self.reboot(name))
 
-    def _look_at_faults(self) -> None:
-        if not self._servers:
-            return  # not started yet: start() looks itself
-        for name in self.machines:
-            dead = self.faults.standing("node-dead", name) is not None
-            if dead and name not in self._dead:
-                self._dead.add(name)
-                self._spawn(self.power_off(name))
-            elif not dead and name in self._dead:
-                self._dead.discard(name)
-                self._spawn(self.power_on(name))
-        if self._full and not self.faults.has("disk-full"):
-            for name, inside in self._full:
-                self._spawn(self[name].free_disk(inside))
-            self._full.clear()
+    async def look_at_faults(self) -> None:
+        """Bring every machine to what stands over it now: dead, cut off, its disk full."""
+        async with self._looking:
+            for name in self.machines:
+                if (self.faults.standing("node-dead", name) is not None) != (name in self._dead):
+                    await self._die_or_live(name)
+                if (self.faults.standing("link-loss", name) is not None) != (name in self.cut_off):
+                    await (self.mend_link(name) if name in self.cut_off else self.cut_link(name))
+                await self._fill_or_free(name, self.faults.standing("disk-full", name))
 
-    async def fill_disk(self, name: str, inside: str) -> None:
-        """Fill a folder of a machine until the fault is cleared."""
-        if (name, inside) not in self._full:
-            self._full.add((name, inside))
-            await self[name].fill_disk(inside)
+    async def _die_or_live(self, name: str) -> None:
+        if name in self._dead:
+            self._dead.discard(name)
+            await self._boot(name)
+        else:
+            self._dead.add(name)
+            await self.power_off(name)
 
-    def _spawn(self, work: Any) -> None:
+    async def _fill_or_free(self, name: str, fault: Fault | None) -> None:
+        if (fault is not None) == (name in self._full) or not self[name].is_on:
+            return
+        if fault is None:
+            await self[name].free_disk(self._full.pop(name))
+            self.on_fault(name, "disk freed")
+        else:
+            self._full[name] = fault.path
+            await self[name].fill_disk(fault.path)
+            self.on_fault(name, "disk full")
+
+    def is_full(self, name: str, inside: str) -> bool:
+        """Say whether a machine's disk takes no more at a path."""
+        folder = self._full.get(name)
+        return folder is not None and Path(inside).is_relative_to(folder)
+
+    def is_dead(self, name: str) -> bool:
+        """Say whether a fault keeps a machine dead."""
+        return name in self._dead
+
+    async def befall(self, when: When, entry: Entry) -> bool:
+        """Let machines' faults of this moment begin; return whether one took the machine that the change is made on.
+
+        That one is left to die in the background: whoever carries its change out dies with it.
+        """
+        begun = self.faults.begin(when, entry, self.machines)
+        for fault in begun:
+            if fault.kind == "process-death":
+                self[fault.node].kill_service()
+        own = any(fault.kind in ("node-dead", "link-loss") and fault.node == entry.target for fault in begun)
+        if begun and not own:
+            await self.look_at_faults()
+        return own
+
+    def soon(self, work: Any) -> None:
+        """Do something beside what goes on; what it raises stands in the lab's log."""
         job = asyncio.get_running_loop().create_task(work)
         self._jobs.add(job)
-        job.add_done_callback(self._jobs.discard)
+        job.add_done_callback(self._done)
+
+    def _done(self, job: asyncio.Task[Any]) -> None:
+        self._jobs.discard(job)
+        if not job.cancelled() and job.exception() is not None:
+            log.error("work beside failed", exc_info=job.exception())
 
 
 def _pids_in(holder: int) -> list[int]:

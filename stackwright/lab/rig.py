@@ -16,6 +16,7 @@ from typing import Any
 
 from stackwright.domain.errors import ToolError
 from stackwright.lab.control import LabHandle
+from stackwright.lab.layout import Layout
 from stackwright.lab.server import PrefectServer
 
 ROOT = Path(__file__).parent.parent.parent
@@ -52,9 +53,9 @@ class Rig:
             "PREFECT_LOGGING_TO_CONSOLE_LEVEL": "INFO",
         }
 
-    def start_lab(self, *, fresh: bool = True) -> None:
+    def start_lab(self, *, fresh: bool = True, layout: Layout | None = None) -> None:
         """Start the lab; a fresh one also gets fresh blocks, as a new site would have."""
-        self.lab.start(speed=self.speed, fresh=fresh)
+        self.lab.start(speed=self.speed, fresh=fresh, layout=layout)
         if fresh:
             self.fill_blocks()
 

@@ -55,7 +55,7 @@ class NodeSshServer:
         self.machine = machine
         self.nodes = nodes
         self.connections: set[asyncssh.SSHServerConnection] = set()
-        self.sessions: set[asyncio.Task[None]] = set()
+        self.sessions: dict[asyncio.Task[None], Session] = {}
         self._acceptor: asyncssh.SSHAcceptor | None = None
 
     async def start(self) -> None:
@@ -90,13 +90,26 @@ class NodeSshServer:
             session.cancel()
         await asyncio.gather(*self.sessions, return_exceptions=True)
 
+    async def lose_link(self) -> None:
+        """Stop listening and break every connection, as a network that is gone does; commands under way run on."""
+        if self._acceptor is None:
+            return
+        self._acceptor.close()
+        await self._acceptor.wait_closed()
+        self._acceptor = None
+        for session in self.sessions.values():
+            session.is_cut = True
+        for connection in [*self.connections]:
+            connection.abort()
+
     async def _handle(self, process: asyncssh.SSHServerProcess[bytes]) -> None:
+        session = Session(self, process)
         task = asyncio.current_task()
         if task is not None:
-            self.sessions.add(task)
-            task.add_done_callback(self.sessions.discard)
+            self.sessions[task] = session
+            task.add_done_callback(lambda done: self.sessions.pop(done, None))
         try:
-            await Session(self, process).run()
+            await session.run()
         except LinkCutError:
             pass  # the connection is gone already
         except (OSError, asyncssh.Error):
@@ -144,7 +157,7 @@ class Session:
         self._process = process
         self._user: str = process.get_extra_info("username")
         self._entry: Entry | None = None
-        self._is_cut = False
+        self.is_cut = False
 
     async def run(self) -> None:
         """Carry the request out and send its exit status."""
@@ -187,7 +200,7 @@ class Session:
             # A cut link does not end the command: sshd lets it run on, and nobody hears how it ended.
             await pumps
             code = await child.wait()
-            if not self._is_cut:
+            if not self.is_cut:
                 await self._strike("after")
                 self._send_status(code)
         except asyncio.CancelledError:
@@ -229,13 +242,16 @@ class Session:
         entry = self._entry
         if entry is None:
             return
-        full = self._faults.take("disk-full", when, entry)
-        if full is not None:
-            await self._server.nodes.fill_disk(self._machine.name, full.path)
+        if await self._server.nodes.befall(when, entry):
+            while not self.is_cut:  # until the link is gone, or this session with its machine
+                await asyncio.sleep(WATCH_S)
+            if when != "inside":
+                raise LinkCutError
+            return
         killed = self._faults.kill_at(when, entry)
         cut = self._faults.take("cut", when, entry)
         if killed or cut is not None:
-            self._is_cut = True
+            self.is_cut = True
             self._process.channel.get_connection().abort()
             if when != "inside":
                 raise LinkCutError

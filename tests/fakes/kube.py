@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 from stackwright.domain.cluster import HttpAnswer, node_status, rollout_of
-from stackwright.domain.errors import NotFoundError, StackError
+from stackwright.domain.errors import ApiUnavailableError, ConflictError, NotFoundError, StackError
 from stackwright.domain.values import deep_merge
 
 GROUPS = {"Job": "batch/v1", "PersistentVolumeClaim": "v1"}
@@ -31,7 +31,8 @@ class FakeKube:
     """Objects by (apiVersion, kind, namespace, name).
 
     `refuse` maps a kind to errors raised, one each, by the next changes of objects of that kind. `services` maps
-    (namespace, service, method, path) to an answer. `journal` holds every change.
+    (namespace, service, method, path) to an answer. `journal` holds every change. A Lease has a resourceVersion, and
+    stale patches of it are refused. While `down` nothing of a Lease is answered; `time` is the API server's clock.
     """
 
     def __init__(self, *objects: dict[str, Any]) -> None:
@@ -40,6 +41,9 @@ class FakeKube:
         self.services: dict[tuple[str, str, str, str], HttpAnswer] = {}
         self.unserved: set[str] = set()
         self.journal: list[str] = []
+        self.down = False
+        self.time = 5_000_000.0
+        self._version = 0
         for obj in objects:
             self.put(obj)
 
@@ -50,6 +54,10 @@ class FakeKube:
     def get(self, api_version, kind, name, ns=None):
         found = self.objects.get((api_version, kind, ns or "", name))
         return copy.deepcopy(found)
+
+    def get_dated(self, api_version, kind, name, ns=None):
+        self._answer()
+        return self.get(api_version, kind, name, ns), float(int(self.time))
 
     def list(self, api_version, kind, ns=None, *, label_selector="", field_selector=""):
         if kind in self.unserved:
@@ -73,8 +81,12 @@ class FakeKube:
         return copy.deepcopy(self.objects[key]), before != self.objects[key]
 
     def create(self, obj):
+        if obj["kind"] == "Lease":
+            self._answer()
+            if _key(obj) in self.objects:
+                raise ConflictError("the API server refused POST", where=obj["metadata"]["name"], status=409)
         self._change("create", obj)
-        self.objects[_key(obj)] = copy.deepcopy(dict(obj))
+        self.objects[_key(obj)] = self._numbered(copy.deepcopy(dict(obj)))
         return copy.deepcopy(obj)
 
     def create_dry_run(self, obj):
@@ -87,8 +99,13 @@ class FakeKube:
         found = self.get(api_version, kind, name, ns)
         if found is None:
             raise NotFoundError("there is no such object", where=f"{kind} {name}", status=404)
+        if kind == "Lease":
+            self._answer()
+            for key in ("resourceVersion", "uid"):
+                if patch["metadata"].get(key, found["metadata"][key]) != found["metadata"][key]:
+                    raise ConflictError("the API server refused PATCH", where=name, seen="409 Conflict", status=409)
         self._change("patch", found)
-        self.put(deep_merge(found, patch))
+        self.put(self._numbered(_without_nulls(deep_merge(found, patch))))
         return self.get(api_version, kind, name, ns)
 
     def delete(self, api_version, kind, name, ns=None, *, propagation="Background"):
@@ -112,12 +129,29 @@ class FakeKube:
             raise NotFoundError("there is no such object", where=f"service {ns}/{service}", status=404)
         return answer
 
+    def _answer(self):
+        if self.down:
+            raise ApiUnavailableError("the API server does not answer", where="https://api", seen="NewConnectionError")
+
+    def _numbered(self, obj):
+        if obj["kind"] == "Lease":
+            self._version += 1
+            obj["metadata"] = {"uid": f"uid-{self._version}", **obj["metadata"], "resourceVersion": str(self._version)}
+        return obj
+
     def _change(self, verb, obj):
         errors = self.refuse.get(obj["kind"], [])
         if errors:
             raise errors.pop(0)
         meta = obj["metadata"]
         self.journal.append(f"{verb} {obj['kind']} {meta.get('namespace', '')}/{meta['name']}")
+
+
+def _without_nulls(tree):
+    """Drop what a JSON merge patch takes away."""
+    if isinstance(tree, dict):
+        return {key: _without_nulls(value) for key, value in tree.items() if value is not None}
+    return tree
 
 
 def _key(obj) -> tuple[str, str, str, str]:

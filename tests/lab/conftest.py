@@ -26,6 +26,7 @@ from stackwright.lab.rke2.supervisor import serve
 from stackwright.lab.secrets_made import ssh_key_pair
 
 VERSION = "v1.34.10+rke2r1"
+OTHERS = ("v1.33.10+rke2r1", "v1.35.3+rke2r1")
 
 
 class DictApi:
@@ -47,12 +48,16 @@ class DictApi:
     def objects(self, kind):
         return [obj for key, obj in self.kept.items() if key[0] == kind]
 
-    async def serve(self, address, port, context):
+    async def serve(self, address, port, context, version):
         async def ready(request):
             return web.Response(text="ok")
 
+        async def say_version(request):
+            return web.json_response({"gitVersion": version})
+
         app = web.Application()
         app.router.add_get("/readyz", ready)
+        app.router.add_get("/version", say_version)
         return await serve(app, address, port, context)
 
 
@@ -97,7 +102,8 @@ class SmallLab:
     async def _up(self) -> None:
         await self.cluster.start()
         await self.nodes.start()
-        build_release(self.folder / "artifacts", VERSION)
+        for version in (VERSION, *OTHERS):
+            build_release(self.folder / "artifacts", version)
         context = self.net.ca.server_context("lab", [self.net.address(2)])
         self.close_artifacts = await serve(artifacts_app(self.folder / "artifacts"), self.net.address(2), 8444, context)
 

@@ -58,9 +58,12 @@ class Target:
 Gate = Callable[[RequestInfo], Awaitable[web.StreamResponse | None]]
 
 
-def create_kube_app(state: KubeState, gate: Gate | None = None) -> web.Application:
-    """Make the application. `gate` is awaited before each request and may answer in its stead, wait, or raise."""
-    face = _Face(state, gate)
+def create_kube_app(state: KubeState, gate: Gate | None = None, version: str = "") -> web.Application:
+    """Make the application. `gate` is awaited before each request and may answer in its stead, wait, or raise.
+
+    `version` is this server's own, where it is not the cluster's first: the servers of a cluster may differ.
+    """
+    face = _Face(state, gate, version or state.git_version)
     app = web.Application(client_max_size=BODY_LIMIT)
     app.router.add_route("*", "/{path:.*}", face.serve)
 
@@ -76,8 +79,8 @@ def create_kube_app(state: KubeState, gate: Gate | None = None) -> web.Applicati
 class _Face:
     """One server's request handling."""
 
-    def __init__(self, state: KubeState, gate: Gate | None) -> None:
-        self.state, self.gate = state, gate
+    def __init__(self, state: KubeState, gate: Gate | None, version: str) -> None:
+        self.state, self.gate, self.version = state, gate, version
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         try:
@@ -109,7 +112,7 @@ class _Face:
         if path.startswith(HEALTH):
             return _health(request)
         if path == "/version":
-            return web.json_response(discovery.version_info(state.git_version))
+            return web.json_response(discovery.version_info(self.version))
         if path in {"/api", "/apis"} and "as=APIGroupDiscoveryList" in request.headers.get("Accept", ""):
             body = json.dumps(discovery.aggregated(state, core=path == "/api")).encode()
             return web.Response(body=body, headers={"Content-Type": discovery.AGGREGATED, "Vary": "Accept"})

@@ -19,11 +19,13 @@ from stackwright.lab.machines.hand import Answer, Call
 from stackwright.lab.net import LabNet, context_of
 from stackwright.lab.rke2.commands import rke2_command
 from stackwright.lab.rke2.encryption import first_encryption
+from stackwright.lab.rke2.memberlog import MemberLog
 from stackwright.lab.rke2.objects import ClusterApi, NoApi, Obj, set_condition, system_objects
 from stackwright.lab.rke2.service import Rke2Service
 from stackwright.lab.rke2.snapshots import snapshot_kind
-from stackwright.lab.rke2.state import SERVER, ClusterState, Member, load_clusters, new_cluster
+from stackwright.lab.rke2.state import DATA, SERVER, ClusterState, Member, load_clusters, new_cluster
 from stackwright.lab.rke2.supervisor import Balancer, create_health_app, serve
+from stackwright.lab.rke2.versions import TOO_NEW, etcd_minor, etcd_of, minor_of
 
 if TYPE_CHECKING:
     from stackwright.lab.nodes import LabNodes, Machine
@@ -33,6 +35,7 @@ API_PORT, SUPERVISOR_PORT, HEALTH_PORT = 6443, 9345, 2381
 PROMOTE_S = 15.0
 STALLED_S = 300.0
 NODE_LOST_S = 40.0
+SWAP_S = 10.0  # how long the kubelet takes to replace a server's static pods by those of another release
 LOOK_S = 4.0
 MISMATCH = "failed to validate server configuration: critical configuration value mismatch"
 PASSWORD_REJECTED = (
@@ -46,6 +49,7 @@ class Pods:
     """What runs on a machine beside the RKE2 process itself: its static pods outlive a stop of the unit."""
 
     cluster: str
+    version: str
     closers: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
 
 
@@ -61,11 +65,14 @@ class Rke2Cluster:
         self.clusters: dict[str, ClusterState] = load_clusters(self._folder)
         self.pods: dict[str, Pods] = {}
         self.supervised: set[str] = set()
+        self.kubelets: dict[str, str] = {}  # node -> the release that runs there; what is installed may be newer
         self._registered: set[str] = set()
         self._ready_since: dict[str, float] = {}
         self._lost_since: dict[str, float] = {}
         self._balancer = Balancer(lb_address, self._backends)
         self._controller: asyncio.Task[None] | None = None
+        self.log = MemberLog(self._folder / "members.jsonl")
+        nodes.on_fault = self._on_fault
         for machine in nodes.machines.values():
             for role in ("server", "agent"):
                 machine.systemd.drivers[f"rke2-{role}.service"] = Rke2Service(machine, self, role)
@@ -95,10 +102,11 @@ class Rke2Cluster:
         """Return the API of a cluster: a second one, which should not be, gets an empty one."""
         return self._api if state.id == next(iter(self.clusters)) else NoApi()
 
-    def bootstrap(self, token: str, agent_token: str, critical: dict[str, str]) -> ClusterState:
-        """Make a new cluster."""
+    def bootstrap(self, token: str, agent_token: str, critical: dict[str, str], version: str) -> ClusterState:
+        """Make a new cluster, of the release of its first server."""
         state = new_cluster(token or secrets.token_hex(16), agent_token, critical)
         state.encryption = first_encryption()
+        state.born, state.etcd = version, etcd_of(version)
         self.clusters[state.id] = state
         self.save(state)
         return state
@@ -118,22 +126,48 @@ class Rke2Cluster:
     def save(self, state: ClusterState) -> None:
         """Keep a cluster's state."""
         state.save(self._folder)
+        self._note("membership")
+
+    def _on_fault(self, name: str, what: str) -> None:
+        if name in self.nodes.cut_off:
+            self._balancer.drop(self.nodes[name].spec.address)
+        self._note(f"fault: {what} on {name}")
+
+    def _note(self, cause: str) -> None:
+        """Note which members of the first cluster run, when that has changed."""
+        state = next(iter(self.clusters.values()), None)
+        if state is not None:
+            self.log.note(
+                cause, {one.name: (one.voter, self.member_runs(state, one.name)) for one in [*state.members.values()]}
+            )
 
     def has_quorum(self, state: ClusterState) -> bool:
         """Say whether more than half of the voters run."""
         voters = state.voters
-        running = sum(1 for member in voters if self._etcd_runs(state, member.name))
+        running = sum(1 for member in voters if self.member_runs(state, member.name))
         return running > len(voters) // 2
+
+    def has_api(self) -> bool:
+        """Say whether the first cluster's API servers have a datastore that answers."""
+        state = next(iter(self.clusters.values()), None)
+        return state is None or self.has_quorum(state)
+
+    def is_served(self, state: ClusterState, machine: str) -> bool:
+        """Say whether the member on a machine is part of a quorum."""
+        return self.has_quorum(state) and machine not in self.nodes.cut_off and not self.nodes.is_full(machine, DATA)
 
     def leader(self, state: ClusterState) -> str | None:
         """Return the leader: the first running voter, or None without a quorum."""
         if not self.has_quorum(state):
             return None
-        return next(member.name for member in state.voters if self._etcd_runs(state, member.name))
+        return next(member.name for member in state.voters if self.member_runs(state, member.name))
 
-    def _etcd_runs(self, state: ClusterState, name: str) -> bool:
-        pods = self.pods.get(self.machine_of(name))
-        return pods is not None and pods.cluster == state.id
+    def member_runs(self, state: ClusterState, name: str) -> bool:
+        """Say whether a member runs and reaches the others. On a full disk etcd ends at its next write."""
+        machine = self.machine_of(name)
+        pods = self.pods.get(machine)
+        lost = machine in self.nodes.cut_off or self.nodes.is_full(machine, DATA)
+        return pods is not None and pods.cluster == state.id and not lost
 
     def machine_of(self, node: str) -> str:
         """Return the machine of a node name, which may have been set to another one than the machine's."""
@@ -184,11 +218,18 @@ class Rke2Cluster:
 
     # What runs
 
-    async def run_pods(self, machine: Machine, state: ClusterState) -> None:
-        """Start a server's static pods: etcd's health page and the API server."""
-        if machine.name in self.pods:
+    async def run_pods(self, machine: Machine, state: ClusterState, version: str) -> None:
+        """Start a server's static pods: etcd's health page and the API server.
+
+        Those of another release are replaced: the member is down meanwhile. Those of this one go on undisturbed.
+        """
+        running = self.pods.get(machine.name)
+        if running is not None and running.version == version:
             return
-        pods = self.pods[machine.name] = Pods(state.id)
+        if running is not None:
+            await self.kill_pods(machine)
+            await self.pause(SWAP_S)
+        pods = self.pods[machine.name] = Pods(state.id, version)
         address = machine.spec.address
         context = context_of(*(machine.read(f"{SERVER}/tls/serving-kube-apiserver.{end}") for end in ("crt", "key")))
         context.verify_mode = ssl.CERT_OPTIONAL
@@ -198,7 +239,22 @@ class Rke2Cluster:
                 create_health_app(self, state, lambda: self._member_on(state, machine.name)), address, HEALTH_PORT
             )
         )
-        pods.closers.append(await self.api_of(state).serve(address, API_PORT, context))
+        pods.closers.append(await self.api_of(state).serve(address, API_PORT, context, version))
+        self._raise_etcd(state)
+        self._note(f"started on {machine.name}")
+
+    def _raise_etcd(self, state: ClusterState) -> None:
+        """Raise etcd's cluster version once every member runs a newer one: from then on none can go back."""
+        running = [self.pods.get(self.machine_of(name)) for name in state.members]
+        oldest = min((etcd_of(pods.version) for pods in running if pods), key=etcd_minor, default="")
+        if None not in running and oldest and etcd_minor(oldest) > etcd_minor(state.etcd or "3.5"):
+            state.etcd = oldest
+            self.save(state)
+
+    @staticmethod
+    def etcd_refuses(state: ClusterState, version: str) -> bool:
+        """Say whether the etcd of a release is too old for the cluster's data."""
+        return bool(state.etcd) and etcd_minor(etcd_of(version)) < etcd_minor(state.etcd)
 
     def _member_on(self, state: ClusterState, machine: str) -> str:
         return next((name for name in state.members if self.machine_of(name) == machine), "")
@@ -209,6 +265,8 @@ class Rke2Cluster:
         if pods is not None:
             for close in pods.closers:
                 await close()
+            dead = self.nodes.is_dead(machine.name)
+            self._note(f"fault: {machine.name} died" if dead else f"stopped on {machine.name}")
 
     def put_system_objects(self, state: ClusterState, config: dict[str, Any], version: str) -> None:
         """Put what RKE2's own charts bring, unless it is there."""
@@ -217,7 +275,8 @@ class Rke2Cluster:
             if api.get("Namespace", "", namespace) is None:
                 meta = {"name": namespace, "labels": {"kubernetes.io/metadata.name": namespace}}
                 api.put({"apiVersion": "v1", "kind": "Namespace", "metadata": meta, "status": {"phase": "Active"}})
-        for obj in [snapshot_kind(), *system_objects(config, version)]:
+        # An upgrade keeps the ingress of the first release.
+        for obj in [snapshot_kind(), *system_objects(config, state.born or version)]:
             meta = obj["metadata"]
             if api.get(obj["kind"], meta.get("namespace", ""), meta["name"]) is None:
                 api.put(obj)
@@ -229,6 +288,8 @@ class Rke2Cluster:
 
     def _backends(self, port: int) -> list[str]:
         names = self.supervised if port == SUPERVISOR_PORT else set(self.pods)
+        # An API server asks the etcd member beside it and no other: without that one it serves nobody.
+        names = names - self.nodes.cut_off - {name for name in names if self.nodes.is_full(name, DATA)}
         return [machine.spec.address for name, machine in self.nodes.machines.items() if name in names]
 
     # Controllers
@@ -246,7 +307,7 @@ class Rke2Cluster:
         for member in [*state.members.values()]:
             if member.voter:
                 continue
-            if not (member.ready and self._etcd_runs(state, member.name)):
+            if not (member.ready and self.member_runs(state, member.name)):
                 self._ready_since.pop(member.name, None)
                 continue
             age = (now - self._ready_since.setdefault(member.name, now)) * self.speed
@@ -298,8 +359,11 @@ class Rke2Cluster:
         machine = self.nodes.machines.get(self.machine_of(name))
         if machine is None:
             return False
-        if any(machine.systemd.is_active(f"rke2-{role}.service") for role in ("server", "agent")):
+        heard = name not in self.nodes.cut_off
+        if heard and any(machine.systemd.is_active(f"rke2-{role}.service") for role in ("server", "agent")):
             self._lost_since.pop(name, None)
+            if self.is_too_new(name):
+                return set_condition(node, "Ready", "False", "KubeletNotReady", TOO_NEW)
             return set_condition(node, "Ready", "True", "KubeletReady", "kubelet is posting ready status")
         now = asyncio.get_running_loop().time()
         if (now - self._lost_since.setdefault(name, now)) * self.speed < NODE_LOST_S:
@@ -308,6 +372,17 @@ class Rke2Cluster:
         if ready != "True":
             return False
         return set_condition(node, "Ready", "Unknown", "NodeStatusUnknown", "Kubelet stopped posting node status.")
+
+    def is_too_new(self, name: str) -> bool:
+        """Say whether a node's kubelet is of a newer minor than the oldest API server that it may be led to."""
+        own = self.kubelets.get(name)
+        servers = [minor_of(pods.version) for pods in self.pods.values()]
+        return (
+            own is not None
+            and bool(servers)
+            and minor_of(own) > min(servers)
+            and self.machine_of(name) not in self.pods
+        )
 
     async def _command(self, machine: Machine, call: Call) -> Answer:
         if call.args[1:2] == ("lab-killall",):

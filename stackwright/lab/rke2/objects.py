@@ -35,8 +35,8 @@ class ClusterApi(Protocol):
     def objects(self, kind: str) -> Iterable[Obj]:
         """Return all objects of a kind."""
 
-    async def serve(self, address: str, port: int, context: ssl.SSLContext) -> Close:
-        """Serve the API over HTTPS; return what stops it."""
+    async def serve(self, address: str, port: int, context: ssl.SSLContext, version: str) -> Close:
+        """Serve the API of a server of this version over HTTPS; return what stops it."""
 
 
 class NoApi:
@@ -56,7 +56,7 @@ class NoApi:
         """Return nothing."""
         return ()
 
-    async def serve(self, address: str, port: int, context: ssl.SSLContext) -> Close:
+    async def serve(self, address: str, port: int, context: ssl.SSLContext, version: str) -> Close:
         """Serve nothing."""
 
         async def close() -> None:

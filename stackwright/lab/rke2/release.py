@@ -9,6 +9,7 @@ import gzip
 import hashlib
 import io
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from aiohttp import web
@@ -16,6 +17,9 @@ from aiohttp import web
 FILES = Path(__file__).parent / "files"
 TARBALL = "rke2.linux-amd64.tar.gz"
 IMAGES = "rke2-images.linux-amd64.tar.zst"
+PROCESS = "share/rke2/process"
+"""What runs as the service's process: like the real program it is replaced by an installation while the old one runs
+on, which /proc/PID/exe then calls deleted. The program itself is a script here, of which /proc names the shell."""
 CHECKSUMS = "sha256sum-amd64.txt"
 CIS_SYSCTLS = "vm.panic_on_oom=0\nvm.overcommit_memory=1\nkernel.panic=10\nkernel.panic_on_oops=1\n"
 KEPT_AT = 1_700_000_000  # one time stamp for all files: the same release always has the same checksums
@@ -46,8 +50,9 @@ def _tarball(version: str) -> bytes:
     commit = hashlib.sha256(version.encode()).hexdigest()[:40]
     program = (FILES / "rke2.sh").read_text().replace("@VERSION@", version).replace("@COMMIT@", commit)
     unit = (FILES / "unit.service").read_text()
-    files = {
+    files: dict[str, tuple[str | bytes, int]] = {
         "bin/rke2": (program, 0o755),
+        PROCESS: (Path("/usr/bin/sleep").read_bytes(), 0o755),
         "bin/rke2-killall.sh": ((FILES / "killall.sh").read_text(), 0o755),
         "bin/rke2-uninstall.sh": ((FILES / "uninstall.sh").read_text(), 0o755),
         "share/rke2/rke2-cis-sysctl.conf": (CIS_SYSCTLS, 0o644),
@@ -60,13 +65,14 @@ def _tarball(version: str) -> bytes:
     return gzip.compress(_tar(files), mtime=0)
 
 
-def _tar(files: dict[str, tuple[str, int]]) -> bytes:
+def _tar(files: Mapping[str, tuple[str | bytes, int]]) -> bytes:
     sink = io.BytesIO()
     with tarfile.open(fileobj=sink, mode="w", format=tarfile.GNU_FORMAT) as archive:
         for name, (text, mode) in files.items():
             entry = tarfile.TarInfo(name)
-            entry.size, entry.mode, entry.mtime = len(text.encode()), mode, KEPT_AT
-            archive.addfile(entry, io.BytesIO(text.encode()))
+            content = text if isinstance(text, bytes) else text.encode()
+            entry.size, entry.mode, entry.mtime = len(content), mode, KEPT_AT
+            archive.addfile(entry, io.BytesIO(content))
     return sink.getvalue()
 
 

@@ -12,7 +12,7 @@ import json
 import re
 import secrets
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -32,6 +32,7 @@ from stackwright.lab.rke2.config import (
 )
 from stackwright.lab.rke2.encryption import put_encryption
 from stackwright.lab.rke2.objects import node_object, set_condition
+from stackwright.lab.rke2.release import PROCESS
 from stackwright.lab.rke2.state import (
     DATA,
     MEMBER_FILE,
@@ -45,6 +46,7 @@ from stackwright.lab.rke2.state import (
     write_tokens,
 )
 from stackwright.lab.rke2.supervisor import create_supervisor_app, serve
+from stackwright.lab.rke2.versions import TOO_NEW
 
 if TYPE_CHECKING:
     from stackwright.lab.nodes import Machine
@@ -54,6 +56,10 @@ if TYPE_CHECKING:
 BOOTSTRAP_S, JOIN_S, RESUME_S, AGENT_S, RESTART_S, RETRY_S = 40.0, 30.0, 12.0, 15.0, 5.0, 5.0
 PASSWORD_FILE = "/etc/rancher/node/password"
 CALL_LIMIT = aiohttp.ClientTimeout(total=10)
+
+
+class KilledError(Exception):
+    """The program's process was killed from outside while it started."""
 
 
 class Rke2Service:
@@ -89,6 +95,9 @@ class Rke2Service:
                 self._log("fatal", str(error))
                 await self._died(unit)
                 continue
+            except KilledError:
+                await self._died(unit, "code=killed, status=9/KILL", "signal")
+                continue
             unit.become("active", "running")
             self._systemd(f"Started {self._unit_name}.")
             self._watch = asyncio.create_task(self._watch_process(unit))
@@ -123,11 +132,11 @@ class Rke2Service:
                 process.kill()
             await process.wait()
 
-    async def _died(self, unit: Unit) -> None:
+    async def _died(self, unit: Unit, how: str = "code=exited, status=1/FAILURE", result: str = "exit-code") -> None:
         await self._end_process(unit)
-        self._systemd(f"{self._unit_name}: Main process exited, code=exited, status=1/FAILURE")
-        self._systemd(f"{self._unit_name}: Failed with result 'exit-code'.")
-        unit.become("activating", "auto-restart", "exit-code")
+        self._systemd(f"{self._unit_name}: Main process exited, {how}")
+        self._systemd(f"{self._unit_name}: Failed with result '{result}'.")
+        unit.become("activating", "auto-restart", result)
         await self._cluster.pause(RESTART_S)
         unit.restarts += 1
         self._systemd(f"{self._unit_name}: Scheduled restart job, restart counter is at {unit.restarts}.")
@@ -137,13 +146,14 @@ class Rke2Service:
         if unit.process is None:
             return
         await unit.process.wait()
-        await self._died(unit)
+        await self._died(unit, "code=killed, status=9/KILL", "signal")
         unit.job = asyncio.get_running_loop().create_task(self.start(unit))
 
     async def _spawn(self, unit: Unit, program: str) -> None:
-        words = 'exec -a "$0" /usr/bin/sleep infinity'
+        words = 'exec -a "$0" "$1" infinity'
+        process = program.removesuffix("bin/rke2") + PROCESS
         unit.process = await asyncio.create_subprocess_exec(
-            *self._machine.argv(["/bin/bash", "-c", words, f"{program} {self._role}"]),
+            *self._machine.argv(["/bin/bash", "-c", words, f"{program} {self._role}", process]),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,
@@ -166,13 +176,31 @@ class Rke2Service:
         self._version = version.group(1)
         await self._spawn(unit, program)
         self._config = config = read_config(machine)
+        if self._cluster.nodes.is_full(machine.name, DATA):
+            raise FatalError(f"extracting runtime image: write {DATA}/data: no space left on device")
         for key in unknown_keys(config, self._role):
             self._log("warning", f"Unknown flag --{key} found in config.yaml, skipping")
         check_profile(machine, config, self._role)
         self._log("info", f"Starting rke2 {self._role} {self._version}")
         for key in ("net.ipv4.conf.all.forwarding", "net.ipv4.conf.default.forwarding", "net.ipv6.conf.all.forwarding"):
             set_sysctl(machine, key, "1")
-        await (self._run_server() if self._role == "server" else self._run_agent())
+        await self._while_alive(unit, self._run_server() if self._role == "server" else self._run_agent())
+
+    @staticmethod
+    async def _while_alive(unit: Unit, work: Coroutine[Any, Any, None]) -> None:
+        """Carry out what the program does, as long as its process lives. Raises KilledError when it was killed."""
+        if unit.process is None:
+            raise RuntimeError("the process was just started")
+        doing, death = asyncio.ensure_future(work), asyncio.ensure_future(unit.process.wait())
+        try:
+            await asyncio.wait((doing, death), return_when=asyncio.FIRST_COMPLETED)
+            if not doing.done():
+                raise KilledError
+            doing.result()
+        finally:
+            doing.cancel()
+            death.cancel()
+            await asyncio.gather(doing, death, return_exceptions=True)
 
     async def _run_server(self) -> None:
         machine, config, cluster = self._machine, self._config, self._cluster
@@ -190,9 +218,14 @@ class Rke2Service:
             await cluster.kill_pods(machine)  # RKE2 replaces static pods whose certificates changed
         write_static_pods(machine)
         write_kubeconfig(machine, state, config)
-        await cluster.run_pods(machine, state)
+        while cluster.etcd_refuses(state, self._version):
+            # etcd itself ends with "invalid downgrade"; RKE2 waits for it without an end.
+            await cluster.kill_pods(machine)
+            self._log("info", "Waiting for etcd server to become available")
+            await cluster.pause(RETRY_S)
+        await cluster.run_pods(machine, state, self._version)
         self._log("info", "ETCD server is now running")
-        while not cluster.has_quorum(state):
+        while not cluster.is_served(state, machine.name):
             self._log("info", "Waiting for etcd server to become available")
             await cluster.pause(RETRY_S)
         if held:
@@ -235,7 +268,7 @@ class Rke2Service:
                 "token CA hash does not match the Cluster CA certificate hash: a full token needs a custom CA"
             )
         await self._slow(BOOTSTRAP_S)
-        state = cluster.bootstrap(token, str(config.get("agent-token") or ""), critical_values(config))
+        state = cluster.bootstrap(token, str(config.get("agent-token") or ""), critical_values(config), self._version)
         member = cluster.add_member(state, self._name(), self._machine.spec.address, voter=True)
         cluster.admit_first(state, self._name(), self._password())
         return state, member
@@ -286,6 +319,8 @@ class Rke2Service:
     async def _ask_to_join(self) -> tuple[int, str, ClusterState | None]:
         """Really call the configured address: (status, message, cluster). Status 0: nobody answers, or no trust."""
         url = str(self._config["server"]).rstrip("/")
+        if self._machine.name in self._cluster.nodes.cut_off:
+            return 0, f'failed to get CA certs: Get "{url}/cacerts": dial tcp: i/o timeout', None
         hash_part, token = parse_token(str(self._config["token"]))
         asked = {
             "role": self._role,
@@ -331,7 +366,12 @@ class Rke2Service:
         node = node_object(
             self._machine, name, self._role, self._version, self._config, old, member.id if member else ""
         )
-        set_condition(node, "Ready", "True", "KubeletReady", "kubelet is posting ready status")
+        self._cluster.kubelets[name] = self._version
+        if self._cluster.is_too_new(name):
+            self._log("error", f"kubelet: CreateContainerConfigError: {TOO_NEW}")
+            set_condition(node, "Ready", "False", "KubeletNotReady", TOO_NEW)
+        else:
+            set_condition(node, "Ready", "True", "KubeletReady", "kubelet is posting ready status")
         if member is not None:
             word = ("True", "MemberNotLearner") if member.voter else ("False", "MemberIsLearner")
             set_condition(node, "EtcdIsVoter", *word, "")

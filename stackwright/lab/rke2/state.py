@@ -38,7 +38,10 @@ class Member:
 
 @dataclass
 class ClusterState:
-    """One cluster. `token` is the secret part of the server token."""
+    """One cluster. `token` is the secret part of the server token; `born` is the release of its first server.
+
+    `etcd` is what etcd calls the cluster's version: the smallest that any member ran when it was last raised.
+    """
 
     id: str
     token: str
@@ -48,6 +51,8 @@ class ClusterState:
     members: dict[str, Member] = field(default_factory=dict)
     config: dict[str, str] = field(default_factory=dict)
     encryption: dict[str, Any] = field(default_factory=dict)
+    born: str = ""
+    etcd: str = ""
 
     def authority(self, name: str) -> Authority:
         """Return one of the authorities (AUTHORITIES)."""

@@ -80,7 +80,8 @@ def create_health_app(cluster: Rke2Cluster, state: ClusterState, node: Callable[
     """Make etcd's health page (with `serializable=true` this member alone, else the quorum) and its metrics."""
 
     async def health(request: web.Request) -> web.Response:
-        well = request.query.get("serializable") == "true" or cluster.has_quorum(state)
+        alone = request.query.get("serializable") == "true"
+        well = cluster.member_runs(state, node()) and (alone or cluster.has_quorum(state))
         answer = {"health": "true", "reason": ""} if well else {"health": "false", "reason": "RAFT NO LEADER"}
         return web.json_response(answer, status=200 if well else 503)
 
@@ -110,7 +111,7 @@ class Balancer:
         self._address = address
         self._backends = backends
         self._servers: list[asyncio.Server] = []
-        self._links: set[asyncio.Task[None]] = set()
+        self._links: dict[asyncio.Task[None], str] = {}  # -> the backend that it leads to
         self._turn = 0
 
     async def start(self, ports: tuple[int, ...]) -> None:
@@ -127,12 +128,18 @@ class Balancer:
         await asyncio.gather(*self._links, return_exceptions=True)
         self._servers.clear()
 
+    def drop(self, address: str) -> None:
+        """Break the connections that lead to a backend: its network is gone."""
+        for link, backend in [*self._links.items()]:
+            if backend == address:
+                link.cancel()
+
     def _handler(self, port: int) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
         async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             task = asyncio.current_task()
             if task is not None:
-                self._links.add(task)
-                task.add_done_callback(self._links.discard)
+                self._links[task] = ""
+                task.add_done_callback(lambda done: self._links.pop(done, None))
             with contextlib.suppress(OSError, asyncio.CancelledError):
                 await self._link(port, reader, writer)
             writer.close()
@@ -149,6 +156,9 @@ class Balancer:
                 back_reader, back_writer = await asyncio.wait_for(connection, CONNECT_LIMIT_S)
             except (OSError, TimeoutError):
                 continue
+            task = asyncio.current_task()
+            if task is not None:
+                self._links[task] = address
             try:
                 await asyncio.gather(_pipe(reader, back_writer), _pipe(back_reader, writer))
             finally:

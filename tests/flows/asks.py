@@ -1,0 +1,31 @@
+"""A run that asks for approval of a plan, in a process of its own: `python -m tests.flows.asks [HASH]`.
+
+Its last line says which hash was approved, or the error that ended it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from prefect import flow
+
+from stackwright.domain.errors import StackError
+from stackwright.domain.plan import Effect, Plan, Step
+from tasks.approval import approve
+
+STEP = Step("upgrade/s1/restart", "s1", "restart rke2-server", Effect.ETCD_MEMBER_DOWN, "5.2", "it votes", "x")
+PLAN = Plan("north", (STEP,))
+
+
+@flow(name="asks")
+async def asks(plan_hash: str | None = None) -> str:
+    """Ask, and return what may be carried out."""
+    try:
+        return f"approved {await approve(PLAN, plan_hash)}"
+    except StackError as error:
+        return f"{type(error).__name__}: {error}"
+
+
+if __name__ == "__main__":
+    print(asyncio.run(asks(*sys.argv[1:])))

@@ -1,0 +1,94 @@
+"""Approval by the form in the Prefect UI: it shows the plan, approves nothing by default, and what was said is kept."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+
+import httpx
+import pytest
+
+from stackwright.lab.rig import ROOT
+from tests.flows.asks import PLAN
+
+ANSWER = {"decision": "carry out", "approver": "Ada", "reason": "window agreed"}
+
+
+class Asking:
+    """One run that asks, and the API as the UI uses it."""
+
+    def __init__(self, server, *words):
+        self.api = httpx.Client(base_url=server.url + "/", timeout=30)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.flows.asks", *words], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        )
+
+    def paused(self):
+        """Return the run once it waits for an answer."""
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            states = {"any_": ["PAUSED"]}
+            runs = self.api.post("flow_runs/filter", json={"flow_runs": {"state": {"type": states}}}).json()
+            if runs and self._input(runs[0], "schema").is_success:  # Prefect keeps the form a moment after the state
+                return runs[0]
+            time.sleep(0.1)
+        raise AssertionError("the run never asked")
+
+    def shown(self, run):
+        """Return the text above the form."""
+        return json.loads(self._input(run, "description").text)
+
+    def _input(self, run, part):
+        keys = run["state"]["state_details"]["run_input_keyset"]
+        return self.api.get(f"flow_runs/{run['id']}/input/{keys[part]}")
+
+    def answer(self, run, given):
+        """Give an answer as the form does, and return what the server says of it."""
+        return self.api.post(f"flow_runs/{run['id']}/resume", json={"run_input": given}).json()["status"]
+
+    def end(self):
+        """Return the run's last line."""
+        out, _ = self.process.communicate(timeout=60)
+        self.api.close()
+        return out.splitlines()[-1]
+
+
+@pytest.fixture
+def asking(prefect_server):
+    """Start a run that asks."""
+    made = []
+
+    def start(*words):
+        made.append(Asking(prefect_server, *words))
+        return made[-1]
+
+    yield start
+    for one in made:
+        one.process.kill()
+        one.process.wait()
+
+
+def test_the_form_shows_the_plan_and_an_empty_answer_approves_nothing(asking):
+    """Hash, effect and step are in the form; `{}`, a missing name and an unknown word are refused: it waits on."""
+    one = asking()
+    run = one.paused()
+    text = one.shown(run)
+    assert PLAN.hash in text and "etcd member down" in text and "upgrade/s1/restart" in text
+    for given in ({}, {"decision": "carry out", "reason": ""}, {**ANSWER, "decision": "yes"}):
+        assert one.answer(run, given) == "REJECT"
+    assert one.process.poll() is None
+    assert one.answer(run, ANSWER) == "ACCEPT"
+    assert one.end() == f"approved {PLAN.hash}"
+
+
+def test_a_refusal_ends_the_run_and_says_whose_it_was(asking):
+    one = asking()
+    assert one.answer(one.paused(), {**ANSWER, "decision": "refuse", "reason": "not today"}) == "ACCEPT"
+    line = one.end()
+    assert line.startswith("NotApprovedError") and "Ada: not today" in line
+
+
+def test_a_given_hash_asks_nobody(asking):
+    assert asking("0123456789ab").end() == "approved 0123456789ab"
