@@ -15,6 +15,7 @@ from stackwright.domain.certificate_rotation import (
     ROTATE_TIMEOUT_S,
     is_due,
     kubeconfig_step,
+    must_rotate,
     plan_node_rotation,
     rotate_script,
 )
@@ -26,7 +27,7 @@ from tasks.certificates import read_certificates, read_kubeconfig_certificates, 
 from tasks.cluster import save_access
 from tasks.common import in_thread, only_transient
 from tasks.nodes import read_node
-from tasks.rolling import roll
+from tasks.rolling import await_joined, read_status, roll
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ def _client(site: Site) -> list[CertificateFacts]:
 
 
 def _expired(site: Site) -> bool:
-    return is_due(_client(site), 0, site.clock.now()) and bool(expired(_client(site), site.clock.now()))
+    return bool(expired(_client(site), site.clock.now()))
 
 
 def look_at_certificates(site: Site) -> tuple[list[CertificateFacts], list[CertificateFacts]]:
@@ -79,11 +80,14 @@ def rotate_node(site: Site, node: Node, within_days: int, lease: LeaseHandle, ap
 
     Raises PlanMovedError, WindowClosedError, QuorumError, GateTimeoutError, RemoteStepError.
     """
-    facts, seen = read_node(site, node), read_node_certificates(site, node)
-    steps = plan_node_rotation(node, facts, seen, within_days, site.clock.now())
+    facts, seen, now_s = read_node(site, node), read_node_certificates(site, node), site.clock.now()
+    steps = plan_node_rotation(node, facts, read_status(site, node), seen, within_days, now_s)
     check_steps_approved(steps, approved, node.name)
     for step in steps:
-        roll(site, node, lease, step, rotate_script(node), facts, timeout_s=ROTATE_TIMEOUT_S)
+        if must_rotate(node, facts, seen, within_days, now_s):
+            roll(site, node, lease, step, rotate_script(node), facts, timeout_s=ROTATE_TIMEOUT_S)
+        else:
+            await_joined(site, node, facts)
     after = read_node_certificates(site, node) if steps else []
     left = [one for one in after if one.kind == "rke2" and is_due([one], within_days, site.clock.now())]
     unread = [one for one in after if one.unread]

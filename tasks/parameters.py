@@ -13,3 +13,5 @@ SiteName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$",
 TenantName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,53}[a-z0-9])?$", examples=["team-red"])]
 PlanHash = Annotated[str | None, Field(pattern=r"^[0-9a-f]{12}$")]
 Light = bool
+PlanOnly = bool
+Days = Annotated[int, Field(ge=1, le=300)]

@@ -9,6 +9,8 @@ from pydantic import SecretStr
 
 from stackwright.clients.site import LeaseHandle, Site
 from stackwright.clients.ssh import NodeShell
+from stackwright.domain.cluster import NodeStatus, node_status
+from stackwright.domain.errors import ApiUnavailableError
 from stackwright.domain.node_facts import NodeFacts
 from stackwright.domain.plan import Step
 from stackwright.domain.shell import Batch, Command, StepOutcome
@@ -36,6 +38,23 @@ def carry_out(
     lease.check()
     command = Command(step.id, step.fingerprint[:16], script, secrets or {}, timeout_s)
     return shell.apply(Batch((command,), lease.number, f"lease-{lease.number}"))[0]
+
+
+def read_status(site: Site, node: Node) -> NodeStatus | None:
+    """Return how the cluster sees a node now; None when it has none of that name, or does not answer."""
+    try:
+        found = site.kube().get("v1", "Node", node.name)
+    except ApiUnavailableError as error:
+        log.debug("%s: %s", node.name, error)
+        return None
+    return node_status(found) if found else None
+
+
+def await_joined(site: Site, node: Node, facts: NodeFacts) -> None:
+    """Wait for a node in whose place a dead run waited. Raises RemoteStepError, GateTimeoutError."""
+    log.info("%s: waiting until it has joined", node.name)
+    with site.shells.open(node) as shell:
+        _wait_until_joined(site, node, shell, facts, has_access=True)
 
 
 def roll(

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from stackwright.domain.certificates import FAIL_DAYS, CertificateFacts, days_left, level_of
+from stackwright.domain.cluster import NodeStatus
 from stackwright.domain.deploy import StackFacts
 from stackwright.domain.errors import PlanRefusedError, Problem
 from stackwright.domain.node_facts import NodeFacts
 from stackwright.domain.plan import Effect, Plan, Step
 from stackwright.domain.rke2_program import with_program
-from stackwright.domain.rotations import check_settled, unit_of
+from stackwright.domain.rotations import check_settled, is_joining, owed_starts, unit_of, was_halted
 from stackwright.domain.spec import Node, StackSpec
 
 AREA = "certificate"
@@ -38,13 +39,13 @@ def plan_rotation(
     by_node: dict[str, list[CertificateFacts]] = {}
     for one in seen:
         by_node.setdefault(one.owner, []).append(one)
-    halted = {f"rke2/{name}/start" for name, node in facts.nodes.items() if _was_halted(node)}
-    problems = check_settled(spec, facts, halted)
+    problems = check_settled(spec, facts, owed_starts(spec, facts, [step_id(node) for node in spec.nodes]))
     steps: list[Step] = []
     for node in (*spec.servers, *spec.agents):
         mine = by_node.get(node.name, [])
         problems += _forbidden(node, facts.nodes[node.name], mine, now_s)
-        steps += plan_node_rotation(node, facts.nodes[node.name], mine, within_days, now_s)
+        status = facts.cluster.nodes.get(node.name)
+        steps += plan_node_rotation(node, facts.nodes[node.name], status, mine, within_days, now_s)
     if any(step.effect is Effect.ETCD_MEMBER_DOWN for step in steps) or is_due(kubeconfig, within_days, now_s):
         steps.append(kubeconfig_step(spec))
     if problems:
@@ -53,19 +54,34 @@ def plan_rotation(
 
 
 def plan_node_rotation(
-    node: Node, facts: NodeFacts, seen: Iterable[CertificateFacts], within_days: int, now_s: float
+    node: Node,
+    facts: NodeFacts,
+    status: NodeStatus | None,
+    seen: Iterable[CertificateFacts],
+    within_days: int,
+    now_s: float,
 ) -> tuple[Step, ...]:
-    """Return the node's step, or nothing when all its leaf certificates outlive the limit.
+    """Return the node's step, or nothing when all its leaf certificates outlive the limit and it is up.
 
-    A node whose rotation was begun and not ended is due in any case: its unit may be stopped, its files gone.
+    A node that a dead run left in the middle has the step too: `must_rotate` tells what is left of it.
     """
-    if not (_was_halted(facts) or is_due((one for one in seen if one.kind == "rke2"), within_days, now_s)):
+    joining = is_joining(node, facts, status, step_id(node))
+    if not (joining or must_rotate(node, facts, seen, within_days, now_s)):
         return ()
     effect = Effect.ETCD_MEMBER_DOWN if node.is_server else Effect.SERVICE_RESTART
     pods = ": etcd and the API server start anew with them" if node.is_server else ""
     summary = f"stop {unit_of(node)}, put its leaf certificates aside, start it{pods}"
     verify = f"every leaf certificate of the node lives {within_days} days or more; the node has joined again"
     return (Step(step_id(node), node.name, summary, effect, "5.2", verify, f"within {within_days} days"),)
+
+
+def must_rotate(node: Node, facts: NodeFacts, seen: Iterable[CertificateFacts], within_days: int, now_s: float) -> bool:
+    """Tell whether the node's rotation has to be carried out: a certificate is due, or one was begun and not ended.
+
+    Its unit may be stopped then, and its files gone. Where it is False, what is left is to wait for the node.
+    """
+    leaves = (one for one in seen if one.kind == "rke2")
+    return was_halted(facts, step_id(node)) or is_due(leaves, within_days, now_s)
 
 
 def step_id(node: Node) -> str:
@@ -98,15 +114,11 @@ def is_due(seen: Iterable[CertificateFacts], within_days: float, now_s: float) -
     return False
 
 
-def _was_halted(facts: NodeFacts) -> bool:
-    return f"{AREA}/{facts.node}/rotate" in facts.interrupted
-
-
 def _forbidden(node: Node, facts: NodeFacts, seen: list[CertificateFacts], now_s: float) -> list[Problem]:
     problems = []
     for one in seen:
         left = days_left(one, now_s)
-        if left is None and not _was_halted(facts):
+        if left is None and not was_halted(facts, step_id(node)):
             remedy = "Mend what is said here first: nothing is decided on what nobody could read."
             problems.append(Problem(node.name, f"{one.place} cannot be read", remedy, "its dates", one.unread))
         elif one.kind == "ca" and left is not None and left < FAIL_DAYS:

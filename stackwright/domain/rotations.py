@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable
 from stackwright.domain.cluster import NodeStatus
 from stackwright.domain.deploy import StackFacts, plan_deploy
 from stackwright.domain.errors import PlanRefusedError, Problem
+from stackwright.domain.node_facts import NodeFacts
 from stackwright.domain.plan import Plan, Step
 from stackwright.domain.rke2 import note_started
 from stackwright.domain.spec import Node, StackSpec
@@ -48,6 +49,41 @@ def check_all_ready(spec: StackSpec, nodes: Iterable[NodeStatus]) -> list[Proble
             word = status.conditions.get("EtcdIsVoter", "no such condition")
             problems.append(Problem(node.name, "its etcd member does not vote", remedy, "EtcdIsVoter=True", word))
     return problems
+
+
+def is_up(node: Node, status: NodeStatus | None) -> bool:
+    """Tell whether the cluster holds a node for joined: Ready and, for a server, voting."""
+    return status is not None and status.ready and (status.etcd_voter or not node.is_server)
+
+
+def last_step(facts: NodeFacts) -> str:
+    """Return the id of the step that the node's journal names last, leases left out; empty when it names none."""
+    steps = [line.split(" ")[1] for line in facts.journal if line.startswith(("begin ", "end "))]
+    return next((step for step in reversed(steps) if not step.startswith("lease/")), "")
+
+
+def was_halted(facts: NodeFacts, step_id: str) -> bool:
+    """Tell whether a step was begun on the node and never ended."""
+    return step_id in facts.interrupted
+
+
+def is_joining(node: Node, facts: NodeFacts, status: NodeStatus | None, step_id: str) -> bool:
+    """Tell whether this step was the last that was done on the node, and the node is not up yet.
+
+    So it is when a run died while it waited: the next one has to wait in its place.
+    """
+    return last_step(facts) == step_id and not is_up(node, status)
+
+
+def owed_starts(spec: StackSpec, facts: StackFacts, step_ids: Collection[str]) -> set[str]:
+    """Return the deploy's steps that wait for nodes on which one of these steps was halted or has just been done."""
+    found = set()
+    for node in spec.nodes:
+        seen, status = facts.nodes[node.name], facts.cluster.nodes.get(node.name)
+        mine = [step for step in step_ids if f"/{node.name}/" in step]
+        if any(was_halted(seen, step) or is_joining(node, seen, status, step) for step in mine):
+            found.add(f"rke2/{node.name}/start")
+    return found
 
 
 def unit_of(node: Node) -> str:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import json
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from stackwright.lab.rke2.cluster import Rke2Cluster
 
 CHUNK = 1 << 16
+COMPACT = partial(json.dumps, separators=(",", ":"))  # as etcd writes it
 CONNECT_LIMIT_S = 2.0
 Close = Callable[[], Awaitable[None]]
 
@@ -83,7 +86,7 @@ def create_health_app(cluster: Rke2Cluster, state: ClusterState, node: Callable[
         alone = request.query.get("serializable") == "true"
         well = cluster.member_runs(state, node()) and (alone or cluster.has_quorum(state))
         answer = {"health": "true", "reason": ""} if well else {"health": "false", "reason": "RAFT NO LEADER"}
-        return web.json_response(answer, status=200 if well else 503)
+        return web.json_response(answer, status=200 if well else 503, dumps=COMPACT)
 
     async def metrics(request: web.Request) -> web.Response:
         leader = cluster.leader(state)
