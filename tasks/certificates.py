@@ -46,7 +46,7 @@ from stackwright.domain.certificates import (
     unique,
 )
 from stackwright.domain.errors import NotFoundError, StackError
-from stackwright.domain.shell import last_lines
+from stackwright.domain.shell import last_lines, parse_settled
 from stackwright.domain.spec import Node
 from tasks.common import gather_all, in_thread
 
@@ -64,6 +64,7 @@ def read_node_certificates(site: Site, node: Node) -> Found:
     """Return RKE2's certificates and authorities on one node, in one round trip. Raises what the SSH client raises."""
     with site.shells.open(node) as shell:
         seen = shell.read(certificate_script())
+    parse_settled(seen, node.name)
     check, authorities = seen["check"], seen["authorities"]
     if check.rc == 0:
         leaves = parse_check(node.name, check.out, site.clock.now())

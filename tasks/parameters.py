@@ -15,3 +15,4 @@ PlanHash = Annotated[str | None, Field(pattern=r"^[0-9a-f]{12}$")]
 Light = bool
 PlanOnly = bool
 Days = Annotated[int, Field(ge=1, le=300)]
+Age = Annotated[int, Field(ge=0, le=3650)]

@@ -43,8 +43,8 @@ def plan_rotation(
     steps: list[Step] = []
     for node in (*spec.servers, *spec.agents):
         mine = by_node.get(node.name, [])
-        problems += _forbidden(node, facts.nodes[node.name], mine, now_s)
         status = facts.cluster.nodes.get(node.name)
+        problems += _forbidden(node, facts.nodes[node.name], status, mine, now_s)
         steps += plan_node_rotation(node, facts.nodes[node.name], status, mine, within_days, now_s)
     if any(step.effect is Effect.ETCD_MEMBER_DOWN for step in steps) or is_due(kubeconfig, within_days, now_s):
         steps.append(kubeconfig_step(spec))
@@ -114,11 +114,14 @@ def is_due(seen: Iterable[CertificateFacts], within_days: float, now_s: float) -
     return False
 
 
-def _forbidden(node: Node, facts: NodeFacts, seen: list[CertificateFacts], now_s: float) -> list[Problem]:
+def _forbidden(
+    node: Node, facts: NodeFacts, status: NodeStatus | None, seen: list[CertificateFacts], now_s: float
+) -> list[Problem]:
     problems = []
+    ours = was_halted(facts, step_id(node)) or is_joining(node, facts, status, step_id(node))
     for one in seen:
         left = days_left(one, now_s)
-        if left is None and not was_halted(facts, step_id(node)):
+        if left is None and not ours:
             remedy = "Mend what is said here first: nothing is decided on what nobody could read."
             problems.append(Problem(node.name, f"{one.place} cannot be read", remedy, "its dates", one.unread))
         elif one.kind == "ca" and left is not None and left < FAIL_DAYS:

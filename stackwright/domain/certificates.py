@@ -16,7 +16,7 @@ from stackwright.domain.errors import Problem
 from stackwright.domain.evidence import Evidence
 from stackwright.domain.rke2_facts import DATA
 from stackwright.domain.rke2_program import with_program
-from stackwright.domain.shell import read_script, shell_section
+from stackwright.domain.shell import read_script, settled_section, shell_section
 from stackwright.domain.spec import Node
 
 DAY_S = 86400.0
@@ -199,7 +199,9 @@ def certificate_script() -> str:
     `certificate check --output` is there since v1.31.5 and v1.32.0.
     """
     return read_script(
-        shell_section("check", with_program(_FILES + _CHECK)) + shell_section("authorities", _FILES + _AUTHORITIES)
+        settled_section()
+        + shell_section("check", with_program(_FILES + _CHECK))
+        + shell_section("authorities", _FILES + _AUTHORITIES)
     )
 
 

@@ -70,9 +70,11 @@ def was_halted(facts: NodeFacts, step_id: str) -> bool:
 def is_joining(node: Node, facts: NodeFacts, status: NodeStatus | None, step_id: str) -> bool:
     """Tell whether this step was the last that was done on the node, and the node is not up yet.
 
-    So it is when a run died while it waited: the next one has to wait in its place.
+    So it is when a run died while it waited: the next one has to wait in its place. The cluster takes a while to see
+    that a node is away, so its unit counts too.
     """
-    return last_step(facts) == step_id and not is_up(node, status)
+    runs = facts.unit(unit_of(node)).active == "active"
+    return last_step(facts) == step_id and not (runs and is_up(node, status))
 
 
 def owed_starts(spec: StackSpec, facts: StackFacts, step_ids: Collection[str]) -> set[str]:

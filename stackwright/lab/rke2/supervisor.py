@@ -65,8 +65,8 @@ def create_supervisor_app(cluster: Rke2Cluster, state: ClusterState, machine: Ma
     async def token(request: web.Request) -> web.Response:
         if not allowed(request, server=True):
             return web.Response(status=401, text="Unauthorized")
-        rotate_token(cluster, machine, state, (await request.json())["newToken"])
-        return web.Response()
+        taken = rotate_token(cluster, machine, state, (await request.json())["newToken"])
+        return web.Response(status=200 if taken else 500)
 
     app = web.Application()
     app.add_routes([
