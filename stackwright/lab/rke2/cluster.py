@@ -16,6 +16,7 @@ from stackwright.lab.machines.hand import Answer, Call
 from stackwright.lab.net import LabNet
 from stackwright.lab.rke2 import static_pods
 from stackwright.lab.rke2.commands import rke2_command
+from stackwright.lab.rke2.encryption import first_encryption
 from stackwright.lab.rke2.etcd_api import Raft
 from stackwright.lab.rke2.memberlog import MemberLog
 from stackwright.lab.rke2.mirrors import mirror_pods
@@ -101,6 +102,7 @@ class Rke2Cluster:
     def bootstrap(self, token: str, agent_token: str, critical: dict[str, str], version: str) -> ClusterState:
         """Make a new cluster, of the release of its first server."""
         state = new_cluster(token or secrets.token_hex(16), agent_token, critical)
+        state.encryption = first_encryption()
         state.born, state.etcd = version, etcd_of(version)
         self.clusters[state.id] = state
         self.save(state)
