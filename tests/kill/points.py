@@ -62,13 +62,15 @@ def choose(steps: list[list[Point]], count: int | None) -> list[Point]:
 
     A second point of a step is chosen only when every step has one.
     """
-    rounds = []
-    for turn in range(len(MOMENTS)):
-        rounds.append([
-            points[(index + turn) % len(points)] for index, points in enumerate(steps) if turn < len(points)
-        ])  # fmt: skip
+    picked = len(steps) if count is None else min(count, len(steps))
     chosen: list[Point] = []
-    for one in rounds:
+    for turn in range(len(MOMENTS)):
+        # The n-th step that is picked gets the n-th moment: whichever steps a partial round picks, moments alternate.
+        one = [
+            points[(index * picked // len(steps) + turn) % len(points)]
+            for index, points in enumerate(steps)
+            if turn < len(points)
+        ]
         left = len(one) if count is None else min(count - len(chosen), len(one))
         chosen += [one[index * len(one) // left] for index in range(left)]
     order = {point: number for number, point in enumerate(point for points in steps for point in points)}
