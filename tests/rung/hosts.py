@@ -31,7 +31,7 @@ NETWORKS = [f"10.{second}.{third}" for second in (213, 214) for third in range(0
 BOOT_S = 60.0
 UNIFIED = Path("/sys/fs/cgroup/cgroup.controllers").exists()  # cgroup v2: systemd needs its own part writable
 MEMORY_NEED = 2 << 30
-SETTINGS = {"speed": 5.0, "learner_s": 5.0, "stalled_s": 12.0, "election_ms": 1000, "lost_s": 60.0}
+SETTINGS = {"speed": 5.0, "learner_s": 5.0, "stalled_s": 12.0, "election_ms": 2500, "lost_s": 60.0}
 
 
 def wait(look: Callable[[], Any], what: str, timeout_s: float = 90.0, errors: tuple[type[Exception], ...] = ()) -> Any:
