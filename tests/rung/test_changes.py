@@ -9,7 +9,7 @@ import pytest
 from stackwright.domain.errors import ApiError, StackError
 from stackwright.domain.plan import Effect
 from stackwright.domain.quorum import check_join, check_quorum
-from tasks.nodes import bring_node, look_at_servers
+from tasks.nodes import bring_node
 from tests.rung.conftest import ROLES
 from tests.rung.hosts import wait
 from tests.rung.sites import bring, entry, plan_of, remove
@@ -191,11 +191,11 @@ def test_a_full_disk_keeps_a_server_out_and_the_others_whole(shaken):
     with pytest.raises(StackError, match="s7"):
         bring(rung.site)
     assert [name for name in rung.voters("s1") if name != "s7"] == [*SERVERS]
-    rung.hosts["s7"].sh(f"mount -o remount,size=400m {place}")
+    # Its learner was removed meanwhile for making no progress; RKE2 becomes one only as it starts.
+    rung.hosts["s7"].sh(f"mount -o remount,size=400m {place}; systemctl --no-block restart rke2-server")
     rung.change({**ROLES, "s7": ["server"]})
     bring(rung.site)
     assert "s7" in rung.voters("s1")
-    look_at_servers(rung.site)
     rung.hosts["s7"].sh(f"umount -l {place} || :")
     rung.change(ROLES, removed=[{**entry(rung.hosts["s7"], ["server"]), "lost": True}])
     rung.hosts["s7"].kill()
