@@ -284,6 +284,14 @@ def test_a_server_does_not_join_while_one_is_unwell(up):
         lab.inject()
     with joining(site, server(site, "s3"), look(site)):
         pass
+    cluster, facts = look_at_servers(site)
+    sick = {**facts, "s3": replace(facts["s3"], rke2=replace(facts["s3"].rke2, etcd=unreadable("no answer")))}
+    looks = iter([(cluster, facts)])
+    with (
+        pytest.raises(GateTimeoutError, match="healthy voter"),
+        joining(short, server(site, "s3"), lambda: next(looks, (cluster, sick))),
+    ):
+        pass  # it says that it has joined, and its etcd does not answer
 
 
 # --- what is seen afterwards -----------------------------------------------------------------------------------------
