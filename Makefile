@@ -7,7 +7,7 @@ SHELL  := /bin/bash
 
 export DO_NOT_TRACK = 1
 
-.PHONY: help setup demo test check format bench bench-nodes kill-test docs lock clean
+.PHONY: help setup demo test check format bench bench-nodes kill-test rung rung-image docs lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 18
@@ -47,6 +47,12 @@ bench-nodes: setup ## Node preparation against 50 OpenSSH hosts, beside a bare f
 
 kill-test: setup ## Kill the deploy at 12 points, start again, compare the end states (POINTS=n for more)
 	@$(BIN)/python -m tests.kill.run --points $(or $(POINTS),12)
+
+rung: setup rung-image ## Run the tests on containers with systemd and real etcd, the long ones too
+	@$(BIN)/python -m pytest --numprocesses=0 -m "slow or containers" tests/rung
+
+rung-image: $(STAMP) ## Build the image of the container rung, or say why it cannot be had
+	@$(BIN)/python -m tests.rung.engine build || true
 
 docs: setup ## Write the generated documents again
 	@$(BIN)/stackwright docs
