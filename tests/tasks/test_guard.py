@@ -62,7 +62,7 @@ def watching_members(lab):
     async def watch():
         state = next(iter(lab.cluster.clusters.values()))
         while not done.is_set():
-            counts.append(sum(lab.cluster._etcd_runs(state, name) for name in SERVERS))
+            counts.append(sum(lab.cluster.member_runs(state, name) for name in SERVERS))
             await asyncio.sleep(0.001)
 
     running = asyncio.run_coroutine_threadsafe(watch(), lab.loop)
