@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from stackwright.cli_certificates import add_commands
 from stackwright.cli_lease import lease
 from stackwright.domain.errors import (
     ApiUnavailableError,
@@ -146,7 +147,7 @@ def validate(
 @upgrade_app.command("plan")
 def upgrade_plan(site: SiteArg, lift: LiftOption = None, as_json: JsonOption = False) -> None:
     """Show every step of the upgrade with its effect, and what stands in the way. Changes nothing."""
-    _run("upgrade-cluster", {"site": site, "dry_run": True, "lifted": lift}, as_json)
+    _run("upgrade-cluster", {"site": site, "plan_only": True, "lifted": lift}, as_json)
 
 
 @upgrade_app.command("apply")
@@ -311,6 +312,9 @@ def _exit_code(error: StackError) -> int:
         if isinstance(error, kinds):
             return code
     return EXIT["failed"]
+
+
+add_commands(app, _run)
 
 
 def main() -> None:

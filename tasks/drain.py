@@ -24,6 +24,7 @@ from stackwright.domain.drain import (
 )
 from stackwright.domain.drain_facts import (
     STORAGE_API,
+    STORAGE_KINDS,
     STORAGE_NS,
     BudgetFact,
     DrainFacts,
@@ -65,8 +66,9 @@ def read_drain_facts(site: Site) -> DrainFacts:
     volumes = listed("PersistentVolumes", "v1", "PersistentVolume")
     storage: StorageFacts | None = None
     if kube.has_kind(STORAGE_API, "Volume"):
-        kinds = ("Volume", "Replica", "Node", "InstanceManager", "Setting")
-        storage = storage_facts(*(listed(f"SUSE Storage's {kind}s", STORAGE_API, kind, STORAGE_NS) for kind in kinds))
+        storage = storage_facts(
+            *(listed(f"SUSE Storage's {kind}s", STORAGE_API, kind, STORAGE_NS) for kind in STORAGE_KINDS)
+        )
     return DrainFacts(
         nodes=tuple(sorted((node_status(item) for item in nodes), key=lambda node: node.name)),
         pods=tuple(pod_fact(item) for item in pods),

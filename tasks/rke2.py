@@ -161,6 +161,7 @@ def _restart(
             wait_until_joined(site, node, shell, facts, has_access=True, old_pid=before.pid)
             _wait_until_read(site, node, shell)
     except FartherThanPlannedError as error:
+        log.warning("%s: from now on restarts under %s count as taking its etcd down", node.name, facts.rke2.version)
         send(site, shell, lease, [note_surprise(node, facts.rke2.version, error.reach)])
         raise
 

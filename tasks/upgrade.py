@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 
 from prefect import task
@@ -33,10 +34,10 @@ from stackwright.domain.upgrade import (
     state_of,
 )
 from stackwright.domain.windows import check_window
-from tasks.cluster import read_cluster
+from tasks.cluster import read_sources
 from tasks.common import gather_all, in_thread, only_transient
 from tasks.drain import cordon, drain, read_drain_facts, uncordon
-from tasks.health import wait_node_healthy
+from tasks.health import unhealthy_before, wait_node_healthy
 from tasks.nodes import look, look_at_servers
 from tasks.progress import Progress
 from tasks.rke2 import look_at_unit, wait_until_joined
@@ -78,7 +79,7 @@ def stage_release(site: Site, node: Node, lease: LeaseHandle, approved: tuple[St
             return
         step = stage_step(site.spec, node)
         check_steps_approved([step], approved, node.name)
-        script, uploads = stage_script(site.spec, facts.arch, read_cluster(site, {node.name: facts}))
+        script, uploads = stage_script(site.spec, facts.arch, read_sources(site.spec))
         log.info("%s: %s", node.name, step.summary)
         for local, remote in uploads.items():
             lease.check()
@@ -101,6 +102,8 @@ def bring_to_release(
             return facts
         steps = {step.id.rpartition("/")[2]: step for step in node_steps(site.spec, node, state, frozenset(lifted))}
         check_steps_approved(steps.values(), approved, node.name)
+        # What a dead run left degraded is held against the node; what was so before this run touched it is not.
+        degraded = frozenset() if state.touched else unhealthy_before(site)
         if state.restart:
             _make_way(site, node, lease, steps["drain"], lifted)
         if state.install:
@@ -108,7 +111,7 @@ def bring_to_release(
             send(site, shell, lease, [Rke2Change(steps["install"], run_installer(node, facts.arch), timeout_s=1800)])
         if state.restart:
             _restart(site, node, shell, lease, steps["restart"], facts)
-        _settle(site, node, lease)
+        _settle(site, node, lease, degraded)
         return look(site, node, shell)
 
 
@@ -149,11 +152,15 @@ def restart_script(node: Node, version: str) -> str:
     return f"{restart}printf '%s\\n' {version} >{RELEASE}.new\nmv -f {RELEASE}.new {RELEASE}\n"
 
 
-def _settle(site: Site, node: Node, lease: LeaseHandle) -> None:
-    want = site.spec.upgrade
-    wait_node_healthy(site, node, timeout_s=want.gate_timeout_s, version=site.spec.rke2.version)
+def _settle(site: Site, node: Node, lease: LeaseHandle, degraded: frozenset[str]) -> None:
+    """Wait until the node is healthy, let pods in again, and wait for what could not be healthy on a cordoned node."""
+    healthy = partial(
+        wait_node_healthy, site, node, timeout_s=site.spec.upgrade.gate_timeout_s, version=site.spec.rke2.version,
+        degraded_before=degraded,
+    )  # fmt: skip
+    healthy()
     uncordon(site, node, lease)
-    log.info("%s: healthy at %s", node.name, site.spec.rke2.version)
+    healthy()
 
 
 # --- as tasks --------------------------------------------------------------------------------------------------------

@@ -172,8 +172,8 @@ class FartherThanPlannedError(StackError):
     """
 
     remedy: ClassVar[str] = (
-        "The server is back and etcd is whole. Compare its config.yaml, its unit's environment and its certificates "
-        "with the site file, then plan again: restarts of this server count as taking its etcd down from now on."
+        "The server is back and etcd is whole. Find out why before anything else is touched: compare its config.yaml, "
+        "its unit's environment and its certificates with the site file, look for a reboot; then plan again."
     )
 
     def __init__(self, what: str, reach: Reach, *, where: str, wanted: str) -> None:

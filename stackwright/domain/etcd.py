@@ -100,8 +100,12 @@ def unreadable(problem: str, disk: tuple[int, int] | None = None) -> EtcdView:
 def etcd_script(data: str, address: str) -> str:
     """Return the shell lines that ask a server's etcd; `data` is RKE2's data folder, `address` the server's own.
 
+    Its unit's state is in the shell variable `u`.
+
     One connection carries all three questions. The member list is the member's own (not linearizable): without a quorum
     it still answers, and two members that differ are seen to. The question for alarms goes through the quorum.
+    RKE2 keeps 2379 for gRPC alone and gives HTTP the port 2382 on the loopback; older releases have both on 2379.
+    Source: k3s, pkg/etcd/etcd.go, listenClientHTTPURLs.
     """
     return _SCRIPT.replace("@DATA@", data).replace("@ADDRESS@", address)
 
@@ -241,30 +245,34 @@ def fsync_p99(metrics: Mapping[str, float]) -> float | None:
 # Times out before the reading script does. What is verbose is asked only for the day the serving certificate ends:
 # RKE2 renews it at a start within its last months, and that replaces etcd's pod.
 _SCRIPT = """\
-echo "unit $(systemctl is-active rke2-server)"
+echo "unit $u"
 t=@DATA@/server/tls/etcd
 if [ -d @DATA@/server/db ]; then
-echo "disk $(df -B1 --output=size,avail @DATA@/server/db | tail -n 1 | tr -s ' ' | sed 's/^ //')"
+df -B1 --output=size,avail @DATA@/server/db | { read -r _; read -r s a; echo "disk $s $a"; }
 fi
 [ -e $t/server-client.key ] || exit 0
 set -- --noproxy '*' --max-time 5 --fail --write-out '\\n' \\
 --cacert $t/server-ca.crt --cert $t/server-client.crt --key $t/server-client.key
-g=https://127.0.0.1:2379/v3
+for p in 2382 2379; do
+g=https://127.0.0.1:$p/v3
 { v=$(
 curl --silent --verbose --fail-early "$@" --data '{}' $g/maintenance/status \\
 --next "$@" --data '{}' $g/cluster/member/list \\
 --next "$@" --data '{"action":"GET"}' $g/maintenance/alarm 2>&1 1>&3
 ); rc=$?; } 3>&1
+[ $rc -eq 7 ] || break
+done
 echo "rc $rc"
 [ $rc -ne 7 ] || exit 0
 case $v in
 *'expire date: '*)
 e=${v#*expire date: }; e=$(date -d "${e%%GMT*}UTC" +%s) && echo "certificate $(( (e - $(date +%s)) / 86400 ))" ;;
 esac
+set -- --noproxy '*' --max-time 5 --write-out '\\n'
 for a in 127.0.0.1 @ADDRESS@; do
-m=$(curl --silent --noproxy '*' --max-time 5 http://$a:2381/metrics) && break
+m=$(curl --silent "$@" http://$a:2381/health --next "$@" http://$a:2381/metrics) && break
 done
-case $(curl --silent --noproxy '*' --max-time 5 http://$a:2381/health) in
+case ${m%%,*} in
 *'"health":"true"'*) echo "health true" ;;
 *'"health":"false"'*) echo "health false" ;;
 esac

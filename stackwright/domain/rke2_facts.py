@@ -122,8 +122,8 @@ def sections(node: Node) -> str:
     parts += value_section("rke2_surprise", SURPRISE)
     if node.is_server:
         parts += shell_section("rke2_data", _DATA.format(data=DATA))
-        parts += shell_section("rke2_live", _LIVE.format(address=node.address))
-        parts += shell_section("rke2_etcd", etcd_script(DATA, node.address))
+        live = _LIVE.format(address=node.address) + etcd_script(DATA, node.address)
+        parts += shell_section("rke2_live", live)
     return parts
 
 
@@ -156,7 +156,7 @@ def parse(node: Node, look: Looker) -> Rke2Facts:
         restarted_with=(look.optional("rke2_release") or "").strip(),
         outdated="deleted" in look.text("rke2_process"),
         free_gib=round(int(look.text("rke2_room")) / (1 << 20), 1),
-        etcd=parse_etcd(look.text("rke2_etcd")) if node.is_server else None,
+        etcd=parse_etcd(look.text("rke2_live")) if node.is_server else None,
         surprise=(look.optional("rke2_surprise") or "").strip(),
     )
 
@@ -215,7 +215,10 @@ s=$(printf %s "${{t##*:}}" | sha256sum); echo "token ${{s%% *}}"
 fi
 """
 _LIVE = """\
-case $(systemctl is-active rke2-server) in active | activating) ;; *) exit 0 ;; esac
-c=$(curl --silent --insecure --fail --max-time 5 https://{address}:9345/cacerts; echo .)
+u=$(systemctl is-active rke2-server)
+c=.
+case $u in
+active | activating) c=$(curl --silent --insecure --fail --max-time 5 https://{address}:9345/cacerts; echo .) ;;
+esac
 if [ "$c" != . ]; then s=$(printf %s "${{c%.}}" | sha256sum); echo "ca ${{s%% *}}"; fi
 """

@@ -185,6 +185,7 @@ class Center:
         """Return everything comparable of this lab."""
         return {
             "nodes": {name: self.nodes.snapshot(name) for name in self.layout.names},
+            "rke2": {"members": self.rke2.snapshot(), "releases": dict(sorted(self.rke2.kubelets.items()))},
             "kube": self.kube.snapshot(),
             "clearml": self.clearml.snapshot(),
         }

@@ -177,6 +177,34 @@ def test_a_selector_is_immutable(kube):
     assert answer.status == 422 and "spec.selector" in answer.message and "field is immutable" in answer.message
 
 
+def test_a_lease_is_changed_only_by_who_has_seen_it(kube):
+    """A replacement names the version that it replaces, and that must be the newest; so must a patch that names one."""
+    path = f"/apis/coordination.k8s.io/v1/namespaces/{kube.space}/leases"
+    body = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "l"}}
+    made = kube.good("POST", path, {**body, "spec": {"holderIdentity": "a", "leaseDurationSeconds": 15}})
+    blind = kube.ask("PUT", f"{path}/l", {**body, "spec": {"holderIdentity": "b"}})
+    assert (blind.status, blind.reason) == (422, "Invalid")
+    assert "metadata.resourceVersion" in blind.message and "must be specified for an update" in blind.message
+    made["spec"]["holderIdentity"] = "b"
+    taken = kube.good("PUT", f"{path}/l", made)
+    stale = kube.ask("PUT", f"{path}/l", {**made, "spec": {"holderIdentity": "c"}})
+    assert (stale.status, stale.reason) == (409, "Conflict") and "the object has been modified" in stale.message
+    old = {"resourceVersion": made["metadata"]["resourceVersion"]}
+    patched = kube.ask("PATCH", f"{path}/l", {"metadata": old, "spec": {"holderIdentity": "c"}}, content=MERGE)
+    assert (patched.status, patched.reason) == (409, "Conflict")
+    assert kube.good("GET", f"{path}/l") == taken
+
+
+def test_a_lease_lasts_for_some_time(kube):
+    path = f"/apis/coordination.k8s.io/v1/namespaces/{kube.space}/leases"
+    body = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "l"}}
+    answer = kube.ask("POST", path, {**body, "spec": {"leaseDurationSeconds": 0, "leaseTransitions": -1}})
+    assert answer.status == 422
+    assert {cause["field"] for cause in answer.causes} == {"spec.leaseDurationSeconds", "spec.leaseTransitions"}
+    wrong = kube.ask("POST", path, {**body, "spec": {"renewTime": "2026-01-02"}})
+    assert wrong.status == 400, "a time is a time with microseconds"
+
+
 def test_the_generation_counts_wishes_not_status(kube):
     made = kube.good("POST", f"{kube.apps}/deployments", deployment("d", kube.image, replicas=0))
     assert made["metadata"]["generation"] == 1

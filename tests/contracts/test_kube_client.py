@@ -109,6 +109,16 @@ def test_a_listing_follows_labels_and_pages(kube, space, monkeypatch):
     assert [item["metadata"]["name"] for item in one] == ["m4"]
 
 
+def test_an_answer_is_dated_by_the_server(kube, space):
+    """The API server's own clock comes with the object, and also where there is none."""
+    kube.create(config_map(space))
+    found, first = kube.get_dated("v1", "ConfigMap", "one", space)
+    nothing, second = kube.get_dated("v1", "ConfigMap", "none", space)
+    assert found == kube.get("v1", "ConfigMap", "one", space) and nothing is None
+    assert first <= second and second - first < 60
+    assert abs(second - time.time()) < 24 * 3600
+
+
 def test_nodes_are_readable(kube):
     """Every Node of the cluster becomes a status, by name."""
     names = [node.name for node in kube.nodes()]
@@ -163,6 +173,43 @@ def test_creating_what_exists_is_a_conflict(kube, space):
     assert caught.value.status == 409 and 'configmaps "one" already exists' in caught.value.seen
     assert not caught.value.transient
     assert kube.get("v1", "ConfigMap", "one", space)["data"] == {"a": "1"}
+
+
+def lease(ns, **spec):
+    meta = {"name": "one", "namespace": ns, "annotations": {"stackwright.test/number": "1"}}
+    return {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": meta, "spec": spec}
+
+
+def test_a_patch_of_what_has_changed_since_is_refused(kube, space):
+    """Two that read the same lease: the first write is kept, the second is a conflict and changes nothing."""
+    times = {"acquireTime": "2026-01-02T03:04:05.000006Z", "renewTime": "2026-01-02T03:04:05.000006Z"}
+    kube.create(lease(space, holderIdentity="a", leaseDurationSeconds=300, leaseTransitions=0, **times))
+    where = ("coordination.k8s.io/v1", "Lease", "one")
+    seen = kube.get(*where, space)
+    assert seen["spec"]["renewTime"] == "2026-01-02T03:04:05.000006Z", "microseconds are kept"
+    meta = {"resourceVersion": seen["metadata"]["resourceVersion"]}
+    note = {"annotations": {"stackwright.test/number": None, "stackwright.test/other": "2"}}
+    after = kube.patch_merge(*where, {"metadata": meta | note, "spec": {"holderIdentity": None}}, space)
+    assert "holderIdentity" not in after["spec"], "null takes a field away"
+    assert after["metadata"]["annotations"] == {"stackwright.test/other": "2"}
+    with pytest.raises(ConflictError) as caught:
+        kube.patch_merge(*where, {"metadata": meta, "spec": {"holderIdentity": "b"}}, space)
+    assert caught.value.status == 409 and "the object has been modified" in caught.value.seen
+    assert kube.get(*where, space) == after
+
+
+def test_a_patch_of_what_was_made_anew_is_refused(kube, space):
+    """An object of the same name is not the one that was seen; one that is gone is not made by a patch."""
+    where = ("coordination.k8s.io/v1", "Lease", "one")
+    kube.create(lease(space, holderIdentity="a"))
+    meta = {"resourceVersion": kube.get(*where, space)["metadata"]["resourceVersion"]}
+    kube.delete(*where, space)
+    with pytest.raises(NotFoundError):
+        kube.patch_merge(*where, {"metadata": meta, "spec": {"holderIdentity": "b"}}, space)
+    kube.create(lease(space, holderIdentity="c"))
+    with pytest.raises(ConflictError):
+        kube.patch_merge(*where, {"metadata": meta, "spec": {"holderIdentity": "b"}}, space)
+    assert kube.get(*where, space)["spec"]["holderIdentity"] == "c"
 
 
 def test_a_field_that_may_not_change_is_refused_in_the_servers_words(kube, space):

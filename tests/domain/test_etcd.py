@@ -28,7 +28,7 @@ def test_a_healthy_member_is_read():
     assert view.quota == DEFAULT_QUOTA and view.db_used_pct < 0.01
     assert 0.001 < view.fsync_p99_s < 0.01
     assert view.disk_free == 82272653312 and view.disk_size == 270553174016
-    assert view.certificate_days == 365 and view.started.startswith("1795679")
+    assert view.certificate_days in (364, 365) and view.started.startswith("1795679")
 
 
 def test_an_alarm_and_a_new_learner_are_read():

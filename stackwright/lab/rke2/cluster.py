@@ -16,6 +16,7 @@ from stackwright.lab.machines.hand import Answer, Call
 from stackwright.lab.net import LabNet
 from stackwright.lab.rke2 import static_pods
 from stackwright.lab.rke2.commands import rke2_command
+from stackwright.lab.rke2.encryption import first_encryption
 from stackwright.lab.rke2.etcd_api import Raft
 from stackwright.lab.rke2.memberlog import MemberLog
 from stackwright.lab.rke2.mirrors import mirror_pods
@@ -101,6 +102,7 @@ class Rke2Cluster:
     def bootstrap(self, token: str, agent_token: str, critical: dict[str, str], version: str) -> ClusterState:
         """Make a new cluster, of the release of its first server."""
         state = new_cluster(token or secrets.token_hex(16), agent_token, critical)
+        state.encryption = first_encryption()
         state.born, state.etcd = version, etcd_of(version)
         self.clusters[state.id] = state
         self.save(state)
@@ -184,6 +186,10 @@ class Rke2Cluster:
         pods = self.pods.get(self.machine_of(name))
         return pods.started.get("etcd", 0.0) if pods else 0.0
 
+    def etcd_version(self, name: str) -> str:
+        """Return the version of etcd that a member runs."""
+        return etcd_of(self.pods[self.machine_of(name)].version)
+
     def machine_of(self, node: str) -> str:
         """Return the machine of a node name, which may have been set to another one than the machine's."""
         if node in self.nodes.machines:
@@ -240,7 +246,6 @@ class Rke2Cluster:
         static_pods.write_manifests(machine, manifests)
         await static_pods.run_pods(self, machine, state, sans, manifests, version)
         self._raise_etcd(state)
-        self.note(f"started on {machine.name}")
 
     def _raise_etcd(self, state: ClusterState) -> None:
         """Raise etcd's cluster version once every member runs a newer one: from then on none can go back."""

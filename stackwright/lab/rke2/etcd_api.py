@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from stackwright.lab.rke2.cluster import Rke2Cluster
 
 CLIENT_PORT, HEALTH_PORT = 2379, 2381
-VERSION, QUOTA, DB_SIZE = "3.6.4", 2 << 30, 20 << 20
+QUOTA, DB_SIZE = 2 << 30, 20 << 20
 SAMPLES, USUAL_FSYNC_S = 1000, 0.002
 BOUNDS = tuple(0.001 * 2**step for step in range(14))
 ALARM = "NOSPACE"  # what the fault `etcd-alarm` raises unless its `match` has another kind as `action`
@@ -75,7 +75,8 @@ def create_gateway_app(cluster: Rke2Cluster, state: ClusterState, node: Callable
         leader = cluster.leader(state)
         raft.look(leader)
         answer: dict[str, Any] = {
-            "header": header(member), "version": VERSION, "dbSize": str(DB_SIZE), "raftIndex": str(raft.index),
+            "header": header(member), "version": cluster.etcd_version(member.name), "dbSize": str(DB_SIZE),
+            "raftIndex": str(raft.index),
             "raftTerm": str(raft.term), "raftAppliedIndex": str(raft.index), "dbSizeInUse": str(DB_SIZE // 2),
         }  # fmt: skip
         if leader is not None:

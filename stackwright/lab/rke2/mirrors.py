@@ -1,4 +1,4 @@
-"""Mirror pods of what is a static pod on every node; those of the control plane are in static_pods.py."""
+"""Mirror pods: how the kubelet shows a node's static pods in the API. Upstream: Kubernetes, "Create static Pods"."""
 
 from __future__ import annotations
 
@@ -11,13 +11,18 @@ EVERYWHERE = ("kube-proxy",)
 
 
 def mirror_pods(node: Obj) -> list[Obj]:
-    """Return the mirror pods of a registered node, by its version."""
-    return [_pod(node, name) for name in EVERYWHERE]
+    """Return the mirror pods that every registered node has.
+
+    Those of a server's control plane are shown by static_pods.py: their uids tell what a restart replaced.
+    """
+    return [mirror_pod(node, name) for name in EVERYWHERE]
 
 
-def _pod(node: Obj, component: str) -> Obj:
+def mirror_pod(node: Obj, component: str, digest: str = "") -> Obj:
+    """Return one mirror pod; `digest` is the hash of its manifest, where there is a real one."""
     name, version = node["metadata"]["name"], node["status"]["nodeInfo"]["kubeletVersion"].replace("+", "-")
-    digest = hashlib.sha256(f"{component} {version}".encode()).hexdigest()[:32]
+    image = "hardened-etcd" if component == "etcd" else "hardened-kubernetes"
+    digest = digest or hashlib.sha256(f"{component} {version}".encode()).hexdigest()[:32]
     owner = {"apiVersion": "v1", "kind": "Node", "name": name, "uid": node["metadata"].get("uid", ""),
              "controller": True}  # fmt: skip
     return {
@@ -38,7 +43,7 @@ def _pod(node: Obj, component: str) -> Obj:
             "nodeName": name,
             "hostNetwork": True,
             "priorityClassName": "system-cluster-critical",
-            "containers": [{"name": component, "image": f"docker.io/rancher/hardened-kubernetes:{version}"}],
+            "containers": [{"name": component, "image": f"docker.io/rancher/{image}:{version}"}],
             "tolerations": [{"operator": "Exists", "effect": "NoExecute"}],
         },
     }

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from stackwright.lab.rke2.config import as_list
 
 if TYPE_CHECKING:
-    from stackwright.lab.nodes import Machine
+    from stackwright.lab.rke2.disk import Disk
 
 Obj = dict[str, Any]
 Close = Callable[[], Awaitable[None]]
@@ -72,7 +72,7 @@ def now() -> str:
 
 
 def node_object(
-    machine: Machine, name: str, role: str, version: str, config: dict[str, Any], old: Obj | None, member_id: str = ""
+    machine: Disk, name: str, role: str, version: str, config: dict[str, Any], old: Obj | None, member_id: str = ""
 ) -> Obj:
     """Make the Node that a kubelet registers; labels and taints of the configuration act at registration only."""
     spec = machine.spec

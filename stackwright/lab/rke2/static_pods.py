@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import ssl
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from stackwright.lab.net import context_of
 from stackwright.lab.rke2.config import as_list
 from stackwright.lab.rke2.etcd_api import (
     CLIENT_PORT,
@@ -23,7 +25,7 @@ from stackwright.lab.rke2.etcd_api import (
     gateway_context,
 )
 from stackwright.lab.rke2.objects import Close, ClusterApi, Obj, now
-from stackwright.lab.rke2.state import DATA, STATIC_PODS, ClusterState
+from stackwright.lab.rke2.state import DATA, SERVER, STATIC_PODS, ClusterState
 from stackwright.lab.rke2.supervisor import serve
 
 if TYPE_CHECKING:
@@ -129,13 +131,20 @@ def _files(machine: Machine, pod: str, config: dict[str, Any], names: list[str])
     address = str(config.get("advertise-address") or config.get("node-ip") or machine.spec.address)
     if pod == "etcd":
         metrics = ["127.0.0.1", address] if config.get("etcd-expose-metrics") else ["127.0.0.1"]
-        return {"config": {"listen": address, "metrics": metrics}, "certificate": names}
+        read = _certificates(machine, "etcd/server-client", "etcd/peer-server-client")
+        return {"config": {"listen": address, "metrics": metrics}, "certificate": read}
     if pod == "kube-apiserver":
         psa = str(config.get("pod-security-admission-config-file") or "")
         audit = str(config.get("audit-policy-file") or "")
-        return {"certificate": names, "admission": machine.read(psa) if psa else "", "audit": audit,
+        read = _certificates(machine, "serving-kube-apiserver", "client-kube-apiserver")
+        return {"certificate": read, "admission": machine.read(psa) if psa else "", "audit": audit,
                 "ports": str(config.get("service-node-port-range") or "")}  # fmt: skip
     return {}
+
+
+def _certificates(machine: Machine, *names: str) -> list[str]:
+    """Return what a pod reads of its certificates: RKE2 puts a sum over such files into the manifest."""
+    return [hashlib.sha256(machine.read(f"{SERVER}/tls/{name}.crt").encode()).hexdigest() for name in names]
 
 
 def _proxies(machine: Machine) -> list[str]:
@@ -170,6 +179,7 @@ async def run_pods(
             pods.closers[pod] = await openers[pod]()
         pods.running[pod] = manifest
         pods.started[pod] = time.time()
+        cluster.note(f"{pod} started on {machine.name}")
 
 
 async def _open_etcd(cluster: Rke2Cluster, machine: Machine, state: ClusterState, names: list[str]) -> list[Close]:
@@ -184,9 +194,9 @@ async def _open_etcd(cluster: Rke2Cluster, machine: Machine, state: ClusterState
 async def _open_api(
     cluster: Rke2Cluster, machine: Machine, state: ClusterState, names: list[str], version: str
 ) -> list[Close]:
-    context = state.authority("server-ca").server_context(
-        "kube-apiserver", names, client_ca=state.authorities["client-ca"][0]
-    )
+    context = context_of(*(machine.read(f"{SERVER}/tls/serving-kube-apiserver.{end}") for end in ("crt", "key")))
+    context.verify_mode = ssl.CERT_OPTIONAL
+    context.load_verify_locations(cadata=state.authorities["client-ca"][0])
     return [await cluster.api_of(state).serve(machine.spec.address, API_PORT, context, version)]
 
 
