@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from stackwright.domain.errors import NodeUnreachableError, NotFoundError, PlanMovedError, PlanRefusedError
+from stackwright.domain.errors import NodeUnreachableError, PlanMovedError, PlanRefusedError
 from stackwright.domain.plan import Plan
 from stackwright.domain.removal import leaving_nodes, plan_removal
 from stackwright.domain.removal_checks import check_clash, check_removal
@@ -236,20 +236,3 @@ def test_what_would_break_quorum_is_refused_with_the_names(lab, place):
     with pytest.raises(PlanRefusedError):
         take_out(site, site.spec.removed[0], Held(next(NUMBERS)), ())
     assert voters(lab) == ["s1", "s2", "s3"]
-
-
-def test_a_node_that_is_gone_already_has_no_labels_to_set():
-    """The error names it."""
-    from tasks.labels import ensure_labels
-
-    class Nothing:
-        def get(self, *_):
-            return None
-
-    class Place:
-        @staticmethod
-        def kube():
-            return Nothing()
-
-    with pytest.raises(NotFoundError):
-        ensure_labels(Place(), type("Node", (), {"name": "a9"})(), None, Held(next(NUMBERS)))
