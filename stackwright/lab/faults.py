@@ -11,6 +11,7 @@ import json
 import os
 import re
 import signal
+import time
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -46,6 +47,8 @@ class Fault:
     struck: int = 0
     path: str = "/var"
     node: str = ""
+    at: float = 0.0
+    """When it struck last, in seconds since the epoch."""
 
     def __post_init__(self) -> None:
         """Refuse a fault that could never strike: a test would pass without it."""
@@ -153,6 +156,7 @@ class Faults:
 
     def _struck(self, fault: Fault, what: str) -> None:
         fault.struck += 1
+        fault.at = time.time()
         self.struck.append(what)
         self._changed()
 
