@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
+
+from tests.kill.chains import Outcome, survivors
 from tests.kill.compare import differences, plain
 from tests.kill.points import MOMENTS, Point, choose, deal, points_of
 
@@ -62,6 +65,32 @@ def test_points_are_dealt_over_the_whole_run():
     assert [len(chain) for chain in chains] == [13, 12]
     assert sorted(int(point.action) for chain in chains for point in chain) == list(range(25))
     assert deal([], 12) == []
+
+
+@pytest.mark.parametrize("bad", [set(), {3}, {0, 11}, {5, 6, 7}])
+def test_a_chain_that_fails_is_halved_to_the_points_that_did_it(bad):
+    """Whoever survives in another chain has survived; the others stand alone, with what went wrong."""
+    points = [Point("ssh", "srv1", str(n), "before") for n in range(12)]
+
+    def run(some):
+        return Outcome(list(some), [f"broken by {n}" for n in sorted(bad) if points[n] in some])
+
+    fates = survivors(points, run, lambda line: None)
+    assert {n for n, point in enumerate(points) if fates[point]} == bad
+    assert all(fates[points[n]] == [f"broken by {n}"] for n in bad)
+
+
+def test_a_point_that_was_not_met_is_neither():
+    """It is counted apart: nothing was killed there."""
+    one, two = Point("ssh", "srv1", "a", "before"), Point("ssh", "srv1", "b", "before")
+    fates = survivors([one, two], lambda some: Outcome([one], []), lambda line: None)
+    assert fates == {one: [], two: None}
+
+
+def test_a_run_that_fails_by_itself_is_no_kill():
+    """Else a broken deploy would look like one that did not survive."""
+    with pytest.raises(AssertionError, match="without being killed"):
+        survivors([Point("ssh", "srv1", "a", "before")], lambda some: Outcome([], ["broken"]), lambda line: None)
 
 
 def test_two_states_differ_by_what_is_real():
