@@ -14,7 +14,7 @@ import yaml
 from stackwright.lab.layout import Layout
 from tests.guard.rules import said_clearly, violations
 from tests.kill.chains import Lane, approved_upgrade, want_release
-from tests.kill.points import MOMENTS
+from tests.kill.points import Point, points_of
 
 KINDS = ("process-death", "node-dead", "link-loss", "disk-full", "slow-disk")
 SLOW_FSYNC_S = 0.5
@@ -29,39 +29,32 @@ class Strike:
     """A fault of a kind at a moment of a step, and the machine that it befalls."""
 
     kind: str
-    when: str
-    wire: str
-    target: str
-    action: str
+    point: Point
     victim: str
 
     @property
     def fault(self) -> dict[str, Any]:
         """What the lab is told."""
-        match = {"wire": f"^{self.wire}$", "target": f"^{re.escape(self.target)}$"}
-        if self.wire == "ssh":
-            match["step"] = self.action
-        else:
-            match["action"] = f"^{re.escape(self.action)}$"
-        return {"kind": self.kind, "when": self.when, "match": match, "node": self.victim, "seconds": SLOW_FSYNC_S}
+        where = {"when": self.point.when, "match": self.point.match}
+        return {"kind": self.kind, **where, "node": self.victim, "seconds": SLOW_FSYNC_S}
 
     def __str__(self) -> str:
-        return f"{self.kind:13} of {self.victim} {self.when:6} {self.wire} {self.target} {self.action}"
+        return f"{self.kind:13} of {self.victim} {self.point}"
 
 
 def strikes_of(changes: Sequence[Mapping[str, Any]], servers: Sequence[str], count: int) -> list[Strike]:
     """Return `count` strikes spread over an upgrade's steps: kinds and moments in turn, on the step's own machine and
     on another server in turn."""
-    steps = [(one["wire"], one["target"], step) for one in changes for step in one["action"].split(",")]
-    steps = list(dict.fromkeys(steps))
+    steps = points_of(changes, every_object=False)
     made = []
     for index in range(count):
-        wire, target, action = steps[index * len(steps) // count]
-        own = next((name for name in (target, *re.findall(r"\w+\d+", target)) if name in servers), servers[0])
-        other = servers[(servers.index(own) + 1 + index // len(KINDS)) % len(servers)]
-        turn = index // len(KINDS)
-        victim = own if turn % 2 == 0 else other
-        made.append(Strike(KINDS[index % len(KINDS)], MOMENTS[(index + turn) % 3], wire, target, action, victim))
+        turn, points = index // len(KINDS), steps[index * len(steps) // count]
+        point = points[(index + turn) % len(points)]
+        own = next(
+            (name for name in (point.target, *re.findall(r"\w+\d+", point.target)) if name in servers), servers[0]
+        )
+        other = servers[(servers.index(own) + 1 + turn) % len(servers)]
+        made.append(Strike(KINDS[index % len(KINDS)], point, own if turn % 2 == 0 else other))
     return made
 
 

@@ -83,6 +83,6 @@ def test_strikes_are_spread_over_faults_steps_and_victims():
     strikes = strikes_of(changes, ["srv1", "srv2", "srv3"], 40)
     assert len(set(strikes)) >= 30
     assert {kind: sum(one.kind == kind for one in strikes) for kind in KINDS} == dict.fromkeys(KINDS, 8)
-    assert {(one.target, one.action) for one in strikes} == {(one["target"], one["action"]) for one in changes}
-    assert {one.victim == one.target for one in strikes} == {True, False}
-    assert {one.when for one in strikes} == {"before", "inside", "after"}
+    assert {one.point.action for one in strikes} == {one["action"] for one in changes}
+    assert {one.victim == one.point.target for one in strikes} == {True, False}
+    assert {one.point.when for one in strikes} == {"before", "inside", "after"}

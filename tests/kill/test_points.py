@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 
 import pytest
@@ -43,6 +44,18 @@ def test_a_point_is_a_fault_that_names_it_alone():
     }
     match = Point("kube", "helm:Secret/a/b.c", "create", "before").fault["match"]
     assert match == {"wire": "^kube$", "target": r"^helm:Secret/a/b\.c$", "action": "^create$"}
+
+
+def test_the_same_change_twice_is_two_steps():
+    """Cordon and uncordon are told apart by what was sent in between; random names by a star."""
+    node = {"wire": "kube", "target": "system:admin:Node//srv1", "action": "patch"}
+    pod = {"wire": "kube", "target": "system:admin:Pod/eviction/kube-system/dns-vrx29dsbrj-lqqdk", "action": "delete"}
+    install = {"wire": "ssh", "target": "srv1", "action": "upgrade/srv1/install"}
+    steps = points_of([node, pod, install, node], every_object=False)
+    assert [points[0].past for points in steps] == ["", "", "", "upgrade/srv1/install"]
+    match = steps[1][0].match
+    assert re.search(match["target"], pod["target"].replace("lqqdk", "zzzzz"))
+    assert not re.search(match["target"], pod["target"].replace("dns", "web"))
 
 
 def test_chosen_points_cover_the_run_evenly():
