@@ -6,7 +6,8 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 
 from blocks.site import load_site
-from stackwright.domain.deploy import plan_deploy
+from stackwright.domain.deploy import check_maintenance_window, plan_deploy
+from stackwright.domain.removal import asks_approval, leaving_nodes
 from tasks.common import gather_all, in_thread
 from tasks.layers import ensure_layer, ensure_layers
 from tasks.lease import hold_lease
@@ -14,6 +15,7 @@ from tasks.nodes import ensure_node
 from tasks.parameters import PlanHash, SiteName
 from tasks.progress import Progress
 from tasks.publish import publish_plan, publish_report
+from tasks.removal import approve_removal, ensure_removed
 from tasks.rke2 import ensure_agents, ensure_server
 from tasks.stack import read_stack
 from tasks.tenants import ensure_tenant
@@ -21,14 +23,16 @@ from tasks.validation import is_proven, validate_site
 
 
 @flow(name="deploy-stack", flow_run_name="deploy-{site}")
-async def deploy_stack(site: SiteName, plan_hash: PlanHash = None) -> State:
+async def deploy_stack(site: SiteName, plan_hash: PlanHash = None, unattended: bool = False) -> State:
     """Bring one site to what its site file says, and prove it. Start it again after any failure: it continues.
 
-    Fails when the evidence says that the platform does not work, whatever the steps reported.
+    Fails when the evidence says that the platform does not work, whatever the steps reported. A plan that takes nodes
+    out of the cluster is never carried out unseen: without its hash, a form in the UI asks for approval.
 
     Args:
         site: Name of the site: its file in deployments/sites, without .yaml.
         plan_hash: Hash of the plan that was read and approved (see plan-stack). Empty: apply the plan of now, unseen.
+        unattended: Nobody can answer a form: a plan that needs an approval, and has none, is refused at once.
     """
     spec, place = await in_thread(load_site, site)
 
@@ -36,10 +40,20 @@ async def deploy_stack(site: SiteName, plan_hash: PlanHash = None) -> State:
     facts = await read_stack(place)
     plan = plan_deploy(spec, facts)
     await publish_plan(plan)
+    if plan_hash is None and asks_approval(plan):
+        plan_hash = await approve_removal(plan, unattended)
+        facts = await read_stack(place)
+        plan = plan_deploy(spec, facts)
+    check_maintenance_window(spec, facts, plan, place.clock.now())
 
     async with hold_lease(place, plan, plan_hash, facts.fence) as lease, Progress(plan) as progress:
         bring_node, bring_server = progress.tracked(ensure_node), progress.tracked(ensure_server)
         bring_layer, bring_tenant = progress.tracked(ensure_layer), progress.tracked(ensure_tenant)
+        take_out = progress.tracked(ensure_removed)
+
+        # Nodes that leave, one by one, before any joins: replacing a server goes from three to two to three.
+        for node in leaving_nodes(spec, plan):
+            await take_out(place, node, lease, plan.of(node.name, "remove"))
 
         # 5.1 Nodes, all at once.
         nodes = [node for node in spec.nodes if plan.of(node.name, "node")]

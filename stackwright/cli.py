@@ -49,12 +49,18 @@ block_app = typer.Typer(no_args_is_help=True, help="Blocks that keep a site's se
 app.add_typer(tenant_app, name="tenant")
 app.add_typer(block_app, name="block")
 app.command()(lease)
+upgrade_app = typer.Typer(no_args_is_help=True, help="Upgrading RKE2 to the release of the site file.")
+app.add_typer(upgrade_app, name="upgrade")
 # Off a terminal lines are not wrapped: they are read by programs and greps.
 WIDE = None if sys.stdout.isatty() else 400
 out = Console(highlight=False, width=WIDE)
 err = Console(stderr=True, highlight=False, width=WIDE)
 
 SiteArg = Annotated[str, typer.Argument(help="Name of the site: its file in deployments/sites, without .yaml.")]
+LiftOption = Annotated[
+    list[str] | None,
+    typer.Option("--lift", help="Lift a veto against a drain for this run: pdb:NAMESPACE/NAME or pod:NAMESPACE/NAME."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
 
@@ -117,13 +123,15 @@ def apply(
     plan_hash: Annotated[
         str | None, typer.Option("--plan", help="Hash of the plan that was read and approved.")
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Apply whatever the plan is now, unseen.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Apply whatever the plan is now, unseen; never one that removes nodes.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Carry out the plan. A run that died is continued by the same command."""
     if not plan_hash and not yes:
         raise typer.BadParameter("say which plan you approve: --plan HASH (see `stackwright plan`), or --yes")
-    _run("deploy-stack", {"site": site, "plan_hash": plan_hash}, as_json)
+    _run("deploy-stack", {"site": site, "plan_hash": plan_hash, "unattended": True}, as_json)
 
 
 @app.command()
@@ -134,6 +142,30 @@ def validate(
 ) -> None:
     """Prove that the platform works."""
     _run("validate-stack", {"site": site, "light": light}, as_json)
+
+
+@upgrade_app.command("plan")
+def upgrade_plan(site: SiteArg, lift: LiftOption = None, as_json: JsonOption = False) -> None:
+    """Show every step of the upgrade with its effect, and what stands in the way. Changes nothing."""
+    _run("upgrade-cluster", {"site": site, "dry_run": True, "lifted": lift}, as_json)
+
+
+@upgrade_app.command("apply")
+def upgrade_apply(
+    site: SiteArg,
+    plan_hash: Annotated[
+        str | None, typer.Option("--plan", help="Hash of the plan that was read and approved.")
+    ] = None,
+    ask: Annotated[
+        bool, typer.Option("--ask", help="Wait for somebody to approve the plan in the Prefect UI.")
+    ] = False,
+    lift: LiftOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Upgrade: servers one by one, then agents in batches. A run that died is continued by the same command."""
+    if bool(plan_hash) == ask:
+        raise typer.BadParameter("say which plan you approve: --plan HASH (see `stackwright upgrade plan`), or --ask")
+    _run("upgrade-cluster", {"site": site, "plan_hash": plan_hash, "lifted": lift}, as_json)
 
 
 @tenant_app.command("onboard")
@@ -235,7 +267,7 @@ def _print_report(found: dict[str, Any], as_json: bool) -> None:
         sys.stdout.write(json.dumps(found) + "\n")
         return
     steps = found["plan"]["steps"]
-    if steps and found["flow"] == "plan-stack":
+    if steps and found["verdict"] == "planned":
         out.print(
             _table(
                 ("step", "effect", "guide", "what"), ((s["id"], s["effect"], s["guide"], s["summary"]) for s in steps)

@@ -55,6 +55,11 @@ def read_cluster(site: Site, facts: Mapping[str, NodeFacts]) -> ClusterFacts:
     )
 
 
+def read_sources(spec: StackSpec) -> ClusterFacts:
+    """Return only what the controller itself knows of a release's sources: all that staging its files needs."""
+    return ClusterFacts(artifacts=_artifacts(spec), local_files=_local_files(spec))
+
+
 def _read_nodes(site: Site, facts: Mapping[str, NodeFacts]) -> dict[str, NodeStatus] | None:
     """Return the cluster's nodes by name; None without access, an empty mapping while no server runs."""
     if site.secrets.read("cluster-access", site.spec.rke2.kubeconfig_block) is None:

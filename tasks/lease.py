@@ -32,7 +32,7 @@ from stackwright.domain.shell import NodeBusyError
 from tasks.common import in_thread
 from tasks.lease_holder import is_dead, this_process, this_run
 from tasks.lease_news import tell_takeover
-from tasks.lease_places import SILENT, Looks, look_at_places
+from tasks.lease_places import SILENT, Looks, fence_nodes, look_at_places
 
 __all__ = ["Lease", "NoLease", "hold_lease", "is_dead", "this_process"]
 
@@ -65,7 +65,8 @@ class Lease:
         """Take the lease in every place that answers, with the plan noted as begun.
 
         Raises LeaseHeldError while another run holds it, PlanMovedError when the approved plan does not hold any more,
-        NoLeasePlaceError when no place answers. Whatever it raises, a half that was taken is given back.
+        NoLeasePlaceError when no place answers. Whatever it raises, a half that was taken is given back. Where the
+        holder before is not known to be dead, every node is told the new number before this returns.
         """
         with self._writing:
             try:
@@ -88,10 +89,11 @@ class Lease:
                     watched = taken
                     continue
                 check_hash(plan, plan_hash, taken.state.steps, taken.state.plan or None)
-                if self._write_all(looks, continued(taken.state, plan)):
-                    self._note_takeover(taken)
-                    self._checked = self._site.clock.now()
-                    return
+                written = self._write_all(looks, continued(taken.state, plan))
+            if written:
+                self._note_takeover(taken)
+                self._checked = self._site.clock.now()
+                return
         raise LeaseHeldError("other runs take the lease at this moment", where=self._site.spec.site)
 
     def _decide(self, looks: Looks, at_least: int) -> Takeover:
@@ -116,6 +118,8 @@ class Lease:
         if taken.before is not None:
             self.taken_over = replace(taken, state=replace(taken.state, number=self.number))
             log.warning("lease taken over as number %d: %s", self.number, taken.reason)
+            if taken.expired:
+                fence_nodes(self._site, self.number)
 
     def _write_all(self, looks: Looks, state: LeaseState) -> bool:
         """Write every place that answered; False when one has moved, does not answer any more or knows a later run."""

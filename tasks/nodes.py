@@ -22,7 +22,7 @@ from stackwright.domain.plan import Effect, Step, check_steps_approved
 from stackwright.domain.spec import Node
 from tasks.cluster import read_cluster
 from tasks.common import in_thread, only_transient
-from tasks.scripts import Servers, guarded, send
+from tasks.scripts import Servers, guarded, outside_cluster, send
 
 log = logging.getLogger(__name__)
 
@@ -121,8 +121,9 @@ def _batches(changes: tuple[NodeChange, ...]) -> list[list[NodeChange]]:
 
 def _reboot(site: Site, node: Node, shell: NodeShell, lease: LeaseHandle, change: NodeChange, facts: NodeFacts) -> None:
     if not (facts.rke2_runs or facts.rke2.has_data):
-        log.info("%s: %s", node.name, change.step.summary)
-        send(site, shell, lease, [change])
+        with outside_cluster(node, facts):
+            log.info("%s: %s", node.name, change.step.summary)
+            send(site, shell, lease, [change])
         return
     with guarded(site, node, Effect.REBOOT, lambda: look_at_servers(site)):
         log.info("%s: %s", node.name, change.step.summary)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,20 +18,22 @@ from prefect.cache_policies import NO_CACHE
 from stackwright.clients.site import LeaseHandle, Site, wait_until
 from stackwright.clients.ssh import NodeShell
 from stackwright.domain.cluster import NodeStatus, node_status
+from stackwright.domain.effects import FartherThanPlannedError
 from stackwright.domain.errors import ApiUnavailableError, PlanRefusedError, RemoteStepError
 from stackwright.domain.node_facts import NodeFacts
 from stackwright.domain.plan import Effect, Plan, Step, check_steps_approved
-from stackwright.domain.quorum import check_join
-from stackwright.domain.rke2 import Rke2Change, check_cluster, etcd_members, plan_rke2, role_of
+from stackwright.domain.rke2 import Rke2Change, check_cluster, note_surprise, plan_rke2, role_of
 from stackwright.domain.rke2_facts import ClusterFacts
 from stackwright.domain.rke2_journal import recognise
+from stackwright.domain.rke2_proof import handshake_script, missing_names, unread_kubelet_args
 from stackwright.domain.shell import quote, read_script, run_section, shell_section
 from stackwright.domain.spec import Node
 from tasks.cluster import ensure_token, read_cluster, save_access
 from tasks.common import gather_all, in_thread, only_transient
+from tasks.labels import ensure_labels
 from tasks.nodes import look, look_at_servers, read_node, read_nodes
 from tasks.progress import Progress
-from tasks.scripts import guarded, send
+from tasks.scripts import check_permitted, guarded, joining, send
 
 __all__ = ["bring_agent", "bring_server", "ensure_agent", "ensure_agents", "ensure_server", "read_cluster"]
 
@@ -104,21 +107,18 @@ def _carry_out(
     facts: Mapping[str, NodeFacts],
 ) -> None:
     if change.what == "start":
-        if node.is_server:
-            _wait_for_others(site, node)
-        send(site, shell, lease, [change])
-        _wait_until_joined(site, node, shell, facts[node.name], has_access=cluster.has_access)
-    elif change.what == "restart" and change.step.effect is not Effect.FILE:
-        with guarded(site, node, change.step.effect, lambda: look_at_servers(site)):
-            before = _look_at_unit(shell, node, facts[node.name])
+        with _let_start(site, node, change, cluster, facts[node.name]):
             send(site, shell, lease, [change])
-            _wait_until_joined(site, node, shell, facts[node.name], has_access=True, old_pid=before.pid)
+            wait_until_joined(site, node, shell, facts[node.name], has_access=cluster.has_access)
+    elif change.what == "restart":
+        _restart(site, node, shell, lease, change, facts[node.name])
     elif change.what == "labels":
-        lease.check()
-        _set_labels(site, node)
+        with _let_label(site, node, change):
+            check_permitted(site, [change.step])
+            ensure_labels(site, node, facts[node.name], lease)
     elif change.what == "access":
         lease.check()
-        _wait_until_joined(site, node, shell, facts[node.name], has_access=False)
+        wait_until_joined(site, node, shell, facts[node.name], has_access=False)
     else:
         for local, remote in change.uploads.items():
             lease.check()
@@ -126,30 +126,47 @@ def _carry_out(
         send(site, shell, lease, [change])
 
 
-def _wait_for_others(site: Site, node: Node) -> None:
-    """Wait until every other server votes and is Ready: etcd takes one learner at a time. Raises GateTimeoutError."""
-    if site.secrets.read("cluster-access", site.spec.rke2.kubeconfig_block) is None:
-        return
-    last = ""
+def _let_start(
+    site: Site, node: Node, change: Rke2Change, cluster: ClusterFacts, facts: NodeFacts
+) -> AbstractContextManager[None]:
+    """Return the way in for a start: a new server joins, one whose pods run on is guarded, all others just start.
 
-    def settled() -> bool | None:
-        nonlocal last
-        try:
-            nodes = {status.name: status for status in site.kube().nodes()}
-        except ApiUnavailableError as error:
-            last = str(error)
-            return None
-        problems = check_join(etcd_members(site.spec, ClusterFacts(True, nodes)), node.name)
-        last = "; ".join(problem.what for problem in problems)
-        return None if problems else True
-
-    wait_until(
-        settled, "every other server voting and Ready", timeout_s=site.spec.rke2.join_timeout_s,
-        poll_s=site.spec.rke2.poll_s, clock=site.clock, where=node.name, last=lambda: last,
-    )  # fmt: skip
+    A voter whose etcd is down takes nothing away by starting, so nothing holds it up.
+    """
+    status = cluster.nodes.get(node.name)
+    if not node.is_server:
+        return nullcontext()
+    if status is None or not status.etcd_voter:
+        return joining(site, node, lambda: look_at_servers(site))
+    if facts.rke2.etcd is None or facts.rke2_runs:
+        return nullcontext()
+    return guarded(site, node, change.step.effect, lambda: look_at_servers(site), reach=change.reach)
 
 
-def _wait_until_joined(
+def _let_label(site: Site, node: Node, change: Rke2Change) -> AbstractContextManager[None]:
+    """Return the way in for labels and taints: those that drive pods off a server are guarded."""
+    if change.step.effect < Effect.ETCD_MEMBER_DOWN:
+        return nullcontext()
+    return guarded(site, node, change.step.effect, lambda: look_at_servers(site))
+
+
+def _restart(
+    site: Site, node: Node, shell: NodeShell, lease: LeaseHandle, change: Rke2Change, facts: NodeFacts
+) -> None:
+    """Restart the unit under the guard, and see the node back. What reaches farther than predicted is noted on it."""
+    try:
+        with guarded(site, node, change.step.effect, lambda: look_at_servers(site), reach=change.reach):
+            before = look_at_unit(shell, node, facts)
+            send(site, shell, lease, [change])
+            wait_until_joined(site, node, shell, facts, has_access=True, old_pid=before.pid)
+            _wait_until_read(site, node, shell)
+    except FartherThanPlannedError as error:
+        log.warning("%s: from now on restarts under %s count as taking its etcd down", node.name, facts.rke2.version)
+        send(site, shell, lease, [note_surprise(node, facts.rke2.version, error.reach)])
+        raise
+
+
+def wait_until_joined(
     site: Site, node: Node, shell: NodeShell, facts: NodeFacts, *, has_access: bool, old_pid: str = ""
 ) -> None:
     """Wait until the unit runs, then until the cluster holds the node for joined; keep the access once a server is up.
@@ -162,7 +179,7 @@ def _wait_until_joined(
 
     def joined() -> bool | None:
         nonlocal seen, status, has_access
-        seen = _look_at_unit(shell, node, facts)
+        seen = look_at_unit(shell, node, facts)
         _give_up_early(node, seen)
         if seen.active != "active" or seen.pid == old_pid:
             return None
@@ -209,7 +226,7 @@ def _give_up_early(node: Node, seen: UnitLook) -> None:
         raise RemoteStepError(what, where=node.name, wanted="active", seen=str(seen), remedy=remedy)
 
 
-def _look_at_unit(shell: NodeShell, node: Node, facts: NodeFacts) -> UnitLook:
+def look_at_unit(shell: NodeShell, node: Node, facts: NodeFacts) -> UnitLook:
     """Return the unit's state and what it has said since the facts were read."""
     unit = f"rke2-{role_of(node)}.service"
     ready = "if [ -e /etc/rancher/rke2/rke2.yaml ] && [ -e /var/lib/rancher/rke2/server/token ]; then echo yes; fi"
@@ -230,17 +247,29 @@ def _look_at_unit(shell: NodeShell, node: Node, facts: NodeFacts) -> UnitLook:
     )
 
 
-def _set_labels(site: Site, node: Node) -> None:
-    """Set the site file's labels and taints on the Node object: RKE2's own keys act only at registration."""
-    kube = site.kube()
-    found = kube.get("v1", "Node", node.name) or {}
-    patch: dict[str, object] = {"metadata": {"labels": dict(node.labels)}}
-    taints = [taint for taint in (found.get("spec") or {}).get("taints") or ()]
-    ours = [{"key": taint.key, "value": taint.value, "effect": taint.effect} for taint in node.taints]
-    keys = {(taint["key"], taint["effect"]) for taint in ours}
-    if ours:
-        patch["spec"] = {"taints": [taint for taint in taints if (taint["key"], taint["effect"]) not in keys] + ours}
-    kube.patch_merge("v1", "Node", node.name, patch)
+def _wait_until_read(site: Site, node: Node, shell: NodeShell) -> None:
+    """Wait for the proof that the restarted process read its configuration. Raises GateTimeoutError.
+
+    RKE2 notes its arguments on the Node when it starts; a server's certificates must have every wanted name.
+    """
+    last = ""
+
+    def read() -> bool | None:
+        nonlocal last
+        try:
+            found = site.kube().get("v1", "Node", node.name)
+        except ApiUnavailableError as error:
+            last = f"the API does not answer: {error.seen or error.what}"
+            return None
+        last = unread_kubelet_args(site.spec, node_status(found)) if found else "not in the cluster"
+        if not last and node.is_server:
+            last = missing_names(shell.read(handshake_script(site.spec, node))["names"].out)
+        return None if last else True
+
+    wait_until(
+        read, "the new configuration in use", timeout_s=site.spec.rke2.join_timeout_s, poll_s=site.spec.rke2.poll_s,
+        clock=site.clock, where=node.name, last=lambda: last,
+    )  # fmt: skip
 
 
 @task(

@@ -17,7 +17,7 @@ from stackwright.domain.shell import Batch, Command, StepOutcome
 from stackwright.domain.spec import Node
 from stackwright.domain.windows import check_window
 from tasks.nodes import look_at_servers
-from tasks.rke2 import _look_at_unit, _wait_until_joined
+from tasks.rke2 import look_at_unit, wait_until_joined
 from tasks.scripts import guarded
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ def await_joined(site: Site, node: Node, facts: NodeFacts) -> None:
     """Wait for a node in whose place a dead run waited. Raises RemoteStepError, GateTimeoutError."""
     log.info("%s: waiting until it has joined", node.name)
     with site.shells.open(node) as shell:
-        _wait_until_joined(site, node, shell, facts, has_access=True)
+        wait_until_joined(site, node, shell, facts, has_access=True)
 
 
 def roll(
@@ -70,6 +70,6 @@ def roll(
         site.shells.open(node) as shell,
     ):
         log.info("%s: %s", node.name, step.summary)
-        before = _look_at_unit(shell, node, facts)
+        before = look_at_unit(shell, node, facts)
         carry_out(site, shell, lease, step, script, timeout_s=timeout_s)
-        _wait_until_joined(site, node, shell, facts, has_access=True, old_pid=before.pid)
+        wait_until_joined(site, node, shell, facts, has_access=True, old_pid=before.pid)

@@ -16,6 +16,7 @@ from tasks.cluster import read_cluster
 from tasks.common import gather_all, in_thread, only_transient
 from tasks.layers import read_layers
 from tasks.nodes import read_node
+from tasks.removal_facts import read_removal
 from tasks.tenants import read_tenant
 
 
@@ -53,4 +54,5 @@ async def read_stack(site: Site) -> StackFacts:
         cluster=cluster,
         layers=layers,
         tenants={tenant.name: facts for tenant, facts in zip(tenants, found, strict=True)},
+        removal=await in_thread(read_removal, site, nodes, cluster),
     )

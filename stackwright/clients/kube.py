@@ -86,6 +86,7 @@ class KubeClient(Protocol):
         ns: str | None = None,
         name: str = "",
         label_selector: str = "",
+        field_selector: str = "",
         timeout_s: float,
         what: str,
         where: str = "",
@@ -106,9 +107,10 @@ class KubeClient(Protocol):
     ) -> HttpAnswer: ...
     def secret_value(self, name: str, ns: str, key: str) -> SecretStr | None: ...
     def pod_logs(self, name: str, ns: str, *, container: str = "", tail: int = 100, previous: bool = False) -> str: ...
-    def evict(self, pod: str, ns: str, *, grace_s: int | None = None) -> bool: ...
+    def evict(self, pod: str, ns: str, *, grace_s: int | None = None, uid: str = "") -> bool: ...
     def can_i(self, verb: str, resource: str, *, group: str = "", ns: str = "") -> bool: ...
     def server_version(self) -> str: ...
+    def readyz(self) -> str: ...
     def has_kind(self, api_version: str, kind: str) -> bool: ...
 
 
@@ -256,18 +258,29 @@ class Kube:
         )
         return self._raw("GET", f"/api/v1/namespaces/{quote(ns)}/pods/{quote(name)}/log", query=query).text
 
-    def evict(self, pod: str, ns: str, *, grace_s: int | None = None) -> bool:
-        """Ask for a pod's eviction; False where a disruption budget refuses it now. A pod that is gone is evicted."""
+    def evict(self, pod: str, ns: str, *, grace_s: int | None = None, uid: str = "") -> bool:
+        """Ask for a pod's eviction; False where a disruption budget refuses it now. A pod that is gone is evicted.
+
+        With `uid` only that very pod is meant: where another one has its name by now, nothing is asked of it.
+        Raises ApiError where more than one budget covers the pod: the API server can never evict it.
+        """
+        options: Obj = {} if grace_s is None else {"gracePeriodSeconds": grace_s}
+        options |= {"preconditions": {"uid": uid}} if uid else {}
         body: Obj = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": ns}}
-        if grace_s is not None:
-            body["deleteOptions"] = {"gracePeriodSeconds": grace_s}
+        body |= {"deleteOptions": options} if options else {}
         answer = self._wire.send("POST", f"/api/v1/namespaces/{quote(ns)}/pods/{quote(pod)}/eviction", body=body)
         causes = ((answer.json() or {}).get("details") or {}).get("causes") or () if not answer.ok else ()
         if answer.status == 429 and any(cause.get("reason") == "DisruptionBudget" for cause in causes):
             return False
+        if answer.status == 409 and uid and self._is_another(pod, ns, uid):
+            return True
         if answer.status != 404:
             raise_for(answer, f"pod {ns}/{pod}", "evict")
         return True
+
+    def _is_another(self, pod: str, ns: str, uid: str) -> bool:
+        found = self.get("v1", "Pod", pod, ns)
+        return found is None or found["metadata"]["uid"] != uid
 
     def can_i(self, verb: str, resource: str, *, group: str = "", ns: str = "") -> bool:
         """Ask the server whether this login may do something."""
@@ -283,6 +296,10 @@ class Kube:
     def server_version(self) -> str:
         """Return the API server's version, such as v1.34.10+rke2r1."""
         return str(self._request("GET", "/version")["gitVersion"])
+
+    def readyz(self) -> str:
+        """Return what the API server says of its own readiness: `ok`. Raises ApiError where it is not ready."""
+        return self._raw("GET", "/readyz").text
 
     def has_kind(self, api_version: str, kind: str) -> bool:
         """Say whether the cluster serves a kind now (a CRD may have come or gone since the last look)."""
@@ -304,6 +321,7 @@ class Kube:
         ns: str | None = None,
         name: str = "",
         label_selector: str = "",
+        field_selector: str = "",
         timeout_s: float,
         what: str,
         where: str = "",
@@ -315,7 +333,7 @@ class Kube:
         does not end the wait: it is asked again until the deadline.
         """
         deadline = time.monotonic() + timeout_s
-        fields = f"metadata.name={name}" if name else ""
+        fields = ",".join(filter(None, (f"metadata.name={name}" if name else "", field_selector)))
         last, pause_s = "nothing was seen", 0.1
         while True:
             try:

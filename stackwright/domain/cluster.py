@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Obj = dict[str, Any]
+CORDONED = "stackwright.io/cordoned"
+"""Annotation of a node that we have cordoned: only such a one is uncordoned by us."""
 
 
 @dataclass(frozen=True)
 class NodeStatus:
-    """One cluster node. `conditions` maps type to status (True, False, Unknown)."""
+    """One cluster node. `conditions` maps type to status (True, False, Unknown); `machine_id` is the host's own."""
 
     name: str
     ready: bool
@@ -25,6 +27,7 @@ class NodeStatus:
     taints: tuple[str, ...] = ()
     conditions: Mapping[str, str] = field(default_factory=dict)
     allocatable: Mapping[str, str] = field(default_factory=dict)
+    machine_id: str = ""
 
     @property
     def etcd_voter(self) -> bool:
@@ -83,6 +86,7 @@ def node_status(obj: Mapping[str, Any]) -> NodeStatus:
         taints=tuple(f"{item['key']}={item.get('value', '')}:{item['effect']}" for item in spec.get("taints") or ()),
         conditions=conditions,
         allocatable=status.get("allocatable") or {},
+        machine_id=(status.get("nodeInfo") or {}).get("machineID", ""),
     )
 
 

@@ -1,4 +1,4 @@
-"""The whole site's plan: nodes, then RKE2, then layers, then tenants. Pure; each part's rules live with the part."""
+"""The whole site's plan: who leaves, nodes, RKE2, layers, tenants. Pure; each part's rules live with the part."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ from stackwright.domain.evidence import Evidence
 from stackwright.domain.layers.facts import ClusterFacts as LayerFacts
 from stackwright.domain.layers.planning import plan_layers
 from stackwright.domain.nodes import NodeFacts, check_nodes, plan_node
-from stackwright.domain.plan import Plan, Step
+from stackwright.domain.plan import Effect, Plan, Step
+from stackwright.domain.removal import Case, plan_removal
+from stackwright.domain.removal_checks import check_clash, check_removal
+from stackwright.domain.removal_facts import RemovalFacts
 from stackwright.domain.rke2 import check_cluster, plan_rke2
 from stackwright.domain.rke2_facts import ClusterFacts
 from stackwright.domain.spec import Node, StackSpec, Tenant
 from stackwright.domain.spec_checks import note_spec
 from stackwright.domain.tenants import TenantFacts, plan_tenant
+from stackwright.domain.windows import BOUND_SINCE, check_window
 
 Steps = tuple[Step, ...]
 
@@ -30,19 +34,21 @@ class StackFacts:
     cluster: ClusterFacts
     layers: LayerFacts
     tenants: Mapping[str, TenantFacts] = field(default_factory=dict)
+    removal: RemovalFacts = field(default_factory=RemovalFacts)
 
     @property
     def fence(self) -> int:
         """The largest fencing number on any node: a lease may not start below it, also on a replaced first server."""
-        return max((facts.fence for facts in self.nodes.values()), default=0)
+        return max(self.removal.fence, *(facts.fence for facts in self.nodes.values()))
 
 
-def plan_deploy(spec: StackSpec, facts: StackFacts) -> Plan:
+def plan_deploy(spec: StackSpec, facts: StackFacts, *, upgrading: bool = False) -> Plan:
     """Return every step that the site needs, in order; empty when it is as its site file says.
 
+    `upgrading` leaves RKE2's release out of the comparison: nodes may be at two of them.
     Raises PlanRefusedError with all problems of all parts at once: then nothing may be changed.
     """
-    problems = host_problems(spec, facts)
+    problems = host_problems(spec, facts, upgrading=upgrading)
     steps: list[Step] = []
     for part in _parts(spec, facts):
         try:
@@ -55,6 +61,8 @@ def plan_deploy(spec: StackSpec, facts: StackFacts) -> Plan:
 
 
 def _parts(spec: StackSpec, facts: StackFacts) -> Iterator[Callable[[], Steps]]:
+    # Before anything joins: a dead member that is gone makes the next server's joining safe (3, 2, 3).
+    yield partial(_removal_steps, spec, facts)
     for node in spec.nodes:
         yield partial(_node_steps, spec, node, facts.nodes[node.name])
     for node in (*spec.servers, *spec.agents):
@@ -63,6 +71,11 @@ def _parts(spec: StackSpec, facts: StackFacts) -> Iterator[Callable[[], Steps]]:
     if spec.layers.clearml.enabled:
         for tenant in spec.tenants:
             yield partial(plan_tenant, spec, tenant, facts.tenants[tenant.name])
+
+
+def _removal_steps(spec: StackSpec, facts: StackFacts) -> Steps:
+    case = Case(spec, facts.nodes, facts.cluster, facts.removal)
+    return tuple(step for leaving in case.departures for step in plan_removal(case, leaving))
 
 
 def _node_steps(spec: StackSpec, node: Node, seen: NodeFacts) -> Steps:
@@ -99,9 +112,37 @@ def find_tenant(spec: StackSpec, name: str) -> Tenant:
     raise PlanRefusedError("the tenant is not known", [problem], where=spec.site)
 
 
-def host_problems(spec: StackSpec, facts: StackFacts) -> list[Problem]:
+def host_problems(spec: StackSpec, facts: StackFacts, *, upgrading: bool = False) -> list[Problem]:
     """Return what the hosts and the running cluster forbid, for all nodes at once."""
-    return [*check_nodes(spec, facts.nodes), *check_cluster(spec, facts.nodes, facts.cluster)]
+    return [
+        *check_nodes(spec, facts.nodes),
+        *check_cluster(spec, facts.nodes, facts.cluster, upgrading=upgrading),
+        *check_clash(spec, facts.nodes, facts.cluster),
+        *check_removal(spec, facts.nodes, facts.cluster, facts.removal),
+    ]
+
+
+def bound_steps(facts: StackFacts, plan: Plan) -> Steps:
+    """Return the steps that may start inside a maintenance window only: they disturb what runs.
+
+    Hosts that are in no cluster yet are free, and so is the start of a service that is down.
+    """
+    running = {*facts.cluster.nodes, *facts.cluster.members}
+    return tuple(step for step in plan.steps if step.effect >= BOUND_SINCE and not _is_free(step, running))
+
+
+def _is_free(step: Step, running: set[str]) -> bool:
+    area, _, what = step.id.split("/", 2)
+    starts = what == "start" and step.effect <= Effect.SERVICE_RESTART
+    return area in ("node", "rke2") and (step.target not in running or starts)
+
+
+def check_maintenance_window(spec: StackSpec, facts: StackFacts, plan: Plan, now_s: float) -> None:
+    """Raise WindowClosedError when the plan holds a step that may not start now. A plan is not begun in part."""
+    bound = bound_steps(facts, plan)
+    if bound:
+        worst = max(bound, key=lambda step: step.effect)
+        check_window(spec.maintenance, worst.effect, now_s, worst.id)
 
 
 def check_facts(spec: StackSpec, facts: StackFacts) -> list[Evidence]:

@@ -14,6 +14,8 @@ from stackwright.domain.placement import Json, required_terms, thousandths
 
 STORAGE_NS = "longhorn-system"
 STORAGE_API = "longhorn.io/v1beta2"
+STORAGE_KINDS = ("Volume", "Replica", "Node", "InstanceManager", "Setting")
+"""In the order in which `storage_facts` takes them."""
 COMPONENT = "longhorn.io/component"
 MIRROR = "kubernetes.io/config.mirror"
 REVISION = "controller-revision-hash"

@@ -1,7 +1,7 @@
 """The site's lease as the cluster keeps it: a Lease of coordination.k8s.io, told and read back. Pure.
 
-Changes are merge patches that carry the resourceVersion and uid of what was seen, so that the API server refuses them
-when somebody else wrote in between (or made the object anew). Its times are the API server's (decision 007).
+Changes are merge patches that carry the resourceVersion of what was seen, so that the API server refuses them when
+somebody else wrote in between, or made the object anew. Its times are the API server's (decision 007).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def patch_of(seen: Obj, state: LeaseState) -> Obj:
     spec = seen.get("spec") or {}
     changes_hands = state.holder is not None and spec.get("holderIdentity") != state.holder.run
     made = _content(state, int(spec.get("leaseTransitions") or 0) + changes_hands)
-    made["metadata"] |= {key: seen["metadata"][key] for key in ("resourceVersion", "uid")}
+    made["metadata"]["resourceVersion"] = seen["metadata"]["resourceVersion"]
     return made
 
 

@@ -237,11 +237,7 @@ def parse_node_facts(spec: StackSpec, node: Node, seen: Mapping[str, Section], n
         files=files,
         units=_units(look),
         swaps=tuple(line.split()[0] for line in look.text("swaps").splitlines()[1:]),
-        swap_units=tuple(
-            words[0]
-            for words in map(str.split, look.text("swap_units").splitlines())
-            if words and "masked" not in words[1:2]
-        ),
+        swap_units=_swap_units(look),
         modules=frozenset(look.text("modules").split()),
         sysctls={
             key: None if (value := look.optional(f"sysctl_{index}")) is None else " ".join(value.split())
@@ -355,6 +351,12 @@ def _units(look: _Looker) -> dict[str, UnitState]:
             restarts=int(have.get("NRestarts") or 0),
         )
     return states
+
+
+def _swap_units(look: _Looker) -> tuple[str, ...]:
+    # systemctl ends with 1 where no unit file matches; a bus that does not answer fails the section of units too.
+    lines = look.text("swap_units", ok=(0, 1)).splitlines()
+    return tuple(words[0] for words in map(str.split, lines) if words and "masked" not in words[1:2])
 
 
 def _offset_ms(text: str) -> float | None:

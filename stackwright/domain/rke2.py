@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from stackwright.domain.cluster import NodeStatus
+from stackwright.domain.effects import Reach, predict, reach_of_word
 from stackwright.domain.errors import Problem
+from stackwright.domain.etcd import UNSEEN
 from stackwright.domain.node_facts import NodeFacts
 from stackwright.domain.plan import Effect, Step, digest_of
 from stackwright.domain.quorum import Member
@@ -21,12 +23,12 @@ from stackwright.domain.rke2_facts import (
     STAGE,
     STAGED,
     STARTED,
+    SURPRISE,
     TOKEN,
     ClusterFacts,
     config_files,
 )
 from stackwright.domain.rke2_files import (
-    ETCD_KEYS,
     FIXED_KEYS,
     REGISTRATION_KEYS,
     FileWant,
@@ -34,6 +36,7 @@ from stackwright.domain.rke2_files import (
     config,
     wanted_files,
 )
+from stackwright.domain.rke2_labels import check_labels, label_change
 from stackwright.domain.shell import put_file, put_secret, quote
 from stackwright.domain.spec import Node, StackSpec
 
@@ -50,6 +53,7 @@ class Rke2Change:
 
     `files` are secret files by the shell variable that brings their content; `uploads` maps files of the controller to
     places on the node, sent before the script. `api` marks a step that is done through the cluster, not by the script.
+    `reach` is how far a start or restart is predicted to reach.
     """
 
     step: Step
@@ -58,10 +62,11 @@ class Rke2Change:
     uploads: Mapping[str, str] = field(default_factory=dict)
     timeout_s: float = 120.0
     api: bool = False
+    reach: Reach = Reach.NOTHING
 
     @property
     def what(self) -> str:
-        """The step's kind: install, config, start, restart, labels or access."""
+        """The step's kind: install, config, start, restart, note, labels or access."""
         return self.step.id.rpartition("/")[2]
 
 
@@ -86,12 +91,20 @@ def plan_rke2(spec: StackSpec, node: Node, facts: NodeFacts, cluster: ClusterFac
     A version that differs on a member is no step: `check_cluster` refuses it, because upgrades are another flow.
     """
     first = first_server(spec, cluster.members)
-    joins = not (node.name == first and not (set(cluster.members) - {node.name}))
+    joins = not _makes_cluster(node, first, cluster)
     plan = _Planner(spec, node, facts, cluster, joins)
-    changes = [*plan.install(), *plan.config(), *plan.start(), *plan.restart(), *plan.labels()]
+    # Labels first: which ones were ours is known from config.yaml, until that is written.
+    changes = [*plan.labels(), *plan.install(), *plan.config(), *plan.start(), *plan.restart()]
     if node.name == first and not cluster.has_access:
         changes.append(plan.access())
     return tuple(changes)
+
+
+def _makes_cluster(node: Node, first: str, cluster: ClusterFacts) -> bool:
+    """Tell whether a server is the one that makes the cluster, or made it alone. Never while another one answers: its
+    servers may all be nodes that leave."""
+    alone = node.name == first and not (set(cluster.members) - {node.name})
+    return alone and (node.name in cluster.members or not cluster.reachable)
 
 
 class _Planner:
@@ -149,8 +162,8 @@ class _Planner:
         names = {want.path: variable for variable, want in files.items()}
         folders = " ".join(sorted({str(PurePosixPath(want.path).parent) for want in self.wants}))
         script = f"mkdir -p {folders}\n"
-        if self.runs:  # noted before the files change, so that a run that dies in between is known to owe a restart
-            script += put_file(STARTED, f"pending {self.restart_class()}\n", 0o600)
+        if self.runs or self.pods_run:  # noted before the files change: a run that dies in between owes a restart
+            script += put_file(STARTED, f"pending {self.restart_reach().word}\n", 0o600)
         for want in drifted:
             is_secret = want.path in names
             script += (
@@ -171,17 +184,44 @@ class _Planner:
         # Where the cluster stands decides on these two files, not the site file: they are no part of what is approved.
         return [want.digest for want in self.wants if want.path not in (JOIN, TOKEN)] + [self.spec.rke2.token_block]
 
-    def restart_class(self) -> str:
-        """Return what a restart for the present differences touches: nothing, the service, or the etcd member too."""
-        noted = self.facts.rke2.started_sum or ""
-        if noted.startswith("pending "):
-            return noted.removeprefix("pending ")
-        changed = changed_keys(self.facts.rke2.config, config(self.spec, self.node))
-        if self.node.is_server and changed & set(ETCD_KEYS):
-            return "etcd"
+    @property
+    def pods_run(self) -> bool:
+        """True when the unit is down and the server's pods run on without it: then a start is like a restart."""
+        return (
+            self.node.is_server
+            and self.facts.rke2.etcd is not None
+            and self.unit.active not in ("active", "activating")
+        )
+
+    @property
+    def owes_restart(self) -> bool:
+        """True when the process was started with other files than lie there now."""
+        return self.facts.rke2.started_sum is not None and self.facts.rke2.started_sum != self.facts.rke2.config_sum
+
+    def restart_reach(self) -> Reach:
+        """Return how far a restart reaches that brings in the present differences. Unknown counts as the worst."""
+        seen = self.facts.rke2
+        noted = seen.started_sum or ""
         files = [want.path for want in self.drifted()] + self.strangers()
-        only_registration = changed and changed <= set(REGISTRATION_KEYS) and len(files) == 1
-        return "nothing" if only_registration else "service"
+        changed = changed_keys(seen.config, config(self.spec, self.node))
+        if noted.startswith("pending "):
+            reach = reach_of_word(noted.removeprefix("pending "))
+        elif changed and changed <= set(REGISTRATION_KEYS) and len(files) == 1:
+            reach = Reach.NOTHING
+        elif self.owes_restart and not files:  # somebody changed files by hand: nobody knows which
+            reach = Reach.ETCD
+        else:
+            reach = self._predicted(files)
+        return reach if self.node.is_server else min(reach, Reach.SUPERVISOR)
+
+    def _predicted(self, files: list[str]) -> Reach:
+        seen, status = self.facts.rke2, self.cluster.nodes.get(self.node.name)
+        if seen.surprise.partition(" ")[0] == seen.version and seen.surprise:
+            return Reach.ETCD
+        running = status.version if status is not None and status.version else seen.version
+        days = seen.etcd.certificate_days if seen.etcd is not None else None
+        want = config(self.spec, self.node)
+        return predict(seen.config, want, files, versions=(running, seen.version), certificate_days=days)
 
     def start(self) -> Iterator[Rke2Change]:
         status = self.cluster.nodes.get(self.node.name)
@@ -197,46 +237,40 @@ class _Planner:
             f"{note_started(self.role)}systemctl --no-block start {self._unit} ;;\nesac\n"
         )
         does = "start" if not self.runs else "wait for"
+        reach = max(self.restart_reach(), Reach.SUPERVISOR) if self.pods_run else Reach.SUPERVISOR
         step = self.step(
-            "start", f"{does} {self._unit}", Effect.SERVICE_RESTART,
+            "start", f"{does} {self._unit}", reach.effect,
             "the node is Ready" + (" and its etcd member votes" if self.node.is_server else ""), self.role,
         )  # fmt: skip
-        yield Rke2Change(step, script)
+        yield Rke2Change(step, script, reach=reach)
 
     def restart(self) -> Iterator[Rke2Change]:
-        seen = self.facts.rke2
-        if not self.runs:
+        if not self.runs or not (self.owes_restart or self.drifted() or self.strangers()):
             return
-        owed = seen.started_sum is not None and seen.started_sum != seen.config_sum
-        kind = self.restart_class()
-        if not (owed or self.drifted() or self.strangers()):
-            return
-        if kind == "nothing":
-            step = self.step("restart", "note the configuration as read", Effect.FILE, "the marker says so", kind)
+        reach = self.restart_reach()
+        if reach is Reach.NOTHING:
+            step = self.step("note", "note that no restart is needed", Effect.FILE, "the marker says so", reach.word)
             yield Rke2Change(step, note_started(self.role))
             return
-        effect = Effect.ETCD_MEMBER_DOWN if kind == "etcd" else Effect.SERVICE_RESTART
+        touches = f" (touches {reach.label})" if self.node.is_server else ""
         step = self.step(
-            "restart", f"restart {self._unit} to read its configuration", effect,
-            "the node is Ready again" + (" and its etcd member votes" if self.node.is_server else ""), kind,
+            "restart", f"restart {self._unit} to read its configuration{touches}", reach.effect,
+            "the node is Ready again" + (" and its etcd member votes" if self.node.is_server else ""), reach.word,
         )  # fmt: skip
-        yield Rke2Change(step, f"systemctl --no-block restart {self._unit}\n{note_started(self.role)}")
+        script = f"systemctl --no-block restart {self._unit}\n{note_started(self.role)}"
+        yield Rke2Change(step, script, reach=reach)
 
     def labels(self) -> Iterator[Rke2Change]:
         status = self.cluster.nodes.get(self.node.name)
-        if status is None:
+        change = label_change(self.node, self.facts.rke2.config, status) if status is not None else None
+        if not change:
             return
-        labels = {key: value for key, value in self.node.labels.items() if status.labels.get(key) != value}
-        taints = [str(taint) for taint in self.node.taints if str(taint) not in status.taints]
-        if labels or taints:
-            names = ", ".join([f"{key}={value}" for key, value in labels.items()] + taints)
-            evicts = any(taint.endswith(":NoExecute") for taint in taints)
-            step = self.step(
-                "labels", f"set labels and taints: {names}", Effect.DRAIN if evicts else Effect.FILE,
-                "the Node object has them",
-                (sorted(self.node.labels.items()), [str(taint) for taint in self.node.taints]),
-            )  # fmt: skip
-            yield Rke2Change(step, "", api=True)
+        step = self.step(
+            "labels", change.summary, Effect.DRAIN if change.evicts else Effect.FILE, "the Node object has them",
+            (sorted(self.node.labels.items()), [str(taint) for taint in self.node.taints],
+             change.dropped_labels, change.dropped_taints),
+        )  # fmt: skip
+        yield Rke2Change(step, "", api=True)
 
     def access(self) -> Rke2Change:
         """Return the step that keeps the cluster's access in the site's blocks."""
@@ -259,6 +293,14 @@ def note_started(role: str) -> str:
         's=$(sha256sum "$@")\ns=$(printf \'%s\\n\' "$s" | sha256sum)\n'
         f"printf '%s\\n' \"${{s%% *}}\" >{STARTED}.new\nmv -f {STARTED}.new {STARTED}\n"
     )
+
+
+def note_surprise(node: Node, version: str, seen: Reach) -> Rke2Change:
+    """Return the step that notes on a server that a restart has touched more than was predicted."""
+    summary = f"note that a restart touched {seen.label}"
+    step_id = f"rke2/{node.name}/surprise"
+    step = Step(step_id, node.name, summary, Effect.FILE, "5.2", "the marker says so", digest_of(version, seen.word))
+    return Rke2Change(step, put_file(SURPRISE, f"{version} {seen.word}\n", 0o600))
 
 
 def install_script(spec: StackSpec, node: Node, arch: str, cluster: ClusterFacts) -> tuple[str, dict[str, str]]:
@@ -351,9 +393,9 @@ def etcd_members(
             Member(
                 name,
                 voter=status.etcd_voter,
-                healthy=status.ready,
-                leader=seen.etcd_leader if seen else None,
-                alarm_free=seen.etcd_healthy if seen else None,
+                ready=status.ready,
+                etcd=seen.etcd if seen else UNSEEN,
+                has_data=seen.has_data if seen else True,
             )
         )
     return tuple(found)
@@ -362,12 +404,21 @@ def etcd_members(
 # --- what forbids a plan ---------------------------------------------------------------------------------------------
 
 
-def check_cluster(spec: StackSpec, facts: Mapping[str, NodeFacts], cluster: ClusterFacts) -> list[Problem]:
-    """Return what forbids to go on: other versions, another cluster, keys that cannot change, a strange token."""
+def check_cluster(
+    spec: StackSpec, facts: Mapping[str, NodeFacts], cluster: ClusterFacts, *, upgrading: bool = False
+) -> list[Problem]:
+    """Return what forbids to go on: other versions, another cluster, keys that cannot change, a strange token.
+
+    `upgrading` leaves the versions to the upgrade's own rules.
+    """
     problems: list[Problem] = []
     for node in spec.nodes:
         if node.name in facts:
-            problems += [*_version(spec, node, facts[node.name], cluster), *_fixed(spec, node, facts[node.name])]
+            seen = facts[node.name]
+            problems += [] if upgrading else _version(spec, node, seen, cluster)
+            problems += _fixed(spec, node, seen)
+            known = bool(cluster.reachable) or not (seen.rke2_runs or seen.rke2.has_data)
+            problems += check_labels(node, seen.rke2.config, known=known)
     problems += [*_one_cluster(facts), *_token(spec, facts, cluster)]
     return problems
 

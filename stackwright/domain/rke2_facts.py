@@ -11,6 +11,7 @@ import yaml
 
 from stackwright.domain.cluster import NodeStatus
 from stackwright.domain.errors import StackError
+from stackwright.domain.etcd import EtcdView, etcd_script, parse_etcd
 from stackwright.domain.shell import STATE, Section, file_section, shell_section, value_section
 from stackwright.domain.spec import Node
 
@@ -22,11 +23,16 @@ JOIN = f"{ETC}/config.yaml.d/20-join.yaml"
 REGISTRIES = f"{ETC}/registries.yaml"
 REGISTRY_CA = f"{ETC}/registry-ca.pem"
 PSA = f"{ETC}/psa.yaml"
+PASSWORD = "/etc/rancher/node/password"  # noqa: S105 - the file that tells the cluster that this is the node it knows
 STARTED = f"{STATE}/rke2-started"
 """Marker: sum of the configuration that the running process was started with."""
 STAGE = f"{STATE}/stage"
 STAGED = f"{STAGE}/release"
 """Marker: the release whose files lie in the stage, whole and checked."""
+RELEASE = f"{STATE}/rke2-release"
+"""Marker: the release with which the upgrade has restarted the process last."""
+SURPRISE = f"{STATE}/rke2-surprise"
+"""Marker: the release whose restart touched more of this server than was predicted, and what."""
 SECRET_KEYS = ("token", "agent-token", "etcd-s3-access-key", "etcd-s3-secret-key")
 
 
@@ -45,7 +51,9 @@ class Rke2Facts:
     """RKE2 on one node. Hashes are SHA-256 in hex; no secret is kept.
 
     `files` maps each configuration file that exists to its hash and mode; `config` is config.yaml without secret keys.
-    `started_sum` is the sum of all files when the process was started, None when nobody noted it.
+    `started_sum` is the sum of all files when the process was started, None when nobody noted it. `etcd` is None where
+    it was looked for and none runs; one that should answer and does not is a view that is not readable. `surprise` is
+    what the marker of that name says, empty without one.
     """
 
     binary: str = ""
@@ -56,17 +64,20 @@ class Rke2Facts:
     started_sum: str | None = None
     has_data: bool = False
     has_token: bool = False
+    has_password: bool = False
     ca_hash: str = ""
     token_ca_hash: str = ""
     token_hash: str = ""
-    etcd_healthy: bool | None = None
-    etcd_leader: bool | None = None
     staged: str = ""
     """Release whose checked files lie in the stage; empty when none do."""
     outdated: bool = False
     """True when the running process was started from a program that has been replaced on disk since."""
+    restarted_with: str = ""
+    """Release with which the upgrade has restarted the process last; empty when it never did."""
     free_gib: float = 0.0
     """Free space where RKE2 keeps its data and images."""
+    etcd: EtcdView | None = None
+    surprise: str = ""
 
 
 @dataclass(frozen=True)
@@ -103,12 +114,16 @@ def sections(node: Node) -> str:
     role = "server" if node.is_server else "agent"
     parts = shell_section("rke2_program", _PROGRAM)
     parts += shell_section("rke2_files", _FILES.format(files=" ".join(config_files(role))))
+    parts += shell_section("rke2_password", f"if [ -e {PASSWORD} ]; then echo yes; fi")
     parts += file_section("rke2_config", CONFIG) + value_section("rke2_started", STARTED)
-    parts += value_section("rke2_staged", STAGED) + shell_section("rke2_process", _PROCESS.format(role=role))
+    parts += value_section("rke2_staged", STAGED) + value_section("rke2_release", RELEASE)
+    parts += shell_section("rke2_process", _PROCESS.format(role=role))
     parts += shell_section("rke2_room", _ROOM.format(data=DATA))
+    parts += value_section("rke2_surprise", SURPRISE)
     if node.is_server:
         parts += shell_section("rke2_data", _DATA.format(data=DATA))
-        parts += shell_section("rke2_live", _LIVE.format(address=node.address))
+        live = _LIVE.format(address=node.address) + etcd_script(DATA, node.address)
+        parts += shell_section("rke2_live", live)
     return parts
 
 
@@ -133,14 +148,16 @@ def parse(node: Node, look: Looker) -> Rke2Facts:
         started_sum=started.strip() if started is not None else None,
         has_data=data.get("data") == "yes",
         has_token="token" in data,
+        has_password="yes" in look.text("rke2_password"),
         ca_hash=live.get("ca", ""),
         token_ca_hash=data.get("token_ca", ""),
         token_hash=data.get("token", ""),
-        etcd_healthy=_truth(live.get("etcd", "")),
-        etcd_leader=_truth(live.get("leader", "")),
         staged=(look.optional("rke2_staged") or "").strip(),
+        restarted_with=(look.optional("rke2_release") or "").strip(),
         outdated="deleted" in look.text("rke2_process"),
         free_gib=round(int(look.text("rke2_room")) / (1 << 20), 1),
+        etcd=parse_etcd(look.text("rke2_live")) if node.is_server else None,
+        surprise=(look.optional("rke2_surprise") or "").strip(),
     )
 
 
@@ -158,10 +175,6 @@ def _config(text: str, where: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise StackError(f"{CONFIG} holds no settings", where=where, remedy="Mend or remove the file on the node.")
     return {key: value for key, value in content.items() if key not in SECRET_KEYS}
-
-
-def _truth(text: str) -> bool | None:
-    return {"true": True, "false": False}.get(text)
 
 
 _PROGRAM = """\
@@ -202,18 +215,10 @@ s=$(printf %s "${{t##*:}}" | sha256sum); echo "token ${{s%% *}}"
 fi
 """
 _LIVE = """\
-case $(systemctl is-active rke2-server) in active | activating) ;; *) exit 0 ;; esac
-c=$(curl --silent --insecure --fail --max-time 5 https://{address}:9345/cacerts; echo .)
+u=$(systemctl is-active rke2-server)
+c=.
+case $u in
+active | activating) c=$(curl --silent --insecure --fail --max-time 5 https://{address}:9345/cacerts; echo .) ;;
+esac
 if [ "$c" != . ]; then s=$(printf %s "${{c%.}}" | sha256sum); echo "ca ${{s%% *}}"; fi
-for a in {address} 127.0.0.1; do
-h=$(curl --silent --max-time 5 "http://$a:2381/health") && break
-done
-case $h in
-*'"health":"true"'*) echo "etcd true" ;;
-*'"health":"false"'*) echo "etcd false" ;;
-esac
-case $(curl --silent --max-time 5 "http://$a:2381/metrics" | grep '^etcd_server_is_leader ') in
-*' 1') echo "leader true" ;;
-*' 0') echo "leader false" ;;
-esac
 """

@@ -17,9 +17,7 @@ from stackwright.domain.rke2_facts import CONFIG, JOIN, PSA, REGISTRIES, REGISTR
 from stackwright.domain.spec import Node, StackSpec
 
 # Keys that no running cluster can change. RKE2 documentation: networking, agent configuration.
-FIXED_KEYS = ("cni", "cluster-cidr", "service-cidr", "cluster-domain", "node-name")
-# Keys that change etcd's static pod: its member goes down for a moment.
-ETCD_KEYS = ("etcd-arg", "etcd-expose-metrics", "etcd-extra-env", "etcd-extra-mount", "profile", "selinux")
+FIXED_KEYS = ("cni", "cluster-cidr", "service-cidr", "cluster-domain", "node-name", "node-ip")
 # Keys that act only when the node registers for the first time.
 REGISTRATION_KEYS = ("node-label", "node-taint")
 # Namespaces that need more than the restricted Pod Security level: the platform's own. Rancher documentation: PSACT.

@@ -28,6 +28,7 @@ from stackwright.lab.net import LabNet
 from stackwright.lab.nodefiles import LabNode
 from stackwright.lab.nodes import LabNodes
 from stackwright.lab.operators import Devices, install_operators
+from stackwright.lab.rebuild import rebuild
 from stackwright.lab.registry import RegistryState, registry_app
 from stackwright.lab.rke2.cluster import Rke2Cluster
 from stackwright.lab.rke2.release import artifacts_app, build_release
@@ -176,10 +177,15 @@ class Center:
         else:
             await self.nodes.power_off(node)
 
+    async def rebuild(self, node: str) -> str:
+        """Replace a machine by a blank one and return its public host key."""
+        return await rebuild(self.nodes, node)
+
     async def snapshot(self) -> dict[str, Any]:
         """Return everything comparable of this lab."""
         return {
             "nodes": {name: self.nodes.snapshot(name) for name in self.layout.names},
+            "rke2": {"members": self.rke2.snapshot(), "releases": dict(sorted(self.rke2.kubelets.items()))},
             "kube": self.kube.snapshot(),
             "clearml": self.clearml.snapshot(),
         }

@@ -138,9 +138,26 @@ class LabHandle:
         """Inject a fault; see stackwright.lab.faults.Fault for its fields."""
         self.ask("POST", "/faults", fault)
 
+    def faults(self) -> list[dict[str, Any]]:
+        """Return the faults that were not taken back; `struck` says how often each has struck."""
+        found: list[dict[str, Any]] = self.ask("GET", "/faults")
+        return found
+
+    def watch_controller(self, pid: int) -> None:
+        """Say which process the faults `kill` end that name none; each process is killed once."""
+        self.ask("PUT", "/controller", {"pid": pid})
+
     def clear_faults(self) -> None:
         """Take all faults back."""
         self.ask("DELETE", "/faults")
+
+    def power(self, node: str, *, on: bool) -> None:
+        """Switch a machine on or off."""
+        self.ask("POST", "/power", {"node": node, "on": on})
+
+    def rebuild(self, node: str) -> str:
+        """Replace a machine by a blank one of the same name and address, and return its public host key."""
+        return str(self.ask("POST", "/rebuild", {"node": node})["host_key"])
 
     def secrets(self) -> dict[str, dict[str, dict[str, str]]]:
         """Return the blocks that the lab's site file names: kind -> name -> fields."""

@@ -35,6 +35,13 @@ def control_app(center: Center) -> web.Application:
     async def members(request: web.Request) -> web.Response:
         return web.json_response([asdict(change) for change in center.rke2.log.changes])
 
+    async def faults(request: web.Request) -> web.Response:
+        return web.json_response([asdict(fault) for fault in center.faults.listed()])
+
+    async def controller(request: web.Request) -> web.Response:
+        center.faults.controller = int((await request.json())["pid"])
+        return web.json_response({"ok": True})
+
     async def add_fault(request: web.Request) -> web.Response:
         center.faults.add(await request.json())
         return web.json_response({"ok": True})
@@ -48,15 +55,22 @@ def control_app(center: Center) -> web.Application:
         await center.power(order["node"], on=order["on"])
         return web.json_response({"ok": True})
 
+    async def rebuild(request: web.Request) -> web.Response:
+        order = await request.json()
+        return web.json_response({"host_key": await center.rebuild(order["node"])})
+
     app = web.Application()
     app.add_routes(
         [
             web.get("/journal", journal),
             web.get("/snapshot", snapshot),
             web.get("/members", members),
+            web.get("/faults", faults),
             web.post("/faults", add_fault),
+            web.put("/controller", controller),
             web.delete("/faults", clear_faults),
             web.post("/power", power),
+            web.post("/rebuild", rebuild),
         ]
     )
     return app

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import signal
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -20,7 +20,7 @@ from stackwright.lab.journal import Entry
 
 Kind = Literal[
     "kill", "cut", "disk-full", "node-dead", "process-death", "link-loss", "slow-disk", "slow-join", "learner-stuck",
-    "chart-pending", "api-500",
+    "chart-pending", "api-500", "etcd-alarm",
 ]  # fmt: skip
 When = Literal["before", "inside", "after"]
 MACHINE = frozenset({"disk-full", "node-dead", "process-death", "link-loss", "slow-disk"})
@@ -28,10 +28,13 @@ MACHINE = frozenset({"disk-full", "node-dead", "process-death", "link-loss", "sl
 
 @dataclass
 class Fault:
-    """One fault. `match` narrows what it strikes: `number` (from that change on), and regular expressions for
-    `wire`, `target`, `action`. It strikes `count` times (0: always). `pid` is the process that `kill` ends;
-    `seconds` is how long `slow-join` holds a node back; `path` is the folder that `disk-full` fills; `node` is the
-    machine that a fault of a machine befalls: without it, the one that the change is made on.
+    """One fault. `match` narrows what it strikes: `number` (from that change on), regular expressions for `wire`,
+    `target`, `action`, and `step`, the id of one step of a script: its moments are what the script writes into the
+    machine's journal. It strikes `count` times (0: always). `pid` is the process that `kill` ends (0: the controller
+    that the lab was told of, once);
+    `seconds` is how long `slow-join` holds a node back, and each fsync of etcd takes under `slow-disk`; `path` is the
+    folder that `disk-full` fills; `node` is the machine that a fault of a machine befalls: without it, the one that the
+    change is made on. `etcd-alarm` raises NOSPACE, or what `action` says, on the members of `target`.
     """
 
     kind: Kind
@@ -48,15 +51,15 @@ class Fault:
         """Refuse a fault that could never strike: a test would pass without it."""
         if self.kind not in get_args(Kind) or self.when not in get_args(When):
             raise ValueError(f"unknown kind or moment of a fault: {self.kind!r}, {self.when!r}")
-        if unknown := set(self.match) - {"number", "wire", "target", "action"}:
+        if unknown := set(self.match) - {"number", "wire", "target", "action", "step"}:
             raise ValueError(f"a fault cannot match on {', '.join(sorted(unknown))}")
-        if self.kind == "kill" and self.pid <= 1:
-            raise ValueError("a kill needs the pid of the controller")
+        if self.kind == "kill" and (self.pid < 0 or self.pid == 1):
+            raise ValueError("a kill needs the pid of the controller, or 0 for the one that the lab is told of")
 
     @property
     def waits(self) -> bool:
         """Tell whether a fault of a machine waits for its change; else it has begun."""
-        return not self.struck and bool({"number", "action"} & set(self.match))
+        return not self.struck and bool({"number", "action", "step"} & set(self.match))
 
     def befell(self, target: str) -> bool:
         """Tell whether a standing fault stands over a target."""
@@ -64,8 +67,10 @@ class Fault:
             return False
         return self.node == target if self.node else bool(re.search(str(self.match.get("target", "")), target))
 
-    def strikes(self, wire: str, target: str, action: str, number: int) -> bool:
-        """Tell whether this fault strikes here and now."""
+    def strikes(self, wire: str, target: str, action: str, number: int, step: str = "") -> bool:
+        """Tell whether this fault strikes here and now; `step` is the script's step whose moment it is."""
+        if step != self.match.get("step", ""):
+            return False
         if self.count and self.struck >= self.count:
             return False
         if number < int(self.match.get("number", 0)):
@@ -82,6 +87,8 @@ class Faults:
         self._faults: list[Fault] = []
         self._listeners: list[Callable[[], None]] = []
         self.struck: list[str] = []
+        self.controller = 0
+        """The process that `kill` ends when it names none; 0 once it was killed."""
         if path is not None and path.exists():
             self._faults = [Fault(**fields) for fields in json.loads(path.read_text(encoding="utf-8"))]
 
@@ -106,24 +113,24 @@ class Faults:
                 return fault
         return None
 
-    def begin(self, when: When, entry: Entry, machines: Container[str]) -> list[Fault]:
+    def begin(self, when: When, entry: Entry, machines: Container[str], step: str = "") -> list[Fault]:
         """Let the faults of machines begin that wait for this change and moment; return them."""
         begun = []
         for fault in self._faults:
             victim = fault.node or entry.target
             if fault.kind not in MACHINE or fault.when != when or not fault.waits or victim not in machines:
                 continue
-            if self._strikes(fault, entry):
+            if self._strikes(fault, entry, step):
                 fault.node = victim
                 begun.append(fault)
-                self._struck(fault, f"{fault.kind} {when} {entry.number} {entry.target} {entry.action}")
+                self._struck(fault, f"{fault.kind} {when} {entry.number} {entry.target} {step or entry.action}")
         return begun
 
-    def take(self, kind: Kind, when: When, entry: Entry) -> Fault | None:
+    def take(self, kind: Kind, when: When, entry: Entry, step: str = "") -> Fault | None:
         """Return the fault of a kind that strikes this change at this moment, counted as struck, or None."""
         for fault in self._faults:
-            if fault.kind == kind and fault.when == when and self._strikes(fault, entry):
-                self._struck(fault, f"{kind} {when} {entry.number} {entry.target} {entry.action}")
+            if fault.kind == kind and fault.when == when and self._strikes(fault, entry, step):
+                self._struck(fault, f"{kind} {when} {entry.number} {entry.target} {step or entry.action}")
                 return fault
         return None
 
@@ -134,9 +141,15 @@ class Faults:
             for fault in self._faults
         )
 
+    def watches(self, entry: Entry, steps: Iterable[str]) -> bool:
+        """Tell whether a fault waits for something that happens within this change."""
+        return self.waits_for("inside", entry) or any(
+            self._strikes(fault, entry, step) for fault in self._faults for step in steps
+        )
+
     @staticmethod
-    def _strikes(fault: Fault, entry: Entry) -> bool:
-        return fault.strikes(entry.wire, entry.target, entry.action, entry.number)
+    def _strikes(fault: Fault, entry: Entry, step: str = "") -> bool:
+        return fault.strikes(entry.wire, entry.target, entry.action, entry.number, step)
 
     def _struck(self, fault: Fault, what: str) -> None:
         fault.struck += 1
@@ -159,11 +172,23 @@ class Faults:
                 return fault
         return None
 
-    def kill_at(self, when: When, entry: Entry) -> bool:
-        """End the controller's process if a `kill` fault strikes this change at this moment; tell whether it did."""
-        fault = self.take("kill", when, entry)
-        if fault is None:
-            return False
-        with contextlib.suppress(ProcessLookupError):  # it ended by itself: the fault came too late, not wrongly
-            os.killpg(fault.pid, signal.SIGKILL)
-        return True
+    def kill_at(self, when: When, entry: Entry, step: str = "") -> bool:
+        """End the controller's process if a `kill` fault strikes this change at this moment; tell whether it did.
+
+        A fault that names no process strikes a controller that is alive, or waits for the next one.
+        """
+        for fault in self._faults:
+            pid = fault.pid or self.controller
+            if fault.kind != "kill" or fault.when != when or not pid or not self._strikes(fault, entry, step):
+                continue
+            if not fault.pid:
+                self.controller = 0
+            self._struck(fault, f"kill {when} {entry.number} {entry.target} {step or entry.action}")
+            with contextlib.suppress(ProcessLookupError):  # it ended by itself: the fault came too late, not wrongly
+                os.killpg(pid, signal.SIGKILL)
+            return True
+        return False
+
+    def listed(self) -> list[Fault]:
+        """Return all faults that were not taken back, with how often each has struck."""
+        return [*self._faults]

@@ -38,6 +38,7 @@ PATHS = {
 }
 HOLDER = Path(__file__).parent / "machines" / "holder.sh"
 START_LIMIT_S = 20.0
+STOP_LIMIT_S = 10.0
 CUT = "/run/lab/cut"  # is there while the machine has no network
 
 
@@ -323,6 +324,8 @@ class LabNodes:
 
     async def stop(self) -> None:
         """Switch everything off; the folder keeps the disks."""
+        if self._jobs:  # a machine that is just going off or on has processes to be waited for
+            await asyncio.wait(self._jobs, timeout=STOP_LIMIT_S)
         for job in [*self._jobs]:
             job.cancel()
         await asyncio.gather(*self._jobs, return_exceptions=True)
@@ -421,12 +424,12 @@ class LabNodes:
         """Say whether a fault keeps a machine dead."""
         return name in self._dead
 
-    async def befall(self, when: When, entry: Entry) -> bool:
+    async def befall(self, when: When, entry: Entry, step: str = "") -> bool:
         """Let machines' faults of this moment begin; return whether one took the machine that the change is made on.
 
         That one is left to die in the background: whoever carries its change out dies with it.
         """
-        begun = self.faults.begin(when, entry, self.machines)
+        begun = self.faults.begin(when, entry, self.machines, step)
         for fault in begun:
             if fault.kind == "process-death":
                 self[fault.node].kill_service()

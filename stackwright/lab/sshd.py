@@ -98,7 +98,7 @@ class NodeSshServer:
         await self._acceptor.wait_closed()
         self._acceptor = None
         for session in self.sessions.values():
-            session.is_cut = True
+            session.cut.set()
         for connection in [*self.connections]:
             connection.abort()
 
@@ -157,7 +157,8 @@ class Session:
         self._process = process
         self._user: str = process.get_extra_info("username")
         self._entry: Entry | None = None
-        self.is_cut = False
+        self._begun_at = 0  # where this script's lines begin in the machine's journal
+        self.cut = asyncio.Event()
 
     async def run(self) -> None:
         """Carry the request out and send its exit status."""
@@ -200,8 +201,8 @@ class Session:
             # A cut link does not end the command: sshd lets it run on, and nobody hears how it ended.
             await pumps
             code = await child.wait()
-            if not self.is_cut:
-                await self._strike("after")
+            if not self.cut.is_set():
+                await self._strike_ended()
                 self._send_status(code)
         except asyncio.CancelledError:
             _kill_group(child.pid, signal.SIGKILL)
@@ -236,41 +237,62 @@ class Session:
             steps = ",".join(found.group(1).decode(errors="replace").replace(",", " ").split())
             self._entry = self._server.nodes.journal.record("ssh", self._machine.name, steps)
             await self._strike("before")
+            await self._strike("before", steps.split(",")[0])
+            path = self._machine.path(NODE_JOURNAL)
+            self._begun_at = path.stat().st_size if path.exists() else 0
 
-    async def _strike(self, when: When) -> None:
+    async def _strike_ended(self) -> None:
+        """Let strike what waits for the end of the script: of its last step, and of all of it."""
+        if self._entry is not None:
+            await self._strike("after", self._entry.action.rpartition(",")[2])
+            await self._strike("after")
+
+    async def _strike(self, when: When, step: str = "") -> None:
         """Let the faults of this moment strike. Raises LinkCutError when the link is cut or the machine dies."""
         entry = self._entry
-        if entry is None:
+        if entry is None or self.cut.is_set():
             return
-        if await self._server.nodes.befall(when, entry):
-            while not self.is_cut:  # until the link is gone, or this session with its machine
-                await asyncio.sleep(WATCH_S)
+        if await self._server.nodes.befall(when, entry, step):
+            await self.cut.wait()  # until the link is gone, or this session with its machine
             if when != "inside":
                 raise LinkCutError
             return
-        killed = self._faults.kill_at(when, entry)
-        cut = self._faults.take("cut", when, entry)
+        killed = self._faults.kill_at(when, entry, step)
+        cut = self._faults.take("cut", when, entry, step)
         if killed or cut is not None:
-            self.is_cut = True
+            self.cut.set()
             self._process.channel.get_connection().abort()
             if when != "inside":
                 raise LinkCutError
 
     async def _watch_inside(self) -> None:
-        """Strike `inside` faults once the script has written that one of its steps began."""
+        """Strike what waits for a step of the script to begin or to end, as the script writes it."""
         entry = self._entry
         if entry is None:
             return
-        path = self._machine.path(NODE_JOURNAL)
-        start = path.stat().st_size if path.exists() else 0
-        while self._faults.waits_for("inside", entry):
-            if path.exists() and path.stat().st_size > start:
-                with path.open("rb") as source:
-                    source.seek(start)
-                    if b"begin " in source.read():
-                        await self._strike("inside")
-                        return
+        steps, seen = entry.action.split(","), 0
+        while not self.cut.is_set() and self._faults.watches(entry, steps):
+            lines = self._written()
+            for word, step in lines[seen:]:
+                if word == "begin" and not seen:
+                    await self._strike("inside")
+                if word == "begin":
+                    await self._strike("inside", step)
+                elif step != steps[-1]:  # the end of the last is the end of the script
+                    await self._strike("after", step)
+                seen += 1
             await asyncio.sleep(WATCH_S)
+
+    def _written(self) -> list[tuple[str, str]]:
+        """Return what the script has written into the machine's journal: (begin or end, step)."""
+        path = self._machine.path(NODE_JOURNAL)
+        if not path.exists() or path.stat().st_size <= self._begun_at:
+            return []
+        with path.open("rb") as source:
+            source.seek(self._begun_at)
+            whole = source.read().rpartition(b"\n")[0]
+        words = [line.split() for line in whole.decode(errors="replace").splitlines()]
+        return [(word[0], word[1]) for word in words if len(word) > 1 and word[0] in ("begin", "end")]
 
     async def _feed(self, child: asyncio.subprocess.Process, sink: asyncio.StreamWriter, first: bytes) -> None:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):

@@ -177,6 +177,34 @@ def test_a_selector_is_immutable(kube):
     assert answer.status == 422 and "spec.selector" in answer.message and "field is immutable" in answer.message
 
 
+def test_a_lease_is_changed_only_by_who_has_seen_it(kube):
+    """A replacement names the version that it replaces, and that must be the newest; so must a patch that names one."""
+    path = f"/apis/coordination.k8s.io/v1/namespaces/{kube.space}/leases"
+    body = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "l"}}
+    made = kube.good("POST", path, {**body, "spec": {"holderIdentity": "a", "leaseDurationSeconds": 15}})
+    blind = kube.ask("PUT", f"{path}/l", {**body, "spec": {"holderIdentity": "b"}})
+    assert (blind.status, blind.reason) == (422, "Invalid")
+    assert "metadata.resourceVersion" in blind.message and "must be specified for an update" in blind.message
+    made["spec"]["holderIdentity"] = "b"
+    taken = kube.good("PUT", f"{path}/l", made)
+    stale = kube.ask("PUT", f"{path}/l", {**made, "spec": {"holderIdentity": "c"}})
+    assert (stale.status, stale.reason) == (409, "Conflict") and "the object has been modified" in stale.message
+    old = {"resourceVersion": made["metadata"]["resourceVersion"]}
+    patched = kube.ask("PATCH", f"{path}/l", {"metadata": old, "spec": {"holderIdentity": "c"}}, content=MERGE)
+    assert (patched.status, patched.reason) == (409, "Conflict")
+    assert kube.good("GET", f"{path}/l") == taken
+
+
+def test_a_lease_lasts_for_some_time(kube):
+    path = f"/apis/coordination.k8s.io/v1/namespaces/{kube.space}/leases"
+    body = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "l"}}
+    answer = kube.ask("POST", path, {**body, "spec": {"leaseDurationSeconds": 0, "leaseTransitions": -1}})
+    assert answer.status == 422
+    assert {cause["field"] for cause in answer.causes} == {"spec.leaseDurationSeconds", "spec.leaseTransitions"}
+    wrong = kube.ask("POST", path, {**body, "spec": {"renewTime": "2026-01-02"}})
+    assert wrong.status == 400, "a time is a time with microseconds"
+
+
 def test_the_generation_counts_wishes_not_status(kube):
     made = kube.good("POST", f"{kube.apps}/deployments", deployment("d", kube.image, replicas=0))
     assert made["metadata"]["generation"] == 1
@@ -698,6 +726,69 @@ def test_an_eviction_that_breaks_a_budget_is_refused(kube_nodes):
     kube.good("DELETE", f"{path}/d")
     kube.good("POST", f"{kube.core}/pods/{name}/eviction", body)
     kube.until(lambda: kube.ask("GET", f"{kube.core}/pods/{name}").status == 404, "the pod's end")
+
+
+def test_a_pod_that_is_not_ready_costs_its_budget_nothing_where_the_policy_says_so(kube_nodes):
+    """AlwaysAllow lets a broken pod go, though the budget is spent; without it the eviction is refused."""
+    kube = kube_nodes
+    probe = {"exec": {"command": ["false"]}, "periodSeconds": 1}
+    kube.good("POST", f"{kube.apps}/deployments", deployment("d", kube.image, replicas=1, readinessProbe=probe))
+    path = f"/apis/policy/v1/namespaces/{kube.space}/poddisruptionbudgets"
+    spec = {"minAvailable": 1, "selector": {"matchLabels": {"app": "d"}}}
+    kube.good("POST", path, {"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "d"},
+                             "spec": spec})  # fmt: skip
+
+    def running():
+        pods = kube.good("GET", f"{kube.core}/pods", labelSelector="app=d")["items"]
+        return [pod for pod in pods if (pod.get("status") or {}).get("phase") == "Running"]
+
+    pod = kube.until(running, "a running pod")[0]["metadata"]["name"]
+    kube.until(lambda: (kube.good("GET", f"{path}/d").get("status") or {}).get("expectedPods") == 1, "the budget")
+    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": kube.space}}
+    refused = kube.ask("POST", f"{kube.core}/pods/{pod}/eviction", eviction)
+    assert (refused.status, refused.causes[0]["reason"]) == (429, "DisruptionBudget")
+    kube.good("PATCH", f"{path}/d", {"spec": {"unhealthyPodEvictionPolicy": "AlwaysAllow"}}, content=MERGE)
+    kube.good("POST", f"{kube.core}/pods/{pod}/eviction", eviction)
+
+
+def test_an_eviction_for_another_uid_is_a_conflict(kube_nodes):
+    kube = kube_nodes
+    kube.good("POST", f"{kube.core}/pods", restricted_pod("p", kube.image))
+    body = {
+        "apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "p", "namespace": kube.space},
+        "deleteOptions": {"preconditions": {"uid": str(uuid.uuid4())}},
+    }  # fmt: skip
+    refused = kube.ask("POST", f"{kube.core}/pods/p/eviction", body)
+    assert (refused.status, refused.reason) == (409, "Conflict")
+    assert kube.ask("GET", f"{kube.core}/pods/p").status == 200
+
+
+def test_daemons_are_matched_by_the_hash_of_their_revision(kube_nodes):
+    """The newest revision's label is what current pods carry, also when an older template comes back."""
+    kube = kube_nodes
+    body = deployment("d", kube.image)
+    body["kind"] = "DaemonSet"
+    del body["spec"]["replicas"]
+    body["spec"]["template"]["metadata"]["annotations"] = {"turn": "1"}
+    kube.good("POST", f"{kube.apps}/daemonsets", body)
+
+    def settled(turn):
+        owned = [item for item in kube.good("GET", f"{kube.apps}/controllerrevisions")["items"]
+                 if item["metadata"]["ownerReferences"][0]["name"] == "d"]  # fmt: skip
+        pods = kube.good("GET", f"{kube.core}/pods", labelSelector="app=d")["items"]
+        if not owned or not pods:
+            return None
+        newest = max(owned, key=lambda item: item["revision"])["metadata"]["labels"]["controller-revision-hash"]
+        marks = {pod["metadata"]["labels"]["controller-revision-hash"] for pod in pods}
+        turns = {(pod["metadata"].get("annotations") or {}).get("turn") for pod in pods}
+        return newest if marks == {newest} and turns == {turn} else None
+
+    first = kube.until(lambda: settled("1"), "the first pods")
+    for turn in ("2", "1"):
+        patch = {"spec": {"template": {"metadata": {"annotations": {"turn": turn}}}}}
+        kube.good("PATCH", f"{kube.apps}/daemonsets/d", patch, content=MERGE)
+        last = kube.until(lambda turn=turn: settled(turn), f"the pods of turn {turn}")
+    assert last == first
 
 
 def test_a_service_without_ready_pods_cannot_be_reached(kube):

@@ -25,6 +25,8 @@ from stackwright.domain.errors import ApiError, ApiUnavailableError, ConflictErr
 from stackwright.lab.net import Authority
 
 LIVE_KUBECONFIG = os.environ.get("STACKWRIGHT_LIVE_KUBECONFIG", "")
+LIVE_IMAGE = os.environ.get("STACKWRIGHT_LIVE_IMAGE", "")
+LIVE_CORDON = os.environ.get("STACKWRIGHT_LIVE_CORDON", "")
 PLANTED = "planted-s3cret-42"
 
 
@@ -107,6 +109,16 @@ def test_a_listing_follows_labels_and_pages(kube, space, monkeypatch):
     assert [item["metadata"]["name"] for item in one] == ["m4"]
 
 
+def test_an_answer_is_dated_by_the_server(kube, space):
+    """The API server's own clock comes with the object, and also where there is none."""
+    kube.create(config_map(space))
+    found, first = kube.get_dated("v1", "ConfigMap", "one", space)
+    nothing, second = kube.get_dated("v1", "ConfigMap", "none", space)
+    assert found == kube.get("v1", "ConfigMap", "one", space) and nothing is None
+    assert first <= second and second - first < 60
+    assert abs(second - time.time()) < 24 * 3600
+
+
 def test_nodes_are_readable(kube):
     """Every Node of the cluster becomes a status, by name."""
     names = [node.name for node in kube.nodes()]
@@ -161,6 +173,43 @@ def test_creating_what_exists_is_a_conflict(kube, space):
     assert caught.value.status == 409 and 'configmaps "one" already exists' in caught.value.seen
     assert not caught.value.transient
     assert kube.get("v1", "ConfigMap", "one", space)["data"] == {"a": "1"}
+
+
+def lease(ns, **spec):
+    meta = {"name": "one", "namespace": ns, "annotations": {"stackwright.test/number": "1"}}
+    return {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": meta, "spec": spec}
+
+
+def test_a_patch_of_what_has_changed_since_is_refused(kube, space):
+    """Two that read the same lease: the first write is kept, the second is a conflict and changes nothing."""
+    times = {"acquireTime": "2026-01-02T03:04:05.000006Z", "renewTime": "2026-01-02T03:04:05.000006Z"}
+    kube.create(lease(space, holderIdentity="a", leaseDurationSeconds=300, leaseTransitions=0, **times))
+    where = ("coordination.k8s.io/v1", "Lease", "one")
+    seen = kube.get(*where, space)
+    assert seen["spec"]["renewTime"] == "2026-01-02T03:04:05.000006Z", "microseconds are kept"
+    meta = {"resourceVersion": seen["metadata"]["resourceVersion"]}
+    note = {"annotations": {"stackwright.test/number": None, "stackwright.test/other": "2"}}
+    after = kube.patch_merge(*where, {"metadata": meta | note, "spec": {"holderIdentity": None}}, space)
+    assert "holderIdentity" not in after["spec"], "null takes a field away"
+    assert after["metadata"]["annotations"] == {"stackwright.test/other": "2"}
+    with pytest.raises(ConflictError) as caught:
+        kube.patch_merge(*where, {"metadata": meta, "spec": {"holderIdentity": "b"}}, space)
+    assert caught.value.status == 409 and "the object has been modified" in caught.value.seen
+    assert kube.get(*where, space) == after
+
+
+def test_a_patch_of_what_was_made_anew_is_refused(kube, space):
+    """An object of the same name is not the one that was seen; one that is gone is not made by a patch."""
+    where = ("coordination.k8s.io/v1", "Lease", "one")
+    kube.create(lease(space, holderIdentity="a"))
+    meta = {"resourceVersion": kube.get(*where, space)["metadata"]["resourceVersion"]}
+    kube.delete(*where, space)
+    with pytest.raises(NotFoundError):
+        kube.patch_merge(*where, {"metadata": meta, "spec": {"holderIdentity": "b"}}, space)
+    kube.create(lease(space, holderIdentity="c"))
+    with pytest.raises(ConflictError):
+        kube.patch_merge(*where, {"metadata": meta, "spec": {"holderIdentity": "b"}}, space)
+    assert kube.get(*where, space)["spec"]["holderIdentity"] == "c"
 
 
 def test_a_field_that_may_not_change_is_refused_in_the_servers_words(kube, space):
@@ -381,3 +430,111 @@ def test_a_server_with_another_ca_is_not_trusted(kubeconfig):
     finally:
         wary.close()
     assert "TLS" in caught.value.what and not caught.value.transient
+
+
+# --- cordon and eviction ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def image(kubeconfig):
+    """An image whose containers run on, where pods run at all."""
+    if kubeconfig == Path(LIVE_KUBECONFIG or "-"):
+        if not LIVE_IMAGE:
+            pytest.skip("STACKWRIGHT_LIVE_IMAGE is not set")
+        return LIVE_IMAGE
+    return "pause:1"
+
+
+def workload(ns, name, image, replicas):
+    pod = {"containers": [{"name": "main", "image": image}], "terminationGracePeriodSeconds": 1}
+    spec = {"replicas": replicas, "selector": {"matchLabels": {"app": name}}}
+    spec["template"] = {"metadata": {"labels": {"app": name}}, "spec": pod}
+    return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name, "namespace": ns}, "spec": spec}
+
+
+def budget(ns, name, minimum):
+    spec = {"minAvailable": minimum, "selector": {"matchLabels": {"app": name}}}
+    meta = {"name": name, "namespace": ns}
+    return {"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": meta, "spec": spec}
+
+
+def pods_of(kube, ns, name):
+    found = kube.list("v1", "Pod", ns, label_selector=f"app={name}")
+    return [pod for pod in found if not pod["metadata"].get("deletionTimestamp")]
+
+
+def test_an_eviction_asks_the_budget_first(kube, space, image):
+    """False while the budget forbids it and nothing happens; True once it allows it, and the pod is made anew."""
+    kube.create(workload(space, "web", image, 2))
+    kube.create(budget(space, "web", 2))
+    poll(lambda: kube.rollout("Deployment", "web", space).ready, "the roll-out")
+
+    def status():
+        return kube.get("policy/v1", "PodDisruptionBudget", "web", space).get("status") or {}
+
+    poll(lambda: status().get("currentHealthy") == 2 and status().get("disruptionsAllowed") == 0, "a spent budget")
+    pod = pods_of(kube, space, "web")[0]["metadata"]
+    assert kube.evict(pod["name"], space) is False
+    assert kube.get("v1", "Pod", pod["name"], space)["metadata"].get("deletionTimestamp") is None
+    kube.patch_merge("policy/v1", "PodDisruptionBudget", "web", {"spec": {"minAvailable": 1}}, space)
+    poll(lambda: status().get("disruptionsAllowed") == 1, "a budget that allows one")
+    assert kube.evict(pod["name"], space, uid=pod["uid"]) is True
+    poll(lambda: kube.get("v1", "Pod", pod["name"], space) is None, "its end")
+    poll(lambda: kube.rollout("Deployment", "web", space).ready and len(pods_of(kube, space, "web")) == 2, "a new pod")
+    assert kube.evict(pod["name"], space) is True, "a pod that is gone is evicted"
+
+
+def test_an_eviction_means_one_pod_and_not_its_successor(kube, space, image):
+    """With the uid of another pod nothing is done, and there is nothing left to ask for."""
+    kube.create(workload(space, "web", image, 1))
+    poll(lambda: kube.rollout("Deployment", "web", space).ready, "the roll-out")
+    pod = pods_of(kube, space, "web")[0]["metadata"]
+    assert kube.evict(pod["name"], space, uid=str(uuid.uuid4())) is True
+    assert kube.get("v1", "Pod", pod["name"], space)["metadata"].get("deletionTimestamp") is None
+
+
+def test_two_budgets_over_one_pod_are_an_error_that_no_waiting_mends(kube, space, image):
+    kube.create(workload(space, "web", image, 1))
+    for name in ("one", "two"):
+        kube.create({**budget(space, "web", 0), "metadata": {"name": name, "namespace": space}})
+    poll(lambda: kube.rollout("Deployment", "web", space).ready, "the roll-out")
+    with pytest.raises(ApiError) as caught:
+        kube.evict(pods_of(kube, space, "web")[0]["metadata"]["name"], space)
+    assert caught.value.status == 500 and not caught.value.transient
+    assert "more than one PodDisruptionBudget" in caught.value.seen
+
+
+def test_a_wait_can_look_at_one_nodes_pods(kube, space, image):
+    kube.create(workload(space, "web", image, 2))
+    poll(lambda: kube.rollout("Deployment", "web", space).ready, "the roll-out")
+    node = pods_of(kube, space, "web")[0]["spec"]["nodeName"]
+    want = {pod["metadata"]["name"] for pod in pods_of(kube, space, "web") if pod["spec"]["nodeName"] == node}
+    fields = f"spec.nodeName={node}"
+    seen = kube.wait("v1", "Pod", lambda pods: pods, ns=space, field_selector=fields, timeout_s=10, what="its pods")
+    assert {pod["metadata"]["name"] for pod in seen} == want
+    listed = kube.list("v1", "Pod", space, field_selector=fields)
+    assert {pod["metadata"]["name"] for pod in listed} == want
+
+
+def test_a_cordon_shows_as_taint_and_goes_with_it(kube, kubeconfig):
+    """On the stand-in alone, unless STACKWRIGHT_LIVE_CORDON names a node of a live cluster that may be cordoned."""
+    live = kubeconfig == Path(LIVE_KUBECONFIG or "-")
+    if live and not LIVE_CORDON:
+        pytest.skip("STACKWRIGHT_LIVE_CORDON is not set")
+    name = LIVE_CORDON if live else kube.nodes()[0].name
+
+    def node():
+        return next(item for item in kube.nodes() if item.name == name)
+
+    assert node().schedulable
+    kube.patch_merge("v1", "Node", name, {"spec": {"unschedulable": True}})
+    try:
+        poll(lambda: "node.kubernetes.io/unschedulable=:NoSchedule" in node().taints, "the taint")
+        assert not node().schedulable
+    finally:
+        kube.patch_merge("v1", "Node", name, {"spec": {"unschedulable": None}})
+    poll(lambda: node().schedulable and not any("unschedulable" in taint for taint in node().taints), "its end")
+
+
+def test_the_server_says_that_it_is_ready(kube):
+    assert kube.readyz() == "ok"

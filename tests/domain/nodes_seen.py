@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from stackwright.domain import node_wants as wants
 from stackwright.domain.cluster import NodeStatus
+from stackwright.domain.etcd import GIB, EtcdMember, EtcdView
 from stackwright.domain.node_facts import UNITS, GpuFacts, NodeFacts, UnitState, watched_files
 from stackwright.domain.rke2_facts import ClusterFacts, Rke2Facts
 from stackwright.domain.rke2_files import wanted_files
@@ -108,6 +109,21 @@ def prepared(spec: StackSpec, name: str, **changes) -> NodeFacts:
     return replace(facts, **changes)
 
 
+def etcd_view(name: str, names: str = "s1 s2 s3", **changes) -> EtcdView:
+    """Return what a healthy member of a cluster of `names` says; the first one leads. Ids are 1, 2, 3 ..."""
+    members = tuple(
+        EtcdMember(str(index), f"{one}-0000000{index}", False, (f"https://192.0.2.1{index}:2380",))
+        for index, one in enumerate(names.split(), 1)
+    )
+    own = next((one.id for one in members if one.node == name), "9")
+    view = EtcdView(
+        True, cluster="77", id=own, version="3.6.4", leader="1", term=4, index=9000, applied=9000, db_size=GIB // 10,
+        members=members, healthy=True, fsync_p99_s=0.004, disk_size=100 * GIB, disk_free=50 * GIB, started="1700.00",
+        certificate_days=300,
+    )  # fmt: skip
+    return replace(view, **changes)
+
+
 def member(spec: StackSpec, name: str, **changes) -> NodeFacts:
     """Return the facts of a node whose RKE2 runs as the spec wants it."""
     one = node(spec, name)
@@ -127,11 +143,11 @@ def member(spec: StackSpec, name: str, **changes) -> NodeFacts:
         started_sum="sum",
         has_data=one.is_server,
         has_token=one.is_server,
+        has_password=True,
         ca_hash="ca" if one.is_server else "",
         token_ca_hash="ca" if one.is_server else "",
         token_hash="token" if one.is_server else "",
-        etcd_healthy=True,
-        etcd_leader=name == "s1",
+        etcd=etcd_view(name, " ".join(server.name for server in spec.servers)) if one.is_server else None,
     )
     rke2 = replace(rke2, **changes.pop("rke2", {}))
     return prepared(spec, name, units={f"rke2-{role}.service": ON, **changes.pop("units", {})}, rke2=rke2, **changes)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 from dataclasses import replace
 
 import pytest
 import yaml
 
 from stackwright.domain.errors import StackError
+from stackwright.domain.etcd import unreadable
 from stackwright.domain.node_plan import SecretRef
 from stackwright.domain.plan import Effect
 from stackwright.domain.rke2 import check_cluster, etcd_members, plan_rke2
 from stackwright.domain.rke2_facts import CONFIG, JOIN, PSA, REGISTRIES, TOKEN, ClusterFacts
 from stackwright.domain.rke2_files import config, proxy_env, registries_tree, rewrite_kubeconfig, wanted_files
 from stackwright.domain.rke2_journal import recognise
-from tests.domain.nodes_seen import OFF, cluster, make_spec, member, node, prepared, status
+from tests.domain.nodes_seen import OFF, VERSION, cluster, etcd_view, make_spec, member, node, prepared, status
 
 SPEC = make_spec()
 NO_CLUSTER = ClusterFacts()
@@ -135,7 +137,9 @@ def test_artifacts_of_the_controller_are_sent_first():
 # --- drift on a running node -----------------------------------------------------------------------------------------
 
 DRIFT = [
-    ({"rke2__tls_san": ["k8s.example.com", "192.0.2.10"]}, "s2", ["config", "restart"], Effect.SERVICE_RESTART),
+    ({"rke2__snapshot_cron": "0 3 * * *"}, "s2", ["config", "restart"], Effect.SERVICE_RESTART),
+    ({"rke2__tls_san": ["k8s.example.com", "192.0.2.10"]}, "s2", ["config", "restart"], Effect.ETCD_MEMBER_DOWN),
+    ({"rke2__proxy": {"http": "http://proxy:3128"}}, "s2", ["config", "restart"], Effect.ETCD_MEMBER_DOWN),
     ({"rke2__kubelet_args": ["max-pods=200"]}, "w1", ["config", "restart"], Effect.SERVICE_RESTART),
     ({"rke2__etcd_args": ["quota-backend-bytes=1"]}, "s2", ["config", "restart"], Effect.ETCD_MEMBER_DOWN),
     ({"rke2__etcd_args": ["quota-backend-bytes=1"]}, "w1", [], None),
@@ -157,8 +161,42 @@ def test_a_restart_that_a_dead_run_still_owes_is_found():
     """The files are as wanted, but the process was started with others; the noted class survives."""
     found = plan("s2", member(SPEC, "s2", rke2={"started_sum": "pending etcd"}), cluster(SPEC))
     assert [*found] == ["restart"] and found["restart"].step.effect is Effect.ETCD_MEMBER_DOWN
-    other = plan("s2", member(SPEC, "s2", rke2={"started_sum": "older"}), cluster(SPEC))
-    assert [*other] == ["restart"] and other["restart"].step.effect is Effect.SERVICE_RESTART
+    known = plan("s2", member(SPEC, "s2", rke2={"started_sum": "pending supervisor"}), cluster(SPEC))
+    assert [*known] == ["restart"] and known["restart"].step.effect is Effect.SERVICE_RESTART
+
+
+def test_what_is_not_known_of_a_restart_counts_as_etcds_end():
+    """Files changed by hand, a marker of another release, a certificate near its end or unseen, an earlier surprise."""
+    spec = make_spec(rke2__snapshot_cron="0 3 * * *")
+    worst = Effect.ETCD_MEMBER_DOWN
+    for changes in (
+        {"started_sum": "older"},
+        {"started_sum": "pending service"},
+    ):
+        assert plan("s2", member(SPEC, "s2", rke2=changes), cluster(SPEC))["restart"].step.effect is worst
+    for changes in (
+        {"etcd": etcd_view("s2", certificate_days=119)},
+        {"etcd": etcd_view("s2", certificate_days=None)},
+        {"etcd": unreadable("no answer")},
+        {"surprise": f"{VERSION} etcd"},
+    ):
+        assert plan("s2", member(SPEC, "s2", rke2=changes), cluster(SPEC), spec)["restart"].step.effect is worst
+    old = member(SPEC, "s2", rke2={"surprise": "v1.33.1+rke2r1 etcd"})
+    assert plan("s2", old, cluster(SPEC), spec)["restart"].step.effect is Effect.SERVICE_RESTART
+    assert plan("w1", member(SPEC, "w1", rke2={"started_sum": "older"}), cluster(SPEC))["restart"].step.effect < worst
+
+
+def test_a_start_counts_as_a_restart_while_the_pods_run_on():
+    """The unit is down, etcd is not: a start with a changed etcd replaces the pod, and a dead run's debt is noted."""
+    spec = make_spec(rke2__etcd_args=["quota-backend-bytes=1"])
+    down = {"rke2-server.service": OFF}
+    found = plan("s2", member(SPEC, "s2", units=down), cluster(SPEC), spec)
+    assert [*found] == ["config", "start"] and found["start"].step.effect is Effect.ETCD_MEMBER_DOWN
+    assert base64.b64encode(b"pending etcd\n").decode() in found["config"].script
+    gone = plan("s2", member(SPEC, "s2", units=down, rke2={"etcd": None}), cluster(SPEC), spec)
+    assert gone["start"].step.effect is Effect.SERVICE_RESTART
+    same = plan("s2", member(SPEC, "s2", units=down), cluster(SPEC))
+    assert same["start"].step.effect is Effect.SERVICE_RESTART
 
 
 def test_a_changed_secret_file_is_written_and_read_again():
@@ -233,9 +271,11 @@ def test_a_token_that_is_not_the_clusters_is_refused():
 
 def test_members_are_seen_with_what_their_own_etcd_says():
     members = etcd_members(SPEC, cluster(SPEC), everybody())
-    assert [(one.name, one.voter, one.leader, one.alarm_free) for one in members] == [
+    assert [(one.name, one.voter, one.etcd.leads, one.healthy) for one in members] == [
         ("s1", True, True, True), ("s2", True, False, True), ("s3", True, False, True),
     ]  # fmt: skip
+    unseen = etcd_members(SPEC, cluster(SPEC), {})
+    assert not any(one.healthy or one.view for one in unseen) and all(one.etcd is not None for one in unseen)
 
 
 @pytest.mark.parametrize(

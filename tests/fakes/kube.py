@@ -101,9 +101,9 @@ class FakeKube:
             raise NotFoundError("there is no such object", where=f"{kind} {name}", status=404)
         if kind == "Lease":
             self._answer()
-            for key in ("resourceVersion", "uid"):
-                if patch["metadata"].get(key, found["metadata"][key]) != found["metadata"][key]:
-                    raise ConflictError("the API server refused PATCH", where=name, seen="409 Conflict", status=409)
+            version = found["metadata"]["resourceVersion"]
+            if patch["metadata"].get("resourceVersion", version) != version:
+                raise ConflictError("the API server refused PATCH", where=name, seen="409 Conflict", status=409)
         self._change("patch", found)
         self.put(self._numbered(_without_nulls(deep_merge(found, patch))))
         return self.get(api_version, kind, name, ns)
@@ -136,7 +136,7 @@ class FakeKube:
     def _numbered(self, obj):
         if obj["kind"] == "Lease":
             self._version += 1
-            obj["metadata"] = {"uid": f"uid-{self._version}", **obj["metadata"], "resourceVersion": str(self._version)}
+            obj["metadata"] = {**obj["metadata"], "resourceVersion": str(self._version)}
         return obj
 
     def _change(self, verb, obj):

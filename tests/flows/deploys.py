@@ -1,5 +1,5 @@
-"""Deploys, one for each line on standard input, and says on standard output how each ended: `python -m
-tests.flows.deploys`.
+"""Deploys, one for each line on standard input (`deploy`, or `deploy HASH` for an approved plan), and says on standard
+output how each ended: `python -m tests.flows.deploys`.
 
 The same run as `stackwright apply lab --yes`, but the program is loaded once, and tasks try again without waiting.
 """
@@ -15,11 +15,14 @@ from stackwright.domain.errors import ProblemsError, StackError
 from stackwright.runs import start_here
 from tasks.layers import ensure_layer
 from tasks.nodes import ensure_node
+from tasks.removal import ensure_removed
 from tasks.rke2 import ensure_agent, ensure_server
 from tasks.stack import look_node
 from tasks.tenants import ensure_tenant
 
-RETRIED: tuple[Any, ...] = (look_node, ensure_node, ensure_server, ensure_agent, ensure_layer, ensure_tenant)
+RETRIED: tuple[Any, ...] = (
+    look_node, ensure_removed, ensure_node, ensure_server, ensure_agent, ensure_layer, ensure_tenant,
+)  # fmt: skip
 
 
 def describe(error: StackError) -> dict[str, Any]:
@@ -37,9 +40,10 @@ def describe(error: StackError) -> dict[str, Any]:
     }
 
 
-async def deploy() -> dict[str, Any] | None:
+async def deploy(plan_hash: str | None = None) -> dict[str, Any] | None:
     """Deploy once; return the error, or None when the run ended well."""
-    _, state = await start_here("deploy-stack", {"site": "lab"})
+    parameters = {"site": "lab", "unattended": True} | ({"plan_hash": plan_hash} if plan_hash else {})
+    _, state = await start_here("deploy-stack", parameters)
     if state.is_completed():
         return None
     error = await state.aresult(raise_on_failure=False)
@@ -51,8 +55,8 @@ def main() -> None:
     for task in RETRIED:
         task.retry_delay_seconds = 0.2
     answers, sys.stdout = sys.stdout, sys.stderr
-    for _ in sys.stdin:
-        answers.write(json.dumps(asyncio.run(deploy())) + "\n")
+    for line in sys.stdin:
+        answers.write(json.dumps(asyncio.run(deploy(*line.split()[1:]))) + "\n")
         answers.flush()
 
 

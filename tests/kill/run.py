@@ -1,6 +1,7 @@
-"""Kill the deploy with SIGKILL at many points, start it again, and compare the end state with an undisturbed run's.
+"""Kill the deploy and the upgrade with SIGKILL at many points, start them again, and compare where they end.
 
-`python -m tests.kill.run [--points N]` prints what did not survive and, last, `KILL survived=K injected=K`.
+`python -m tests.kill.run [--points N|all] [--lanes N]` prints a line for each point, what did not survive, and last
+`KILL survived=K injected=K`.
 """
 
 from __future__ import annotations
@@ -8,79 +9,153 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import signal
 import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 from stackwright.lab.rig import ROOT, Rig
 from stackwright.lab.server import PrefectServer
-from tests.kill.compare import differences, plain
+from tests.kill.chains import Deploy, Lane, Scenario, Undisturbed, Upgrade, survivors, undisturbed
+from tests.kill.points import Point, choose, deal, points_of
 
-WHENS = ("before", "inside", "after")
-
-
-def points(changes: int, count: int) -> list[tuple[int, str]]:
-    """Spread `count` points over the numbered changes of an undisturbed run; before, inside and after in turn."""
-    step = changes / count
-    return [(max(1, round(step * (index + 0.5))), WHENS[index % 3]) for index in range(count)]
+SCENARIOS: tuple[Scenario, ...] = (Deploy(), Upgrade())
+CHAIN = 12
+SPEED = 60.0
+_printing = threading.Lock()
 
 
-def undisturbed(rig: Rig) -> tuple[dict[str, Any], int]:
-    """Deploy once on a fresh lab; return its end state and how many changes it took."""
-    rig.start_lab()
-    done = rig.run("apply", "lab", "--yes")
-    if done.code != 0:
-        sys.exit(f"the undisturbed deploy failed:\n{done.output[-4000:]}")
-    return plain(rig.lab.snapshot()), len(rig.lab.journal())
+def tell(line: str) -> None:
+    """Print a line whole, whoever else prints."""
+    with _printing:
+        print(line, flush=True)
 
 
-def kill_and_continue(rig: Rig, number: int, when: str, log: Path) -> tuple[bool, str]:
-    """Kill one deploy on a fresh lab at change `number`, continue it, and return whether it was killed, and its end."""
-    rig.start_lab()
-    run = rig.spawn("apply", "lab", "--yes", log=log)
-    rig.lab.fault(kind="kill", match={"number": number}, when=when, pid=run.pid)
-    code = run.wait(timeout=600)
-    if code != -signal.SIGKILL:
-        return False, f"ended with {code} before it was killed"
-    again = rig.run("apply", "lab", "--yes")
-    if again.code != 0:
-        return True, f"the second start ended with {again.code}: {again.output[-1500:]}"
-    return True, ""
+@contextmanager
+def lane(folder: Path) -> Iterator[Lane]:
+    """A rig with a server of its own: two labs cannot share their blocks."""
+    server = PrefectServer(folder / "prefect")
+    server.launch()
+    try:
+        server.wait()
+        rig = Rig(folder, server, SPEED)
+        rig.set_up()
+        one = Lane(rig)
+        try:
+            yield one
+        finally:
+            one.close()
+    finally:
+        server.stop()
+
+
+def on_lanes(lanes: list[Lane], work: list[Callable[[Lane], Any]]) -> list[Any]:
+    """Do pieces of work, each on whichever lane is free; return their results in order."""
+    free: Queue[Lane] = Queue()
+    for one in lanes:
+        free.put(one)
+
+    def do(piece: Callable[[Lane], Any]) -> Any:
+        mine = free.get()
+        try:
+            return piece(mine)
+        finally:
+            free.put(mine)
+
+    with ThreadPoolExecutor(len(lanes)) as pool:
+        return list(pool.map(do, work))
+
+
+class Tally:
+    """What became of every point so far."""
+
+    def __init__(self) -> None:
+        self.survived: list[str] = []
+        self.lost: list[str] = []
+        self.missed: list[tuple[Scenario, Point]] = []
+
+    def count(self, scenario: Scenario, fates: dict[Point, list[str] | None]) -> None:
+        """Count and print the fates of a chain's points."""
+        for point, problems in fates.items():
+            name = f"{scenario.name:7} {point}"
+            if problems is None:
+                self.missed.append((scenario, point))
+            elif problems:
+                self.lost.append(name)
+                tell(f"LOST     {name}" + "".join(f"\n    {problem[:600]}" for problem in problems[:12]))
+            else:
+                self.survived.append(name)
+                tell(f"survived {name}")
+
+
+def kill_all(lanes: list[Lane], chains: list[tuple[Scenario, list[Point]]], ends: dict[str, Undisturbed]) -> Tally:
+    """Run chains on the lanes and tally their points."""
+    tally = Tally()
+
+    def work(scenario: Scenario, points: list[Point]) -> Callable[[Lane], None]:
+        return lambda one: tally.count(scenario, survivors(one, scenario, points, ends[scenario.name].end, tell))
+
+    on_lanes(lanes, [work(scenario, points) for scenario, points in chains])
+    return tally
+
+
+def plan_chains(ends: dict[str, Undisturbed], count: int | None) -> list[tuple[Scenario, list[Point]]]:
+    """Choose the points, half of them for each scenario, and deal them to chains; longest scenario first."""
+    chains = []
+    for scenario in SCENARIOS:
+        steps = points_of(ends[scenario.name].changes, every_object=count is None)
+        points = choose(steps, None if count is None else count // len(SCENARIOS))
+        tell(f"{scenario.name}: {len(steps)} steps undisturbed, to be killed at {len(points)} points")
+        chains += [(scenario, part) for part in deal(points, CHAIN)]
+    return chains
+
+
+def rechain(missed: list[tuple[Scenario, Point]]) -> list[tuple[Scenario, list[Point]]]:
+    """Return chains of the points that were not met."""
+    chains = []
+    for scenario in SCENARIOS:
+        points = [point for other, point in missed if other is scenario]
+        chains += [(scenario, part) for part in deal(points, CHAIN) if part]
+    return chains
 
 
 def main() -> None:
     """Run the kill test."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--points", type=int, default=12)
-    parser.add_argument("--speed", type=float, default=60.0)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--points", default="72", help="how many points, or `all`")
+    parser.add_argument("--lanes", type=int, default=2, help="labs side by side")
     options = parser.parse_args()
+    count = None if options.points == "all" else int(options.points)
     folder = ROOT / "build" / "kill"
     shutil.rmtree(folder, ignore_errors=True)
-    server = PrefectServer(folder / "prefect")
-    server.launch()
-    rig = Rig(folder, server, options.speed)
-    survived = injected = 0
-    try:
-        server.wait()
-        rig.set_up()
-        want, changes = undisturbed(rig)
-        print(f"undisturbed: {changes} changes", flush=True)
-        for number, when in points(changes, options.points):
-            killed, problem = kill_and_continue(rig, number, when, folder / f"run-{number}-{when}.log")
-            injected += killed
-            found = [] if problem or not killed else differences(want, plain(rig.lab.snapshot()))
-            good = killed and not problem and not found
-            survived += good
-            print(f"change {number:4} {when:6} {'survived' if good else 'LOST'} {problem}", flush=True)
-            for line in found[:20]:
-                print(f"    {line}", flush=True)
-    finally:
-        rig.close()
-        server.stop()
-    (folder / "result.json").write_text(json.dumps({"survived": survived, "injected": injected}) + "\n")
-    print(f"KILL survived={survived} injected={injected}")
-    sys.exit(0 if injected and survived == injected else 1)
+    started = time.monotonic()
+    with ExitStack() as stack, ThreadPoolExecutor(options.lanes) as pool:
+        opened = pool.map(lane, (folder / f"lane{number}" for number in range(options.lanes)))
+        lanes = list(pool.map(stack.enter_context, opened))
+        found = on_lanes(lanes, [lambda one, what=what: undisturbed(one, what) for what in SCENARIOS])
+        ends = {scenario.name: end for scenario, end in zip(SCENARIOS, found, strict=True)}
+        tally = kill_all(lanes, plan_chains(ends, count), ends)
+        missed = tally.missed
+        while missed:  # another kill came at the same moment, or made them unnecessary: without it, they are met
+            again = kill_all(lanes, rechain(missed), ends)
+            tally.survived += again.survived
+            tally.lost += again.lost
+            if len(again.missed) == len(missed):
+                break
+            missed = again.missed
+        for scenario, point in missed:
+            tell(f"missed   {scenario.name:7} {point}: a run does not come by here every time")
+    for name in tally.lost:
+        print(f"did not survive: {name}")
+    result = {"survived": len(tally.survived), "injected": len(tally.survived) + len(tally.lost)}
+    (folder / "result.json").write_text(json.dumps(result | {"seconds": round(time.monotonic() - started)}) + "\n")
+    print(f"KILL survived={result['survived']} injected={result['injected']}")
+    sys.exit(0 if result["injected"] and not tally.lost else 1)
 
 
 if __name__ == "__main__":

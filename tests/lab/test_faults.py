@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+
 import pytest
 
 from stackwright.lab.faults import Faults
@@ -150,3 +153,38 @@ def test_a_machine_fault_waits_for_its_own_machine():
     assert [fault.node for fault in faults.begin("before", on_kube, {"s1"})] == ["s1"]
     assert not faults.begin("before", on_kube, {"s1"}), "it begins once"
     assert faults.standing("node-dead", "s1") and not faults.standing("node-dead", "s10")
+
+
+TWO = "# stackwright-step: node/s1/one node/s1/two\nmkdir -p /var/lib/stackwright; j=/var/lib/stackwright/journal\n"
+TWO += 'for s in one two; do echo "begin node/s1/$s x" >> $j; sleep 0.1; echo $s >> /root/done\n'
+TWO += 'echo "end node/s1/$s 0" >> $j; sleep 0.1; done\n'
+
+
+@pytest.mark.parametrize(
+    ("step", "when", "done"),
+    [("one", "before", ""), ("one", "inside", ""), ("one", "after", "one\n"), ("two", "inside", "one\n"),
+     ("two", "after", "one\ntwo\n")],
+)  # fmt: skip
+def test_a_step_within_a_script_has_moments_of_its_own(make_lab, step, when, done):
+    """A machine dies before, inside or after one step: what was done until then is done, and nothing more."""
+    lab = make_lab({"name": "s1"})
+    lab.inject(kind="node-dead", match={"step": f"node/s1/{step}"}, when=when)
+    assert lost(lab, "s1", TWO)
+    lab.wait(lambda: not lab.nodes["s1"].is_on, "it is dead")
+    assert lab.nodes["s1"].read("/root/done") == done
+
+
+def test_the_controller_that_is_told_of_is_killed_once(make_lab):
+    """A kill without a process takes the controller of the moment; the next one waits for a new controller."""
+    lab = make_lab({"name": "s1"})
+    for when in ("inside", "after"):
+        lab.inject(kind="kill", match={"step": "node/s1/one"}, when=when)
+    assert lab.sh("s1", TWO).code == 0, "nobody was told of: nobody is killed"
+    controllers = []
+    for _ in range(2):
+        controllers.append(subprocess.Popen(["sleep", "60"], start_new_session=True))
+        lab.faults.controller = controllers[-1].pid
+        assert lost(lab, "s1", TWO)
+        assert controllers[-1].wait(10) == -signal.SIGKILL
+    assert [fault.struck for fault in lab.faults.listed()] == [1, 1]
+    assert lab.sh("s1", TWO).code == 0

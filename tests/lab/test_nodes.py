@@ -238,7 +238,7 @@ def test_a_fault_that_could_never_strike_is_refused(make_lab):
         {"kind": "fire"},
         {"kind": "cut", "when": "later"},
         {"kind": "cut", "match": {"node": "n1"}},
-        {"kind": "kill"},
+        {"kind": "kill", "pid": 1},
     ):
         with pytest.raises(ValueError):
             faults.add(wrong)

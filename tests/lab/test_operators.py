@@ -50,11 +50,17 @@ class Memory:
         self.writes += 1
         self.held[self._key(obj)] = obj
 
+    def delete(self, kind, namespace, name):
+        self.writes += 1
+        del self.held[self._key(self.get(kind, namespace, name))]
+
     def add_reconciler(self, reconciler):
         self.reconcilers.append(reconciler)
 
     def make_ready(self, *, but=()):
-        """Do what the controllers do: every workload rolls out, one pod of each DaemonSet on every node."""
+        """Do what the controllers do: every workload rolls out, one pod of each DaemonSet on every node; pods start."""
+        for pod in self.each("Pod"):
+            pod.setdefault("status", {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]})
         nodes = [node["metadata"]["name"] for node in self.each("Node") if "longhorn" not in node["apiVersion"]]
         for kind in ("Deployment", "StatefulSet", "DaemonSet"):
             for obj in self.each(kind):

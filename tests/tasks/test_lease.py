@@ -1,4 +1,7 @@
-"""Holding a lease: the file on the first server, taking over, renewing, giving back. This machine's sh runs it."""
+"""Holding a lease: the file on the first server, taking over, renewing, giving back. This machine's sh runs it.
+
+What the second place, the cluster's copy, adds is in test_lease_places.py.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,11 @@ from stackwright.clients.site import Site
 from stackwright.domain.errors import FencedError, LeaseHeldError, NodeUnreachableError, PlanMovedError
 from stackwright.domain.lease import parse_lease
 from stackwright.domain.plan import Effect, Plan, Step
+from tasks import lease_places
 from tasks.lease import Lease, hold_lease, is_dead, this_process
 from tests.domain.nodes_seen import make_spec
 from tests.fakes.shells import LocalShells
+from tests.tasks.layer_site import DictSecrets
 
 
 def step(name):
@@ -45,7 +50,8 @@ def site(tmp_path):
     def none(*_):
         raise AssertionError("not part of these tests")
 
-    return Site(make_spec(), none, LocalShells(tmp_path), none, none, none, tmp_path, clock=TurnedClock())
+    no_cluster = DictSecrets({})
+    return Site(make_spec(), no_cluster, LocalShells(tmp_path), none, none, none, tmp_path, clock=TurnedClock())
 
 
 def stored(site):
@@ -173,18 +179,23 @@ def test_an_empty_plan_takes_no_lease_and_allows_no_change(site):
     assert site.shells.opened == 0
 
 
-def test_two_that_take_it_at_once_do_not_both_get_it(site, tmp_path):
-    """Between look and write another run wrote: the swap refuses, and the second look finds it held."""
-    mine, rival = Lease(site, this_process("mine")), Lease(site, other_run())
-    read = mine._read
+def after_look(monkeypatch, act):
+    """Do something once, at the moment between a lease's look at the server and its write."""
+    look, todo = lease_places._look_at_server, [act]
 
-    def read_then_lose(shell):
-        seen = read(shell)
-        if rival.number == 0:
-            rival.take(WHOLE)
+    def look_then_act(*args):
+        seen = look(*args)
+        if todo:
+            todo.pop()()
         return seen
 
-    mine._read = read_then_lose
+    monkeypatch.setattr(lease_places, "_look_at_server", look_then_act)
+
+
+def test_two_that_take_it_at_once_do_not_both_get_it(site, monkeypatch):
+    """Between look and write another run wrote: the swap refuses, and the second look finds it held."""
+    mine, rival = Lease(site, this_process("mine")), Lease(site, other_run())
+    after_look(monkeypatch, lambda: rival.take(WHOLE))
     with pytest.raises(LeaseHeldError):
         mine.take(WHOLE)
     assert stored(site).holder.run == "other" and stored(site).number == 1

@@ -110,9 +110,9 @@ def test_secrets_lie_in_files_for_root_alone(up):
 
 
 def test_drift_is_written_and_the_services_restarted_one_by_one(up):
-    """A new SAN on all servers: each is restarted through the guard and Ready again; then nothing is left."""
+    """Another schedule on all servers: each is restarted through the guard and Ready again; then nothing is left."""
     _, site = up
-    wider = resite(site, tls_san=(*site.spec.rke2.tls_san, "192.0.2.77"))
+    wider = resite(site, snapshot_cron="0 3 * * *")
     plan = plan_of(wider)
     kinds = [(step.target, step.id.rpartition("/")[2], step.effect) for step in plan.steps]
     assert kinds == [

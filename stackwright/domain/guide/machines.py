@@ -130,7 +130,7 @@ RKE2 = rows(
      (Step("rke2/*/start"),)),
     ("rke2-san", "Certificate Management", "All names and addresses of the load balancer are in the certificate.",
      (Rule("load balancer not in the certificate"), Rule("name with port in the certificate"), Field("rke2.tls_san"),
-      Step("rke2/*/config"), Step("rke2/*/restart"), Corrected("tls-san"))),
+      Step("rke2/*/config"), Step("rke2/*/restart"), Step("rke2/*/note"), Corrected("tls-san"))),
     ("rke2-swap", "Operating System Configuration", "Swap is off on all nodes.",
      (Step("node/*/swap"),)),
     ("rke2-modules", "Operating System Configuration", "Needed kernel modules are loaded on all nodes.",

@@ -17,6 +17,8 @@ from stackwright.lab.kube.values import quantity
 Obj = dict[str, Any]
 
 _PYTHON = {"string": str, "bytes": str, "time": str, "boolean": bool, "integer": int, "number": (int, float)}
+_MICRO_TIMES = {"Lease": ("spec.acquireTime", "spec.renewTime")}  # exactly six digits after the seconds
+_MICRO_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}(Z|[+-]\d\d:\d\d)")
 _GO = {
     "string": "string",
     "bytes": "[]uint8",
@@ -83,6 +85,9 @@ def _check_type(value: Any, schema: Schema, path: str, resource: Resource, owner
         return
     wanted: Any = {"object": dict, "map": dict, "list": list}.get(kind) or _PYTHON.get(kind)
     if wanted is None or (isinstance(value, wanted) and (kind == "boolean" or not isinstance(value, bool))):
+        if path in _MICRO_TIMES.get(resource.kind, ()) and not _MICRO_TIME.fullmatch(value):
+            why = f'parsing time {go_value(value)} as "2006-01-02T15:04:05.000000Z07:00"'
+            raise bad_request(_cannot(resource, {"apiVersion": resource.api_version}, why))
         return
     got = {bool: "bool", int: "number", float: "number", str: "string", dict: "object", list: "array"}[type(value)]
     plain = re.sub(r"\[\d+\]", "", path)

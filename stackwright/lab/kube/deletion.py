@@ -25,7 +25,7 @@ def delete(state: KubeState, change: Change, query: Mapping[str, str], options: 
     kept = state.kept(resource.key, change.namespace, change.name)
     if kept is None:
         raise not_found(resource.group, resource.plural, change.name)
-    _check_preconditions(change, kept, options)
+    check_preconditions(change, kept, options)
     admission.check_delete(change)
     uid = kept.obj["metadata"]["uid"]
     change = replace(change, dry_run=change.dry_run or options.get("dryRun") == ["All"])
@@ -59,7 +59,8 @@ def delete_collection(state: KubeState, change: Change, query: Mapping[str, str]
     return {"kind": resource.list_kind, "apiVersion": change.api_version, "metadata": meta, "items": items}
 
 
-def _check_preconditions(change: Change, kept: Kept, options: Mapping[str, Any]) -> None:
+def check_preconditions(change: Change, kept: Kept, options: Mapping[str, Any]) -> None:
+    """Refuse a deletion that was meant for another object of this name, or for an older state of it."""
     wanted = options.get("preconditions") or {}
     meta = kept.obj["metadata"]
     for key, shown in (("uid", "UID"), ("resourceVersion", "ResourceVersion")):

@@ -268,17 +268,26 @@ def _revision(state: KubeState, own: Obj) -> str:
     """Return the name of the current template's revision, kept as a ControllerRevision."""
     meta = own["metadata"]
     name = f"{meta['name'][:52]}-{digest(own['spec']['template'])}"
-    if state.peek(("apps", "controllerrevisions"), meta["namespace"], name) is None:
-        numbers = [
-            int(item.get("revision", 0)) for item in state.each(("apps", "controllerrevisions"), meta["namespace"])
-        ]
+    numbers = {
+        kept.obj["metadata"]["name"]: int(kept.obj.get("revision", 0))
+        for resource, kept in state.dependents(meta["uid"])
+        if resource.key == ("apps", "controllerrevisions")
+    }
+    newest = max(numbers.values(), default=0)
+    if not numbers or numbers.get(name) != newest:  # a template that comes back is the newest again
         state.put({
-            "apiVersion": "apps/v1", "kind": "ControllerRevision", "revision": max(numbers, default=0) + 1,
+            "apiVersion": "apps/v1", "kind": "ControllerRevision", "revision": newest + 1,
             "metadata": {"name": name, "namespace": meta["namespace"], "ownerReferences": [owner_reference(own)],
-                         "labels": dict(dig(own, "spec", "selector", "matchLabels", default={}))},
+                         "labels": {**dig(own, "spec", "selector", "matchLabels", default={}),
+                                    **_mark(own, name)}},
             "data": {"spec": {"template": copy(own["spec"]["template"])}},
         }, manager="kube-controller-manager")  # fmt: skip
     return name
+
+
+def _mark(own: Obj, revision: str) -> Obj:
+    """Return the label by which a DaemonSet's revisions and pods are matched: the hash alone."""
+    return {REVISION: revision.rpartition("-")[2]} if own["kind"] == "DaemonSet" else {}
 
 
 async def _make_claims(state: KubeState, own: Obj, index: int) -> str:
@@ -356,7 +365,7 @@ async def daemon_set(state: KubeState, space: str, name: str) -> float | None:
     own = state.peek(("apps", "daemonsets"), space, name)
     if own is None or own["metadata"].get("deletionTimestamp"):
         return None
-    revision = _revision(state, own)
+    revision = _mark(own, _revision(state, own))[REVISION]
     template = own["spec"]["template"]
     wanted = [
         node["metadata"]["name"] for node in state.each(("", "nodes")) if scheduling.daemon_fits(template["spec"], node)

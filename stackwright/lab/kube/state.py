@@ -337,11 +337,15 @@ class KubeState(Store):
         return str(network[index + 256])
 
     def _found(self) -> None:
-        """Make what every cluster holds from its start."""
+        """Make what every cluster holds from its start, unless it is there."""
         for name in ("default", "kube-system", "kube-public", "kube-node-lease"):
-            self.put({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}, manager="kube-apiserver")
+            self.put(
+                {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}},
+                manager="kube-apiserver",
+                create_only=True,
+            )
         for rule in default_rules():
-            self.put(rule, manager="kube-apiserver")
+            self.put(rule, manager="kube-apiserver", create_only=True)
         for name, value in (("system-cluster-critical", 2000000000), ("system-node-critical", 2000001000)):
             self.put(
                 {
@@ -351,6 +355,7 @@ class KubeState(Store):
                     "value": value,
                 },
                 manager="kube-apiserver",
+                create_only=True,
             )
         ports = [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": 6443}]
         address = str(SERVICE_NETWORK[1])
@@ -360,4 +365,8 @@ class KubeState(Store):
             "labels": {"component": "apiserver", "provider": "kubernetes"},
         }
         spec = {"type": "ClusterIP", "clusterIP": address, "clusterIPs": [address], "ports": ports}
-        self.put({"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": spec}, manager="kube-apiserver")
+        self.put(
+            {"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": spec},
+            manager="kube-apiserver",
+            create_only=True,
+        )

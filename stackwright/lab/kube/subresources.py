@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from stackwright.lab.kube import lifecycle, writes
+from stackwright.lab.kube import deletion, lifecycle, writes
 from stackwright.lab.kube.access import new_token
 from stackwright.lab.kube.errors import ApiFault, bad_request, conflict, method_not_allowed, not_found, unavailable
 from stackwright.lab.kube.patches import json_patch, merge_patch
 from stackwright.lab.kube.values import copy, dig, timestamp
+from stackwright.lab.kube.workloads import is_ready
 
 if TYPE_CHECKING:
     from stackwright.lab.kube.state import KubeState
@@ -130,15 +131,17 @@ def evict(state: KubeState, change: writes.Change, kept: Kept, body: Mapping[str
     from stackwright.lab.kube.budgets import budgets_of
 
     pod = kept.obj
-    budgets = budgets_of(state, pod)
-    done = dig(pod, "status", "phase") in {"Succeeded", "Failed", "Pending"}
-    if len(budgets) > 1 and not done:
+    deletion.check_preconditions(change, kept, body.get("deleteOptions") or {})
+    over = dig(pod, "status", "phase") in {"Succeeded", "Failed", "Pending"} or pod["metadata"].get("deletionTimestamp")
+    budgets = [] if over else budgets_of(state, pod)
+    if len(budgets) > 1:
         raise ApiFault(
             500,
             "InternalError",
             "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.",
         )
-    for budget in [] if done else budgets:
+    spent = [budget for budget in budgets if _takes_from(budget, pod)]
+    for budget in spent:
         status = budget.get("status") or {}
         if status.get("observedGeneration", 0) < budget["metadata"].get("generation", 1):
             raise _too_many(budget["metadata"]["name"], "The disruption budget is still being processed by the server.")
@@ -147,7 +150,7 @@ def evict(state: KubeState, change: writes.Change, kept: Kept, body: Mapping[str
             raise _too_many(budget["metadata"]["name"], f"needs {need} healthy pods and has {have} currently")
     if not change.dry_run and dig(body, "deleteOptions", "dryRun") != ["All"]:
         writes.note(state, change, "delete")
-        for budget in [] if done else budgets:
+        for budget in spent:
             allowed = int(dig(budget, "status", "disruptionsAllowed", default=0)) - 1
             state.set_status(
                 "PodDisruptionBudget", change.namespace, budget["metadata"]["name"], {"disruptionsAllowed": allowed}
@@ -155,6 +158,17 @@ def evict(state: KubeState, change: writes.Change, kept: Kept, body: Mapping[str
         grace = dig(body, "deleteOptions", "gracePeriodSeconds")
         lifecycle.begin(state, change.resource, kept, grace=grace)
     return {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}
+
+
+def _takes_from(budget: Mapping[str, Any], pod: Obj) -> bool:
+    """Tell whether a pod's eviction costs its budget something: not that of a pod that is not ready anyway, where the
+    policy lets it go always, or where enough others are ready."""
+    if is_ready(pod):
+        return True
+    if dig(budget, "spec", "unhealthyPodEvictionPolicy") == "AlwaysAllow":
+        return False
+    status = budget.get("status") or {}
+    return not int(status.get("currentHealthy", 0)) >= int(status.get("desiredHealthy", 0)) > 0
 
 
 def _too_many(budget: str, text: str) -> ApiFault:

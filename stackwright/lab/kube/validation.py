@@ -302,6 +302,16 @@ def _ingress(obj: Obj, faults: Faults) -> None:
                 faults.append(FieldFault(where, "required", detail="pathType must be specified"))
 
 
+def _lease(obj: Obj, faults: Faults) -> None:
+    spec = obj.get("spec") or {}
+    for field, least, text in (
+        ("leaseDurationSeconds", 1, "must be greater than 0"),
+        ("leaseTransitions", 0, "must be greater than or equal to 0"),
+    ):
+        if spec.get(field) is not None and spec[field] < least:
+            faults.append(FieldFault(f"spec.{field}", "invalid", spec[field], text))
+
+
 def _network_policy(obj: Obj, faults: Faults) -> None:
     check_labels(dig(obj, "spec", "podSelector", "matchLabels", default={}), "spec.podSelector.matchLabels", faults)
 
@@ -360,5 +370,6 @@ _RULES: dict[tuple[str, str], Callable[[Obj, Faults], None]] = {
     (_RBAC, "ClusterRoleBinding"): _role_binding,
     ("storage.k8s.io", "StorageClass"): _nothing_more,
     ("policy", "PodDisruptionBudget"): _nothing_more,
+    ("coordination.k8s.io", "Lease"): _lease,
     ("", "LimitRange"): _nothing_more,
 }

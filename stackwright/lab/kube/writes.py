@@ -15,9 +15,11 @@ from stackwright.lab.kube.access import User
 from stackwright.lab.kube.apply import apply, check_typed
 from stackwright.lab.kube.errors import (
     ApiFault,
+    FieldFault,
     already_exists,
     bad_request,
     conflict,
+    invalid,
     not_found,
     unsupported_media,
 )
@@ -38,6 +40,7 @@ STRATEGIC_PATCH = "application/strategic-merge-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml"
 CONTROLLER = User("system:kube-controller-manager", ("system:masters", "system:authenticated"))
 SERVER_MADE = ("uid", "creationTimestamp", "generation", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink")
+CONDITIONAL = {("coordination.k8s.io", "Lease")}  # kinds that are never replaced without saying what was seen
 RETRIES = 5
 
 
@@ -94,6 +97,9 @@ async def update(state: KubeState, change: Change, body: Obj) -> Obj:
     """Replace an object (PUT). A resourceVersion that is sent must be the newest."""
     old = _current(state, change)
     sent = _decode(state, change, body)
+    if (change.resource.group, change.resource.kind) in CONDITIONAL and not sent["metadata"].get("resourceVersion"):
+        fault = FieldFault("metadata.resourceVersion", "invalid", 0, "must be specified for an update")
+        raise invalid(change.resource.group, change.resource.plural, change.name, [fault])
     try:
         return await _replace(state, change, sent, old, "update")
     except _MovedError:

@@ -6,6 +6,7 @@ Each operator is a function that looks at the whole cluster and writes only what
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -82,7 +83,10 @@ def install_operators(
 
     async def work() -> None:
         while True:
-            await changed.wait()
+            due_s, world.due_s = world.due_s, None
+            limit = None if due_s is None else due_s / getattr(state, "speed", 1.0)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(changed.wait(), limit)
             await asyncio.sleep(SETTLE_S)
             changed.clear()
             try:

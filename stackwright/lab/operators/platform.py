@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml
 
+from stackwright.lab.operators import longhorn
 from stackwright.lab.operators.world import (
     Answer,
-    Obj,
     World,
     answer_text,
     condition,
@@ -121,8 +121,12 @@ async def rancher_backup(world: World) -> None:
 
 async def storage(world: World) -> None:
     """Do what longhorn-manager and the driver deployer do: nodes, settings, CSI workloads, classes, backup target."""
-    if not world.ready("DaemonSet", "longhorn-manager", LH_NS):
-        return
+    if world.ready("DaemonSet", "longhorn-manager", LH_NS):
+        await _install_storage(world)
+    await longhorn.work(world)
+
+
+async def _install_storage(world: World) -> None:
     manager = world.find("DaemonSet", "longhorn-manager", LH_NS) or {}
     settings = _settings(world)
     for key, value in settings.items():
@@ -137,7 +141,6 @@ async def storage(world: World) -> None:
     if world.ready("Deployment", "longhorn-driver-deployer", LH_NS):
         await _csi(world, tolerations)
     await _target(world)
-    await _volumes(world)
 
 
 def _settings(world: World) -> dict[str, str]:
@@ -147,6 +150,7 @@ def _settings(world: World) -> dict[str, str]:
 
 
 async def _node(world: World, name: str, *, labelled_only: bool) -> None:
+    """Make Longhorn's Node with its disks; how it does is kept by longhorn.py."""
     node = world.find("Node", name, group="")
     meta = (node or {}).get("metadata") or {}
     label = (meta.get("labels") or {}).get("node.longhorn.io/create-default-disk", "")
@@ -158,12 +162,8 @@ async def _node(world: World, name: str, *, labelled_only: bool) -> None:
         disks = {"default-disk": {"path": "/var/lib/longhorn", "allowScheduling": True}}
     yes = [condition("Ready", True, ""), condition("Schedulable", True, "")]
     spec = {"allowScheduling": True, "disks": {key: {"diskType": "filesystem", **disk} for key, disk in disks.items()}}
-    status = {
-        "conditions": [condition("Ready", True, ""), condition("Schedulable", True, "")],
-        "diskStatus": {
-            key: {"conditions": yes, "storageMaximum": DISK_BYTES, "storageAvailable": DISK_BYTES} for key in disks
-        },
-    }
+    room = {"storageMaximum": DISK_BYTES, "storageAvailable": DISK_BYTES}
+    status = {"diskStatus": {key: {"conditions": yes, **room} for key in disks}}
     await world.ensure(custom(LONGHORN, "Node", name, {"spec": {"name": name, **spec}, "status": status}, LH_NS))
 
 
@@ -198,18 +198,3 @@ async def _target(world: World) -> None:
     known = bool(url) and (not secret or bool(world.secret(secret, LH_NS)))
     body = {"spec": spec, "status": {"available": known}}
     await world.ensure(custom(LONGHORN, "BackupTarget", "default", body, LH_NS))
-
-
-async def _volumes(world: World) -> None:
-    """Show a healthy volume for each bound claim of the driver's classes."""
-    classes = {
-        item["metadata"]["name"]
-        for item in world.objects("StorageClass")
-        if item.get("provisioner") == "driver.longhorn.io"
-    }
-    for claim in world.objects("PersistentVolumeClaim"):
-        name = (claim.get("spec") or {}).get("volumeName")
-        if not name or claim["spec"].get("storageClassName") not in classes:
-            continue
-        status: Obj = {"state": "attached", "robustness": "healthy"}
-        await world.ensure(custom(LONGHORN, "Volume", name, {"spec": {"numberOfReplicas": 3}, "status": status}, LH_NS))

@@ -25,6 +25,7 @@ class State(Protocol):
     def get(self, kind: str, namespace: str, name: str, /) -> Obj | None: ...
     def each(self, kind: str, /) -> Iterable[Obj]: ...
     def put(self, obj: Obj, /) -> Any: ...
+    def delete(self, kind: str, namespace: str, name: str, /) -> Any: ...
     def add_reconciler(self, reconciler: Any, /) -> Any: ...
 
 
@@ -96,6 +97,8 @@ class World:
         self.state, self.devices, self.clearml = state, devices, clearml
         self.memory: dict[str, Any] = {}
         """What the products themselves keep beside the cluster: sessions, settings, started agents."""
+        self.due_s: float | None = None
+        """When the operators should look again although nothing changes, in seconds of the imitated world."""
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
@@ -159,6 +162,28 @@ class World:
         made = self.state.put({**copy.deepcopy(seen), "status": merge(seen.get("status") or {}, dict(status))})
         if asyncio.iscoroutine(made):
             await made
+
+    async def remove(self, kind: str, name: str, ns: str = "", *, group: str = "") -> None:
+        """Delete an object, if it is there."""
+        if self.find(kind, name, ns, group=group) is not None:
+            made = self.state.delete(_kind_name(kind, group), ns, name)
+            if asyncio.iscoroutine(made):
+                await made
+
+    def spent(self, stage: str, obj: Mapping[str, Any], seconds: float) -> bool:
+        """Tell whether so much imitated time has gone by since this was first asked; always where there is no clock."""
+        clock = getattr(self.state, "controllers_clock", None)
+        left = seconds - clock((stage, obj["metadata"]["uid"])) if clock is not None else 0.0
+        if left <= 0:
+            return True
+        self.due_s = left if self.due_s is None else min(self.due_s, left)
+        return False
+
+    def forget(self, obj: Mapping[str, Any]) -> None:
+        """Begin anew to count the time of an object's stages."""
+        forget = getattr(self.state, "forget_clocks", None)
+        if forget is not None:
+            forget(obj["metadata"]["uid"])
 
     async def namespace(self, name: str) -> None:
         await self.ensure({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})

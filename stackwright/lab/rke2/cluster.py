@@ -10,47 +10,41 @@ import base64
 import hashlib
 import logging
 import secrets
-import ssl
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from stackwright.lab.machines.hand import Answer, Call
-from stackwright.lab.net import LabNet, context_of
+from stackwright.lab.net import LabNet
+from stackwright.lab.rke2 import static_pods
 from stackwright.lab.rke2.commands import rke2_command
 from stackwright.lab.rke2.encryption import first_encryption
+from stackwright.lab.rke2.etcd_api import Raft
 from stackwright.lab.rke2.memberlog import MemberLog
+from stackwright.lab.rke2.mirrors import mirror_pods
 from stackwright.lab.rke2.objects import ClusterApi, NoApi, Obj, set_condition, system_objects
 from stackwright.lab.rke2.service import Rke2Service
 from stackwright.lab.rke2.snapshots import snapshot_kind
-from stackwright.lab.rke2.state import DATA, SERVER, ClusterState, Member, load_clusters, new_cluster
-from stackwright.lab.rke2.supervisor import Balancer, create_health_app, serve
+from stackwright.lab.rke2.state import DATA, ClusterState, Member, load_clusters, new_cluster
+from stackwright.lab.rke2.static_pods import Manifest, Pods
+from stackwright.lab.rke2.supervisor import Balancer
 from stackwright.lab.rke2.versions import TOO_NEW, etcd_minor, etcd_of, minor_of
 
 if TYPE_CHECKING:
     from stackwright.lab.nodes import LabNodes, Machine
 
 log = logging.getLogger(__name__)
-API_PORT, SUPERVISOR_PORT, HEALTH_PORT = 6443, 9345, 2381
+API_PORT, SUPERVISOR_PORT = 6443, 9345
 PROMOTE_S = 15.0
 STALLED_S = 300.0
 NODE_LOST_S = 40.0
-SWAP_S = 10.0  # how long the kubelet takes to replace a server's static pods by those of another release
 LOOK_S = 4.0
+REMOVE, REMOVED = "etcd.rke2.cattle.io/remove", "etcd.rke2.cattle.io/removed-node-name"
+NODE_NAME, NODE_ADDRESS = "etcd.rke2.cattle.io/node-name", "etcd.rke2.cattle.io/node-address"
+MIRROR_S = 1.0  # of real time: how often a mirror pod that somebody deleted is looked for
 MISMATCH = "failed to validate server configuration: critical configuration value mismatch"
 PASSWORD_REJECTED = (
     "Node password rejected, duplicate hostname or contents of '/etc/rancher/node/password' may not match server "
     "node-passwd entry, try enabling a unique node name with the --with-node-id flag"
 )
-
-
-@dataclass
-class Pods:
-    """What runs on a machine beside the RKE2 process itself: its static pods outlive a stop of the unit."""
-
-    cluster: str
-    version: str
-    closers: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
 
 
 class Rke2Cluster:
@@ -67,10 +61,13 @@ class Rke2Cluster:
         self.supervised: set[str] = set()
         self.kubelets: dict[str, str] = {}  # node -> the release that runs there; what is installed may be newer
         self._registered: set[str] = set()
+        self._raft: dict[str, Raft] = {}
+        self._mirrored_at = 0.0
         self._ready_since: dict[str, float] = {}
         self._lost_since: dict[str, float] = {}
         self._balancer = Balancer(lb_address, self._backends)
         self._controller: asyncio.Task[None] | None = None
+        self._jobs: set[asyncio.Task[None]] = set()
         self.log = MemberLog(self._folder / "members.jsonl")
         nodes.on_fault = self._on_fault
         for machine in nodes.machines.values():
@@ -87,7 +84,7 @@ class Rke2Cluster:
         """Close everything. The machines are stopped by their owner, before or after."""
         if self._controller is not None:
             self._controller.cancel()
-            await asyncio.gather(self._controller, return_exceptions=True)
+            await asyncio.gather(self._controller, *self._jobs, return_exceptions=True)
         await self._balancer.stop()
         for name in [*self.pods]:
             await self.kill_pods(self.nodes[name])
@@ -119,21 +116,28 @@ class Rke2Cluster:
         return member
 
     def remove_member(self, state: ClusterState, name: str) -> None:
-        """Drop an etcd member; its data on disk stays and is refused from now on."""
-        if state.members.pop(name, None) is not None:
-            self.save(state)
+        """Drop an etcd member, whose server ends; its data on disk stays and is refused from now on."""
+        if state.members.pop(name, None) is None:
+            return
+        self.save(state)
+        machine = self.nodes.machines.get(self.machine_of(name))
+        pods = self.pods.get(machine.name) if machine else None
+        if machine is not None and pods is not None and pods.cluster == state.id:
+            job = asyncio.get_running_loop().create_task(self.kill_pods(machine))
+            self._jobs.add(job)
+            job.add_done_callback(self._jobs.discard)
 
     def save(self, state: ClusterState) -> None:
         """Keep a cluster's state."""
         state.save(self._folder)
-        self._note("membership")
+        self.note("membership")
 
     def _on_fault(self, name: str, what: str) -> None:
         if name in self.nodes.cut_off:
             self._balancer.drop(self.nodes[name].spec.address)
-        self._note(f"fault: {what} on {name}")
+        self.note(f"fault: {what} on {name}")
 
-    def _note(self, cause: str) -> None:
+    def note(self, cause: str) -> None:
         """Note which members of the first cluster run, when that has changed."""
         state = next(iter(self.clusters.values()), None)
         if state is not None:
@@ -167,7 +171,20 @@ class Rke2Cluster:
         machine = self.machine_of(name)
         pods = self.pods.get(machine)
         lost = machine in self.nodes.cut_off or self.nodes.is_full(machine, DATA)
-        return pods is not None and pods.cluster == state.id and not lost
+        return pods is not None and pods.cluster == state.id and pods.answers("etcd") and not lost
+
+    def raft_of(self, state: ClusterState) -> Raft:
+        """Return what a cluster's members agree on."""
+        return self._raft.setdefault(state.id, Raft())
+
+    def etcd_started(self, name: str) -> float:
+        """Return when a member's process was started; 0 when none runs."""
+        pods = self.pods.get(self.machine_of(name))
+        return pods.started.get("etcd", 0.0) if pods else 0.0
+
+    def etcd_version(self, name: str) -> str:
+        """Return the version of etcd that a member runs."""
+        return etcd_of(self.pods[self.machine_of(name)].version)
 
     def machine_of(self, node: str) -> str:
         """Return the machine of a node name, which may have been set to another one than the machine's."""
@@ -218,30 +235,13 @@ class Rke2Cluster:
 
     # What runs
 
-    async def run_pods(self, machine: Machine, state: ClusterState, version: str) -> None:
-        """Start a server's static pods: etcd's health page and the API server.
-
-        Those of another release are replaced: the member is down meanwhile. Those of this one go on undisturbed.
-        """
-        running = self.pods.get(machine.name)
-        if running is not None and running.version == version:
-            return
-        if running is not None:
-            await self.kill_pods(machine)
-            await self.pause(SWAP_S)
-        pods = self.pods[machine.name] = Pods(state.id, version)
-        address = machine.spec.address
-        context = context_of(*(machine.read(f"{SERVER}/tls/serving-kube-apiserver.{end}") for end in ("crt", "key")))
-        context.verify_mode = ssl.CERT_OPTIONAL
-        context.load_verify_locations(cadata=state.authorities["client-ca"][0])
-        pods.closers.append(
-            await serve(
-                create_health_app(self, state, lambda: self._member_on(state, machine.name)), address, HEALTH_PORT
-            )
-        )
-        pods.closers.append(await self.api_of(state).serve(address, API_PORT, context, version))
+    async def run_pods(
+        self, machine: Machine, state: ClusterState, manifests: dict[str, Manifest], version: str
+    ) -> None:
+        """Start a server's static pods, or replace those whose manifest changed, as another release's is."""
+        static_pods.write_manifests(machine, manifests)
+        await static_pods.run_pods(self, machine, state, manifests, version)
         self._raise_etcd(state)
-        self._note(f"started on {machine.name}")
 
     def _raise_etcd(self, state: ClusterState) -> None:
         """Raise etcd's cluster version once every member runs a newer one: from then on none can go back."""
@@ -256,17 +256,17 @@ class Rke2Cluster:
         """Say whether the etcd of a release is too old for the cluster's data."""
         return bool(state.etcd) and etcd_minor(etcd_of(version)) < etcd_minor(state.etcd)
 
-    def _member_on(self, state: ClusterState, machine: str) -> str:
+    def member_on(self, state: ClusterState, machine: str) -> str:
+        """Return the name of the member that runs on a machine; empty when it was removed."""
         return next((name for name in state.members if self.machine_of(name) == machine), "")
 
     async def kill_pods(self, machine: Machine) -> None:
         """Stop a machine's static pods."""
         pods = self.pods.pop(machine.name, None)
         if pods is not None:
-            for close in pods.closers:
-                await close()
+            await pods.close_all()
             dead = self.nodes.is_dead(machine.name)
-            self._note(f"fault: {machine.name} died" if dead else f"stopped on {machine.name}")
+            self.note(f"fault: {machine.name} died" if dead else f"stopped on {machine.name}")
 
     def put_system_objects(self, state: ClusterState, config: dict[str, Any], version: str) -> None:
         """Put what RKE2's own charts bring, unless it is there."""
@@ -282,12 +282,22 @@ class Rke2Cluster:
                 api.put(obj)
 
     def put_node(self, state: ClusterState, node: Obj) -> None:
-        """Register a Node; from now on its deletion is acted upon."""
-        self.api_of(state).put(node)
-        self._registered.add(node["metadata"]["name"])
+        """Register a Node, with its mirror pods; from now on its deletion is acted upon."""
+        api, name = self.api_of(state), node["metadata"]["name"]
+        api.put(node)
+        for pod in mirror_pods(api.get("Node", "", name) or node):
+            api.put(pod)
+        self._registered.add(name)
+        self._mirror(state, name)
+
+    def _mirror(self, state: ClusterState, name: str) -> None:
+        pods = self.pods.get(self.machine_of(name))
+        if pods is not None and pods.cluster == state.id:
+            static_pods.put_mirror_pods(self.api_of(state), name, pods)
 
     def _backends(self, port: int) -> list[str]:
-        names = self.supervised if port == SUPERVISOR_PORT else set(self.pods)
+        serving = {name for name, pods in self.pods.items() if pods.answers("kube-apiserver")}
+        names = self.supervised if port == SUPERVISOR_PORT else serving
         # An API server asks the etcd member beside it and no other: without that one it serves nobody.
         names = names - self.nodes.cut_off - {name for name in names if self.nodes.is_full(name, DATA)}
         return [machine.spec.address for name, machine in self.nodes.machines.items() if name in names]
@@ -335,25 +345,51 @@ class Rke2Cluster:
                 # kubectl delete node: the controllers drop the password, and the member too.
                 self._registered.discard(name)
                 api.delete("Secret", "kube-system", f"{name}.node-password.rke2")
+                static_pods.drop_mirror_pods(api, name)
                 self.remove_member(state, name)
         for name, node in seen.items():
             changed = self._look_at_member(state, name, node)
             if self._look_at_kubelet(name, node) or changed:
                 api.put(node)
+        if asyncio.get_running_loop().time() - self._mirrored_at > MIRROR_S:
+            self._mirrored_at = asyncio.get_running_loop().time()
+            for name in seen:
+                self._mirror(state, name)
 
     def _look_at_member(self, state: ClusterState, name: str, node: Obj) -> bool:
         annotations = node["metadata"].setdefault("annotations", {})
         member, changed = state.members.get(name), False
-        if annotations.get("etcd.rke2.cattle.io/remove") == "true" and member is not None:
-            annotations["etcd.rke2.cattle.io/removed-node-name"] = f"{name}-{member.id}"
-            self.remove_member(state, name)
-            member, changed = None, True
+        if REMOVE in annotations:
+            changed = self._look_at_removal(state, name, annotations)
+            member = state.members.get(name)
         if member is not None:
             word = ("True", "MemberNotLearner", "Node is a voting member of the etcd cluster")
             if not member.voter:
                 word = ("False", "MemberIsLearner", "Node has not been promoted to voting member of the etcd cluster")
             changed = set_condition(node, "EtcdIsVoter", *word) or changed
         return changed
+
+    def _look_at_removal(self, state: ClusterState, name: str, annotations: dict[str, str]) -> bool:
+        """Act on a request to remove a member, once, as RKE2's member controller does; tell whether anything changed.
+
+        Source: k3s pkg/etcd/member_controller.go. The last voter is never removed: the request is dropped.
+        """
+        member, removed, current = state.members.get(name), annotations.get(REMOVED), annotations.get(NODE_NAME)
+        if removed is not None:
+            if current in (None, removed):
+                return False
+            del annotations[REMOVED], annotations[REMOVE]  # it came back as another member
+            return True
+        if annotations[REMOVE].lower() != "true" or current is None:
+            return False
+        if member is not None and member.voter and len(state.voters) == 1:
+            del annotations[REMOVE]
+            return True
+        annotations[REMOVED] = current
+        for key in (NODE_NAME, NODE_ADDRESS):
+            annotations.pop(key, None)
+        self.remove_member(state, name)
+        return True
 
     def _look_at_kubelet(self, name: str, node: Obj) -> bool:
         machine = self.nodes.machines.get(self.machine_of(name))

@@ -12,10 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from stackwright.lab.machines.kernel import get_sysctl
-
 if TYPE_CHECKING:
-    from stackwright.lab.nodes import Machine
+    from stackwright.lab.rke2.disk import Disk
 
 CONFIG = "/etc/rancher/rke2/config.yaml"
 NODE_KEYS = frozenset(
@@ -173,7 +171,7 @@ class FatalError(Exception):
     """What RKE2 logs at level fatal before it exits."""
 
 
-def read_config(machine: Machine) -> dict[str, Any]:
+def read_config(machine: Disk) -> dict[str, Any]:
     """Merge config.yaml and config.yaml.d/*.yaml: the last wins, `key+` appends. Raises FatalError for bad YAML."""
     merged: dict[str, Any] = {}
     names = sorted(path.name for path in machine.path(f"{CONFIG}.d").glob("*.yaml"))
@@ -209,7 +207,7 @@ def unknown_keys(config: dict[str, Any], role: str) -> list[str]:
     return [key for key in config if key not in known]
 
 
-def check_profile(machine: Machine, config: dict[str, Any], role: str) -> None:
+def check_profile(machine: Disk, config: dict[str, Any], role: str) -> None:
     """Check what the profile demands of the host. Raises FatalError with every failure, as the real one words it."""
     profile = str(config.get("profile") or "")
     if profile not in ("", "cis", "etcd"):
@@ -221,7 +219,7 @@ def check_profile(machine: Machine, config: dict[str, Any], role: str) -> None:
         if config.get("protect-kernel-defaults") is False:
             problems.append("--protect-kernel-defaults must be true when using --profile=cis")
         for key, want in CIS_SYSCTLS.items():
-            seen = get_sysctl(machine, key)
+            seen = machine.read(f"/proc/sys/{key.replace('.', '/')}").strip() or None
             if seen != want:
                 problems.append(f"invalid kernel parameter value {key}={seen} - expected {want}")
     if profile and role == "server":

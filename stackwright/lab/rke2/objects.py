@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import ssl
 from collections.abc import Awaitable, Callable, Iterable
 from copy import deepcopy
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from stackwright.lab.rke2.config import as_list
 
 if TYPE_CHECKING:
-    from stackwright.lab.nodes import Machine
+    from stackwright.lab.rke2.disk import Disk
 
 Obj = dict[str, Any]
 Close = Callable[[], Awaitable[None]]
@@ -71,7 +72,7 @@ def now() -> str:
 
 
 def node_object(
-    machine: Machine, name: str, role: str, version: str, config: dict[str, Any], old: Obj | None, member_id: str = ""
+    machine: Disk, name: str, role: str, version: str, config: dict[str, Any], old: Obj | None, member_id: str = ""
 ) -> Obj:
     """Make the Node that a kubelet registers; labels and taints of the configuration act at registration only."""
     spec = machine.spec
@@ -90,6 +91,7 @@ def node_object(
     annotations = meta.setdefault("annotations", {})
     annotations["rke2.io/hostname"] = name
     annotations["rke2.io/internal-ip"] = spec.address
+    annotations["rke2.io/node-args"] = json.dumps(node_args(role, config))
     if role == "server":
         labels["node-role.kubernetes.io/control-plane"] = "true"
         labels["node-role.kubernetes.io/etcd"] = "true"
@@ -127,6 +129,15 @@ def node_object(
         set_condition(node, kind, "False", f"KubeletHasNo{kind}", "")
     set_condition(node, "NetworkUnavailable", "False", "FlannelIsUp", "Flannel is running on this node")
     return node
+
+
+def node_args(role: str, config: dict[str, Any]) -> list[str]:
+    """Return the arguments that RKE2 notes of itself: those of its configuration, secrets left out."""
+    words = [role]
+    for key, value in config.items():
+        for item in as_list(value):
+            words += [f"--{key}", "********" if "token" in key else str(item)]
+    return words
 
 
 def set_condition(node: Obj, kind: str, status: str, reason: str, message: str) -> bool:

@@ -25,11 +25,14 @@ CIS_SYSCTLS = "vm.panic_on_oom=0\nvm.overcommit_memory=1\nkernel.panic=10\nkerne
 KEPT_AT = 1_700_000_000  # one time stamp for all files: the same release always has the same checksums
 
 
-def build_release(folder: Path, version: str) -> Path:
-    """Write the artifacts of `version` to folder/<version>/ and the install script beside; return that subfolder."""
+def build_release(folder: Path, version: str, process: Path = Path("/usr/bin/sleep")) -> Path:
+    """Write the artifacts of `version` to folder/<version>/ and the install script beside; return that subfolder.
+
+    `process` is the program that becomes the service's process.
+    """
     place = folder / version
     place.mkdir(parents=True, exist_ok=True)
-    (place / TARBALL).write_bytes(_tarball(version))
+    (place / TARBALL).write_bytes(_tarball(version, process))
     (place / IMAGES).write_bytes(_zstd(_tar({"repositories": (f'{{"rke2": "{version}"}}\n', 0o644)})))
     lines = (f"{hashlib.sha256((place / name).read_bytes()).hexdigest()}  {name}\n" for name in (TARBALL, IMAGES))
     (place / CHECKSUMS).write_text("".join(lines))
@@ -46,13 +49,13 @@ def artifacts_app(folder: Path) -> web.Application:
     return app
 
 
-def _tarball(version: str) -> bytes:
+def _tarball(version: str, process: Path) -> bytes:
     commit = hashlib.sha256(version.encode()).hexdigest()[:40]
     program = (FILES / "rke2.sh").read_text().replace("@VERSION@", version).replace("@COMMIT@", commit)
     unit = (FILES / "unit.service").read_text()
     files: dict[str, tuple[str | bytes, int]] = {
         "bin/rke2": (program, 0o755),
-        PROCESS: (Path("/usr/bin/sleep").read_bytes(), 0o755),
+        PROCESS: (process.read_bytes(), 0o755),
         "bin/rke2-killall.sh": ((FILES / "killall.sh").read_text(), 0o755),
         "bin/rke2-uninstall.sh": ((FILES / "uninstall.sh").read_text(), 0o755),
         "share/rke2/rke2-cis-sysctl.conf": (CIS_SYSCTLS, 0o644),

@@ -42,9 +42,9 @@ from stackwright.lab.rke2.state import (
     parse_token,
     write_kubeconfig,
     write_server_files,
-    write_static_pods,
     write_tokens,
 )
+from stackwright.lab.rke2.static_pods import manifests
 from stackwright.lab.rke2.supervisor import create_supervisor_app, serve
 from stackwright.lab.rke2.versions import TOO_NEW
 
@@ -214,16 +214,14 @@ class Rke2Service:
         if not held:
             write_server_files(machine, state, member)
         write_tokens(machine, state)
-        if ensure_certificates(machine, state, self._name(), self._sans(), server=True):
-            await cluster.kill_pods(machine)  # RKE2 replaces static pods whose certificates changed
-        write_static_pods(machine)
+        ensure_certificates(machine, state, self._name(), self._sans(), server=True)
         write_kubeconfig(machine, state, config)
         while cluster.etcd_refuses(state, self._version):
             # etcd itself ends with "invalid downgrade"; RKE2 waits for it without an end.
             await cluster.kill_pods(machine)
             self._log("info", "Waiting for etcd server to become available")
             await cluster.pause(RETRY_S)
-        await cluster.run_pods(machine, state, self._version)
+        await cluster.run_pods(machine, state, manifests(machine, config, self._version), self._version)
         self._log("info", "ETCD server is now running")
         while not cluster.is_served(state, machine.name):
             self._log("info", "Waiting for etcd server to become available")

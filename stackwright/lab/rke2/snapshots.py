@@ -72,14 +72,14 @@ def _save(cluster: Rke2Cluster, machine: Machine, state: ClusterState, words: li
     machine.path(LIES).unlink(missing_ok=True)
     machine.write(f"{SNAPSHOTS}/{file}", "" if lies else content + "\n", 0o600)
     machine.path(SNAPSHOTS).chmod(0o700)
-    cluster.api_of(state).put(_record(machine, state, file, len(content) + 1))
+    cluster.api_of(state).put(snapshot_record(machine.name, state.token, file, len(content) + 1))
     return Answer(0, f'time="{_now()}" level=info msg="Snapshot {file} saved."\n')
 
 
 def _list(cluster: Rke2Cluster, machine: Machine, state: ClusterState, words: list[str]) -> Answer:
     rows = [_row(path.name, path.stat().st_size) for path in sorted(machine.path(SNAPSHOTS).glob("*"))]
     if "json" in words or "--output=json" in words:
-        items = [_record(machine, state, row["name"], row["size"]) for row in rows]
+        items = [snapshot_record(machine.name, state.token, row["name"], row["size"]) for row in rows]
         return Answer(0, json.dumps({"apiVersion": "v1", "kind": "List", "metadata": {}, "items": items}) + "\n")
     lines = [f"{row['name']} {row['location']} {row['size']} {row['created']}\n" for row in rows]
     return Answer(0, "Name Location Size Created\n" + "".join(lines))
@@ -102,7 +102,7 @@ def _remove(cluster: Rke2Cluster, machine: Machine, state: ClusterState, name: s
     if not path.exists():
         return f'time="{_now()}" level=info msg="Snapshot {name} not found locally"\n'
     path.unlink()
-    cluster.api_of(state).delete(KIND, "", _record_name(name))
+    cluster.api_of(state).delete(KIND, "", record_name(name))
     return f'time="{_now()}" level=info msg="Snapshot {name} deleted."\n'
 
 
@@ -110,21 +110,23 @@ def _row(name: str, size: int) -> dict[str, Any]:
     return {"name": name, "location": f"file://{SNAPSHOTS}/{name}", "size": size, "created": name.rpartition("-")[2]}
 
 
-def _record_name(file: str) -> str:
+def record_name(file: str) -> str:
+    """Return the name of a local file's record."""
     return f"local-{file}-{short_hash(file)[:6]}"
 
 
-def _record(machine: Machine, state: ClusterState, file: str, size: int) -> Obj:
+def snapshot_record(node: str, token: str, file: str, size: int) -> Obj:
+    """Return the cluster's record of a file on a node, taken while `token` was the server token."""
     seconds = int(file.rpartition("-")[2])
     return {
         "apiVersion": "k3s.cattle.io/v1",
         "kind": KIND,
         "metadata": {
-            "name": _record_name(file),
-            "labels": {NODE_LABEL: machine.name},
-            "annotations": {"etcd.rke2.cattle.io/snapshot-token-hash": short_hash(state.token)},
+            "name": record_name(file),
+            "labels": {NODE_LABEL: node},
+            "annotations": {"etcd.rke2.cattle.io/snapshot-token-hash": short_hash(token)},
         },
-        "spec": {"snapshotName": file, "nodeName": machine.name, "location": f"file://{SNAPSHOTS}/{file}"},
+        "spec": {"snapshotName": file, "nodeName": node, "location": f"file://{SNAPSHOTS}/{file}"},
         "status": {
             "readyToUse": True,
             "size": str(size),

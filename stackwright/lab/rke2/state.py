@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from stackwright.lab.net import Authority
 
 if TYPE_CHECKING:
-    from stackwright.lab.nodes import Machine
+    from stackwright.lab.rke2.disk import Disk
 
 DATA = "/var/lib/rancher/rke2"
 SERVER = f"{DATA}/server"
@@ -113,7 +113,7 @@ def parse_token(token: str) -> tuple[str | None, str]:
     return None, token
 
 
-def write_tokens(machine: Machine, state: ClusterState) -> None:
+def write_tokens(machine: Disk, state: ClusterState) -> None:
     """Write the token files of a server, as each start does."""
     for name, text in (
         ("token", state.full_token),
@@ -123,7 +123,7 @@ def write_tokens(machine: Machine, state: ClusterState) -> None:
         machine.write(f"{SERVER}/{name}", text + "\n", 0o600)
 
 
-def write_server_files(machine: Machine, state: ClusterState, member: Member) -> None:
+def write_server_files(machine: Disk, state: ClusterState, member: Member) -> None:
     """Write what a server that is new in a cluster has on its disk: its member's data and its folders."""
     machine.write(f"{SERVER}/db/etcd/config", f"name: {member.name}-{member.id}\ndata-dir: {SERVER}/db/etcd\n", 0o600)
     machine.write(MEMBER_FILE, json.dumps({"cluster": state.id, "member": member.id}) + "\n", 0o600)
@@ -131,14 +131,7 @@ def write_server_files(machine: Machine, state: ClusterState, member: Member) ->
     machine.path(f"{SERVER}/manifests").mkdir(parents=True, exist_ok=True)
 
 
-def write_static_pods(machine: Machine) -> None:
-    """Write the manifests of the control plane's static pods."""
-    for pod in STATIC_PODS:
-        text = f"apiVersion: v1\nkind: Pod\nmetadata:\n  name: {pod}\n  namespace: kube-system\n"
-        machine.write(f"{DATA}/agent/pod-manifests/{pod}.yaml", text, 0o600)
-
-
-def write_kubeconfig(machine: Machine, state: ClusterState, config: dict[str, object]) -> None:
+def write_kubeconfig(machine: Disk, state: ClusterState, config: dict[str, object]) -> None:
     """Write /etc/rancher/rke2/rke2.yaml with the administrator's certificate as it lies on this server."""
     certificate, key = (machine.read(f"{SERVER}/tls/client-admin.{ending}") for ending in ("crt", "key"))
 

@@ -1,4 +1,4 @@
-"""RKE2's supervisor on port 9345 (TLS), a server's etcd health page, and the lab's load balancer (TCP).
+"""RKE2's supervisor on port 9345 (TLS), and the lab's load balancer (TCP). What etcd answers is in etcd_api.py.
 
 What joining means is decided in cluster.py; here are only the wires.
 """
@@ -8,9 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import json
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -23,7 +21,6 @@ if TYPE_CHECKING:
     from stackwright.lab.rke2.cluster import Rke2Cluster
 
 CHUNK = 1 << 16
-COMPACT = partial(json.dumps, separators=(",", ":"))  # as etcd writes it
 CONNECT_LIMIT_S = 2.0
 Close = Callable[[], Awaitable[None]]
 
@@ -76,26 +73,6 @@ def create_supervisor_app(cluster: Rke2Cluster, state: ClusterState, machine: Ma
         web.post("/v1-rke2/lab-join", join),
         web.put("/v1-rke2/token", token),
     ])  # fmt: skip
-    return app
-
-
-def create_health_app(cluster: Rke2Cluster, state: ClusterState, node: Callable[[], str]) -> web.Application:
-    """Make etcd's health page (with `serializable=true` this member alone, else the quorum) and its metrics."""
-
-    async def health(request: web.Request) -> web.Response:
-        alone = request.query.get("serializable") == "true"
-        well = cluster.member_runs(state, node()) and (alone or cluster.has_quorum(state))
-        answer = {"health": "true", "reason": ""} if well else {"health": "false", "reason": "RAFT NO LEADER"}
-        return web.json_response(answer, status=200 if well else 503, dumps=COMPACT)
-
-    async def metrics(request: web.Request) -> web.Response:
-        leader = cluster.leader(state)
-        lines = {"etcd_server_has_leader": leader is not None, "etcd_server_is_leader": leader == node()}
-        return web.Response(text="".join(f"{name} {int(value)}\n" for name, value in lines.items()))
-
-    app = web.Application()
-    app.router.add_get("/health", health)
-    app.router.add_get("/metrics", metrics)
     return app
 
 

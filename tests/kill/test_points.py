@@ -1,0 +1,72 @@
+"""Which points a run is killed at, and how end states are compared: tables, no lab."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from tests.kill.compare import differences, plain
+from tests.kill.points import MOMENTS, Point, choose, deal, points_of
+
+CHANGES = [
+    {"wire": "ssh", "target": "srv1", "action": "node/srv1/swap,node/srv1/sysctl"},
+    {"wire": "ssh", "target": "srv1", "action": "rke2/srv1/install"},
+    {"wire": "kube", "target": "helm:Secret/metallb-system/sh.helm.release.v1.metallb.v1", "action": "create"},
+    {"wire": "kube", "target": "helm:ServiceAccount/metallb-system/controller", "action": "create"},
+    {"wire": "kube", "target": "helm:Secret/metallb-system/sh.helm.release.v1.metallb.v1", "action": "update"},
+    {"wire": "clearml", "target": "tenants", "action": "create red"},
+]
+
+
+def test_every_step_has_its_moments():
+    """A later step of a script has no `before` of its own: it is `after` the one before."""
+    steps = points_of(CHANGES, every_object=False)
+    assert [(points[0].action, [point.when for point in points]) for points in steps] == [
+        ("node/srv1/swap", list(MOMENTS)),
+        ("node/srv1/sysctl", ["inside", "after"]),
+        ("rke2/srv1/install", list(MOMENTS)),
+        ("create", list(MOMENTS)),
+        ("update", list(MOMENTS)),
+        ("create red", list(MOMENTS)),
+    ]
+    assert len(points_of(CHANGES, every_object=True)) == 7
+
+
+def test_a_point_is_a_fault_that_names_it_alone():
+    """Steps by their id, other changes by wire, target and action."""
+    assert Point("ssh", "srv1", "node/srv1/swap", "inside").fault == {
+        "kind": "kill",
+        "when": "inside",
+        "match": {"wire": "^ssh$", "target": "^srv1$", "step": "node/srv1/swap"},
+    }
+    match = Point("kube", "helm:Secret/a/b.c", "create", "before").fault["match"]
+    assert match == {"wire": "^kube$", "target": r"^helm:Secret/a/b\.c$", "action": "^create$"}
+
+
+def test_chosen_points_cover_the_run_evenly():
+    """All without a count; else spread over the steps, each moment as often as the others."""
+    changes = [{"wire": "ssh", "target": "srv1", "action": f"rke2/srv1/{n}"} for n in range(60)]
+    steps = points_of(changes, every_object=False)
+    assert sorted(choose(steps, None), key=str) == sorted((p for points in steps for p in points), key=str)
+    for count in (6, 12, 30, 60, 90):
+        chosen = choose(steps, count)
+        assert len(set(chosen)) == count
+        assert set(Counter(point.when for point in chosen).values()) <= {count // 3, count // 3 + 1}
+    numbers = [int(point.action.rpartition("/")[2]) for point in choose(steps, 6)]
+    assert numbers == [0, 10, 20, 30, 40, 50]
+
+
+def test_points_are_dealt_over_the_whole_run():
+    """Each chain begins early and ends late; together they are all points."""
+    points = [Point("ssh", "srv1", str(n), "before") for n in range(25)]
+    chains = deal(points, 12)
+    assert [len(chain) for chain in chains] == [13, 12]
+    assert sorted(int(point.action) for chain in chains for point in chain) == list(range(25))
+    assert deal([], 12) == []
+
+
+def test_two_states_differ_by_what_is_real():
+    """Names by chance, times and networks are no difference; a lost taint is."""
+    one = {"nodes": {"srv1": {"ip": "127.77.3.11", "at": "2026-01-01T00:00:00Z"}}, "taints": ["a"]}
+    two = {"nodes": {"srv1": {"ip": "127.77.9.11", "at": "2026-02-02T00:00:00Z"}}, "taints": []}
+    assert differences(plain(one), plain({**two, "taints": ["a"]})) == []
+    assert differences(plain(one), plain(two)) == [" > taints: wanted ['a'] | seen []"]
