@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from stackwright.domain.effects import RENEW_DAYS
 from stackwright.domain.errors import Problem
 from stackwright.domain.evidence import Evidence
 from stackwright.domain.rke2_facts import DATA
@@ -22,8 +23,6 @@ from stackwright.domain.spec import Node
 DAY_S = 86400.0
 FAIL_DAYS = 14
 WARN_DAYS = 30
-RENEW_DAYS = 120
-"""RKE2 renews its leaf certificates at a start when they have less than this to live; 90 in releases before 2025."""
 CA_WARN_DAYS = 365  # nothing renews an authority, and its rotation by hand is a project
 
 Kind = Literal["rke2", "ca", "kubeconfig", "ingress", "bundle", "served"]

@@ -19,7 +19,14 @@ from stackwright.domain.errors import PlanRefusedError, Problem, StackError
 from stackwright.domain.evidence import Evidence
 from stackwright.domain.plan import Effect, Plan, Step
 from stackwright.domain.rke2_program import with_program
-from stackwright.domain.rotations import check_all_ready, check_settled, is_joining, owed_starts, unit_of
+from stackwright.domain.rotations import (
+    check_all_ready,
+    check_restarts,
+    check_settled,
+    is_joining,
+    owed_starts,
+    unit_of,
+)
 from stackwright.domain.shell import (
     STATE,
     Section,
@@ -112,7 +119,7 @@ def plan_encryption(
     under_way = _under_way(keys)
     left = [node for node in spec.servers if _must_restart(node, facts, keys)]
     if not (under_way or left):
-        problems += check_all_ready(spec, facts.cluster.nodes.values())
+        problems += [*check_all_ready(spec, facts.cluster.nodes.values()), *check_restarts(spec, facts)]
     if problems:
         raise PlanRefusedError("the encryption key cannot be rotated now", problems, where=spec.site)
     old = _retired(keys)

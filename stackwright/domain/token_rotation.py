@@ -19,7 +19,15 @@ from stackwright.domain.node_facts import NodeFacts
 from stackwright.domain.plan import Effect, Plan, Step
 from stackwright.domain.rke2 import note_started
 from stackwright.domain.rke2_facts import STARTED, TOKEN
-from stackwright.domain.rotations import check_all_ready, check_settled, is_joining, last_step, unit_of, was_halted
+from stackwright.domain.rotations import (
+    check_all_ready,
+    check_restarts,
+    check_settled,
+    is_joining,
+    last_step,
+    unit_of,
+    was_halted,
+)
 from stackwright.domain.shell import put_file, put_secret
 from stackwright.domain.snapshots import SnapshotFacts
 from stackwright.domain.spec import Node, StackSpec
@@ -96,6 +104,7 @@ def plan_token(
     problems = [*check_settled(spec, _as_settled(spec, facts, tokens, state), owed), *check_tokens(spec, tokens, state)]
     if not state.begun:
         problems += [*check_all_ready(spec, facts.cluster.nodes.values()), *expired(certificates, now_s)]
+        problems += check_restarts(spec, facts)
     if problems:
         raise PlanRefusedError("the token cannot be rotated now", problems, where=spec.site)
     if not state.begun and _age_days(tokens, now_s) < older_than_days:

@@ -240,11 +240,11 @@ class Rke2Cluster:
     # What runs
 
     async def run_pods(
-        self, machine: Machine, state: ClusterState, sans: list[str], manifests: dict[str, Manifest], version: str
+        self, machine: Machine, state: ClusterState, manifests: dict[str, Manifest], version: str
     ) -> None:
         """Start a server's static pods, or replace those whose manifest changed, as another release's is."""
         static_pods.write_manifests(machine, manifests)
-        await static_pods.run_pods(self, machine, state, sans, manifests, version)
+        await static_pods.run_pods(self, machine, state, manifests, version)
         self._raise_etcd(state)
 
     def _raise_etcd(self, state: ClusterState) -> None:
