@@ -147,7 +147,7 @@ def validate(
 @upgrade_app.command("plan")
 def upgrade_plan(site: SiteArg, lift: LiftOption = None, as_json: JsonOption = False) -> None:
     """Show every step of the upgrade with its effect, and what stands in the way. Changes nothing."""
-    _run("upgrade-cluster", {"site": site, "plan_only": True, "lifted": lift}, as_json)
+    _run("upgrade-cluster", {"site": site, "dry_run": True, "lifted": lift}, as_json)
 
 
 @upgrade_app.command("apply")

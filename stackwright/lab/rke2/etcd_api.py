@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from stackwright.lab.net import context_of
+from stackwright.lab.rke2.etcd_changes import add_changes
 from stackwright.lab.rke2.state import ClusterState, Member
 
 if TYPE_CHECKING:
