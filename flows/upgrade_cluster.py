@@ -11,7 +11,7 @@ from stackwright.domain.windows import check_window
 from tasks.approval import approve
 from tasks.common import in_thread
 from tasks.lease import hold_lease
-from tasks.parameters import Lifted, PlanHash, DryRun, SiteName
+from tasks.parameters import DryRun, Lifted, PlanHash, SiteName
 from tasks.progress import Progress
 from tasks.publish import publish_plan, publish_report
 from tasks.upgrade import (
