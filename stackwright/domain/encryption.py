@@ -210,6 +210,9 @@ def check_keys(spec: StackSpec, facts: StackFacts, keys: Mapping[str, ServerKeys
         elif seen.stage not in (START, FINISHED, ACTIVE):
             what = "a rotation by single commands was begun"
             problems.append(Problem(name, what, DOCS, f"{START} or {FINISHED}", seen.stage))
+        elif seen.stage != ACTIVE and len(seen.keys) > 1:
+            what = "a rotation broke off: an old key is still there, and nobody re-encrypts"
+            problems.append(Problem(name, what, DOCS, "one key", ", ".join(seen.keys)))
     if len([one for one in keys.values() if one.stage == ACTIVE]) > 1:
         what = "two servers re-encrypt at once"
         problems.append(Problem(spec.site, what, DOCS, "one", "two or more"))
