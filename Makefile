@@ -7,7 +7,8 @@ SHELL  := /bin/bash
 
 export DO_NOT_TRACK = 1
 
-.PHONY: help setup demo test check format bench bench-nodes bench-upgrade kill-test guard-test docs lock clean
+.PHONY: help setup demo test check format bench bench-nodes bench-upgrade kill-test guard-test rung rung-image docs \
+	lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 18
@@ -54,6 +55,12 @@ kill-test: setup ## Kill the deploy and the upgrade at 72 points, start again, c
 
 guard-test: setup ## Upgrade while one fault strikes, at 40 points: two healthy voters always stay (POINTS=n)
 	@$(BIN)/python -m tests.guard.run --points $(or $(POINTS),40)
+
+rung: setup rung-image ## Run the tests on containers with systemd and real etcd, the long ones too
+	@$(BIN)/python -m pytest --numprocesses=0 -m "slow or containers" tests/rung
+
+rung-image: $(STAMP) ## Build the image of the container rung, or say why it cannot be had
+	@$(BIN)/python -m tests.rung.engine build || true
 
 docs: setup ## Write the generated documents again
 	@$(BIN)/stackwright docs

@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from stackwright.cli_certificates import add_commands
 from stackwright.cli_lease import lease
 from stackwright.domain.errors import (
     ApiUnavailableError,
@@ -311,6 +312,9 @@ def _exit_code(error: StackError) -> int:
         if isinstance(error, kinds):
             return code
     return EXIT["failed"]
+
+
+add_commands(app, _run)
 
 
 def main() -> None:

@@ -32,7 +32,7 @@ from stackwright.domain.shell import NodeBusyError
 from tasks.common import in_thread
 from tasks.lease_holder import is_dead, this_process, this_run
 from tasks.lease_news import tell_takeover
-from tasks.lease_places import SILENT, Looks, look_at_places
+from tasks.lease_places import SILENT, Looks, fence_nodes, look_at_places
 
 __all__ = ["Lease", "NoLease", "hold_lease", "is_dead", "this_process"]
 
@@ -65,7 +65,8 @@ class Lease:
         """Take the lease in every place that answers, with the plan noted as begun.
 
         Raises LeaseHeldError while another run holds it, PlanMovedError when the approved plan does not hold any more,
-        NoLeasePlaceError when no place answers. Whatever it raises, a half that was taken is given back.
+        NoLeasePlaceError when no place answers. Whatever it raises, a half that was taken is given back. Where another
+        may still be at work (its time ran out, or the server is out of sight) every node is told the number first.
         """
         with self._writing:
             try:
@@ -88,10 +89,13 @@ class Lease:
                     watched = taken
                     continue
                 check_hash(plan, plan_hash, taken.state.steps, taken.state.plan or None)
-                if self._write_all(looks, continued(taken.state, plan)):
-                    self._note_takeover(taken)
-                    self._checked = self._site.clock.now()
-                    return
+                written = self._write_all(looks, continued(taken.state, plan))
+            if written:
+                self._note_takeover(taken)
+                if taken.expired or looks.cluster_alone:
+                    fence_nodes(self._site, self.number)
+                self._checked = self._site.clock.now()
+                return
         raise LeaseHeldError("other runs take the lease at this moment", where=self._site.spec.site)
 
     def _decide(self, looks: Looks, at_least: int) -> Takeover:

@@ -6,7 +6,9 @@ stackwright/domain/lease.py.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -14,10 +16,20 @@ from stackwright.clients.kube import KubeClient
 from stackwright.clients.site import Site
 from stackwright.clients.ssh import NodeShell, StepFailedError, StepTimeoutError
 from stackwright.domain.cluster import Obj
-from stackwright.domain.errors import ApiError, ConflictError, NodeUnreachableError, NotFoundError, StackError
+from stackwright.domain.errors import (
+    ApiError,
+    ConflictError,
+    NodeUnreachableError,
+    NotFoundError,
+    RemoteStepError,
+    StackError,
+)
 from stackwright.domain.lease import Copy, LeaseState, NoLeasePlaceError, lease_script, parse_lease, swap_script
 from stackwright.domain.lease_object import API, KIND, NAMESPACE, lease_name, new_object, parse_object, patch_of
-from stackwright.domain.shell import Batch, Command
+from stackwright.domain.shell import Batch, Command, NodeBusyError
+from stackwright.domain.spec import Node
+
+log = logging.getLogger(__name__)
 
 CLUSTER = "cluster"
 MOVED = 9  # exit code of a swap that found another content
@@ -130,6 +142,25 @@ def _look_at_cluster(site: Site, stack: ExitStack) -> Answer | None:
         return _write_object(kube, site.spec.site, obj, state)
 
     return Answer(Copy(CLUSTER, parse_object(obj), now), swap)
+
+
+def fence_nodes(site: Site, number: int) -> None:
+    """Tell every node a new fencing number, all at once: a holder of before that wakes up finds no open door.
+
+    A script of that holder that is still at work is waited for. A node that cannot be told is named in the log: it
+    learns the number with the first change. Raises FencedError when a node knows a larger one.
+    """
+    with ThreadPoolExecutor(max_workers=min(len(site.spec.nodes), site.spec.ssh.width)) as pool:
+        list(pool.map(lambda node: _fence(site, node, number), site.spec.nodes))
+
+
+def _fence(site: Site, node: Node, number: int) -> None:
+    command = Command(f"lease/{site.spec.site}/fence", str(number), ":")
+    try:
+        with site.shells.open(node) as shell:
+            shell.apply(Batch((command,), number, f"lease-{number}"))
+    except (NodeUnreachableError, NodeBusyError, RemoteStepError) as error:
+        log.warning("%s was not told fencing number %d: %s", node.name, number, error)
 
 
 def _write_object(kube: KubeClient, site: str, seen: Obj | None, state: LeaseState) -> bool:

@@ -17,3 +17,5 @@ DryRun = bool
 Lifted = Annotated[
     list[Annotated[str, Field(pattern=r"^(pdb|pod):[a-z0-9-]+/[a-z0-9.-]+$")]] | None, Field(examples=[["pdb:shop/db"]])
 ]
+Days = Annotated[int, Field(ge=1, le=300)]
+Age = Annotated[int, Field(ge=0, le=3650)]

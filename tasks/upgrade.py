@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 
 from prefect import task
@@ -16,9 +17,11 @@ from prefect.cache_policies import NO_CACHE
 
 from stackwright.clients.site import LeaseHandle, Site
 from stackwright.clients.ssh import NodeShell
-from stackwright.domain.cluster import NodeStatus, Obj, node_status
-from stackwright.domain.errors import NotFoundError
+from stackwright.domain.certificates import expired
+from stackwright.domain.cluster import CORDONED, NodeStatus, Obj, node_status
+from stackwright.domain.errors import NotFoundError, PlanRefusedError
 from stackwright.domain.node_facts import NodeFacts
+from stackwright.domain.node_health import check_node_health
 from stackwright.domain.plan import Effect, Plan, Step, check_steps_approved
 from stackwright.domain.rke2 import Rke2Change, note_started, role_of, run_installer, stage_script
 from stackwright.domain.rke2_facts import RELEASE
@@ -33,10 +36,11 @@ from stackwright.domain.upgrade import (
     state_of,
 )
 from stackwright.domain.windows import check_window
+from tasks.certificates import read_certificates
 from tasks.cluster import read_sources
 from tasks.common import gather_all, in_thread, only_transient
 from tasks.drain import cordon, drain, read_drain_facts, uncordon
-from tasks.health import wait_node_healthy
+from tasks.health import read_node_health, unhealthy_before, wait_node_healthy
 from tasks.nodes import look, look_at_servers
 from tasks.progress import Progress
 from tasks.rke2 import look_at_unit, wait_until_joined
@@ -49,14 +53,16 @@ log = logging.getLogger(__name__)
 
 async def read_upgrade(site: Site) -> UpgradeFacts:
     """Look at everything that an upgrade needs. Changes nothing. Raises what the first unreadable part raises."""
-    stack, drains, snapshots, plans, clusters = await asyncio.gather(
+    stack, certificates, drains, snapshots, plans, clusters = await asyncio.gather(
         read_stack(site),
+        in_thread(read_certificates, site, site.spec.nodes),
         in_thread(read_drain_facts, site),
         in_thread(read_snapshots, site),
         in_thread(_objects, site, "upgrade.cattle.io/v1", "Plan"),
         in_thread(_objects, site, "management.cattle.io/v3", "Cluster"),
     )
-    return UpgradeFacts(stack, drains, site.clock.now(), snapshots, plans, clusters)
+    now_s = site.clock.now()
+    return UpgradeFacts(stack, drains, now_s, snapshots, plans, clusters, tuple(expired(certificates, now_s)))
 
 
 def _objects(site: Site, api_version: str, kind: str) -> tuple[Obj, ...]:
@@ -101,6 +107,10 @@ def bring_to_release(
             return facts
         steps = {step.id.rpartition("/")[2]: step for step in node_steps(site.spec, node, state, frozenset(lifted))}
         check_steps_approved(steps.values(), approved, node.name)
+        # What a dead run left degraded is held against the node; what was so before this run touched it is not.
+        degraded = frozenset() if state.touched else unhealthy_before(site)
+        if not (state.touched or (status is not None and CORDONED in status.annotations)):
+            _need_healthy(site, node, degraded)
         if state.restart:
             _make_way(site, node, lease, steps["drain"], lifted)
         if state.install:
@@ -108,13 +118,20 @@ def bring_to_release(
             send(site, shell, lease, [Rke2Change(steps["install"], run_installer(node, facts.arch), timeout_s=1800)])
         if state.restart:
             _restart(site, node, shell, lease, steps["restart"], facts)
-        _settle(site, node, lease)
+        _settle(site, node, lease, degraded)
         return look(site, node, shell)
 
 
 def _status(site: Site, node: Node) -> NodeStatus | None:
     found = site.kube().get("v1", "Node", node.name)
     return node_status(found) if found else None
+
+
+def _need_healthy(site: Site, node: Node, degraded: frozenset[str]) -> None:
+    """Refuse to touch a node that is not healthy: afterwards nobody could tell what the upgrade has broken."""
+    problems = check_node_health(read_node_health(site, node), degraded_before=degraded)
+    if problems:
+        raise PlanRefusedError("the node is not healthy before its upgrade", problems, where=node.name)
 
 
 def _make_way(site: Site, node: Node, lease: LeaseHandle, step: Step, lifted: Collection[str]) -> None:
@@ -149,11 +166,15 @@ def restart_script(node: Node, version: str) -> str:
     return f"{restart}printf '%s\\n' {version} >{RELEASE}.new\nmv -f {RELEASE}.new {RELEASE}\n"
 
 
-def _settle(site: Site, node: Node, lease: LeaseHandle) -> None:
-    want = site.spec.upgrade
-    wait_node_healthy(site, node, timeout_s=want.gate_timeout_s, version=site.spec.rke2.version)
+def _settle(site: Site, node: Node, lease: LeaseHandle, degraded: frozenset[str]) -> None:
+    """Wait until the node is healthy, let pods in again, and wait for what could not be healthy on a cordoned node."""
+    healthy = partial(
+        wait_node_healthy, site, node, timeout_s=site.spec.upgrade.gate_timeout_s, version=site.spec.rke2.version,
+        degraded_before=degraded,
+    )  # fmt: skip
+    healthy()
     uncordon(site, node, lease)
-    log.info("%s: healthy at %s", node.name, site.spec.rke2.version)
+    healthy()
 
 
 # --- as tasks --------------------------------------------------------------------------------------------------------

@@ -67,11 +67,15 @@ class Authority:
         )
 
     def issue(
-        self, common_name: str, names: Iterable[str] = (), organization: str = "", days: int = 365
+        self, common_name: str, names: Iterable[str] = (), organization: str = "", days: float = 365
     ) -> tuple[str, str]:
-        """Sign a certificate for DNS names and addresses; return (certificate with this CA appended, key) as PEM."""
+        """Sign a certificate for DNS names and addresses; return (certificate with this CA appended, key) as PEM.
+
+        With negative `days` it has expired that long ago.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
         now = datetime.datetime.now(datetime.UTC)
+        until = now + datetime.timedelta(days=days)
         attributes = [x509.NameAttribute(NameOID.COMMON_NAME, common_name)]
         if organization:
             attributes.insert(0, x509.NameAttribute(NameOID.ORGANIZATION_NAME, organization))
@@ -81,8 +85,8 @@ class Authority:
             .issuer_name(self._certificate.subject)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(hours=1))
-            .not_valid_after(now + datetime.timedelta(days=days))
+            .not_valid_before(min(now, until) - datetime.timedelta(hours=1))
+            .not_valid_after(until)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(
                 x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]),

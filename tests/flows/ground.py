@@ -9,12 +9,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import yaml
 
+from stackwright.clients.site import Site
+from stackwright.domain.lease import LeaseState
 from stackwright.lab.rig import ROOT, Rig
+from tasks.lease_places import look_at_places
 
 PARTS = ("where", "what", "wanted", "seen", "remedy")
 LAYERS = (
@@ -22,6 +25,7 @@ LAYERS = (
     "gpu_operator", "suse_ai", "clearml",
 )  # fmt: skip
 JOIN_LIMIT_S = 10
+LEASE = re.compile(r":Lease/kube-system/stackwright-| lease/")
 Document = dict[str, Any]
 
 
@@ -33,11 +37,14 @@ class Ended:
     changes: tuple[Document, ...]
 
     def sent(self, wire: str, target: str = "", action: str = "") -> list[str]:
-        """Return the changes over a wire whose target and action match, as `target action`."""
+        """Return the changes over a wire whose target and action match, as `target action`; not those of the lease."""
         return [
             f"{entry['target']} {entry['action']}"
             for entry in self.changes
-            if entry["wire"] == wire and re.search(target, entry["target"]) and re.search(action, entry["action"])
+            if entry["wire"] == wire
+            and re.search(target, entry["target"])
+            and re.search(action, entry["action"])
+            and not LEASE.search(f"{entry['target']} {entry['action']}")
         ]
 
 
@@ -109,6 +116,22 @@ class Ground:
             assert time.monotonic() < deadline, f"{node} is not {'up' if up else 'down'}"
             time.sleep(0.05)
 
+    def wait_for_change(self, since: int, what: str, run: subprocess.Popen[bytes], limit_s: float = 60.0) -> None:
+        """Wait until a run has sent a change whose `target action` holds these words."""
+        deadline = time.monotonic() + limit_s
+        while not any(what in f"{entry['target']} {entry['action']}" for entry in self.lab.journal(since)):
+            assert run.poll() is None and time.monotonic() < deadline, f"{what} was not seen"
+            time.sleep(0.02)
+
+    def settle(self, quiet_s: float = 1.0, limit_s: float = 60.0) -> None:
+        """Wait until what was under way on the machines has ended: no change begins for a while."""
+        deadline, last, seen = time.monotonic() + limit_s, time.monotonic(), -1
+        while time.monotonic() - last < quiet_s:
+            count = len(self.lab.journal())
+            last, seen = (time.monotonic(), count) if count != seen else (last, seen)
+            assert time.monotonic() < deadline, "changes go on"
+            time.sleep(0.05)
+
     def deploy(self, plan_hash: str = "") -> Ended:
         """Start the deployment as `stackwright apply` does, and return how it ended."""
         before = len(self.lab.journal())
@@ -149,6 +172,16 @@ class Ground:
     def nothing_left(self) -> None:
         """Assert that a further start has nothing to change."""
         assert self.deploy() == Ended(None, ())
+
+
+def set_lease_back(site: Site, seconds: float) -> LeaseState:
+    """Set the lease's times back in both places, as if so much time had passed there; return the lease of before."""
+    with look_at_places(site) as looks:
+        for answer in looks.answers:
+            state = answer.copy.state
+            assert state is not None and state.holder is not None
+            assert answer.swap(replace(state, renewed_at=state.renewed_at - seconds), "set-back")
+    return state
 
 
 def is_open(place: tuple[str, int]) -> bool:

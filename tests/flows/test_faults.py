@@ -10,12 +10,17 @@ from __future__ import annotations
 import re
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
+from blocks.site import load_site
+from stackwright.domain.plan import Effect, Plan, Step
 from stackwright.lab.rig import Rig
 from stackwright.lab.server import PrefectServer
-from tests.flows.ground import JOIN_LIMIT_S, Ended, Ground, told
+from tasks.lease import Lease, this_process
+from tests.flows.ground import JOIN_LIMIT_S, Ended, Ground, set_lease_back, told
+from tests.kill.compare import differences
 
 SPEED = 12  # quick, but a learner must not be given up (after five minutes of lab time) before the run gives up waiting
 pytestmark = pytest.mark.lab
@@ -254,6 +259,45 @@ def test_process_killed(ground: Ground) -> None:
     again = ground.rig.run("apply", "lab", "--yes")
     assert again.code == 0, again.output[-3000:]
     assert re.search(rf"lease taken over as number \d+: run \S+ \(process {run.pid} on .+\) is dead", again.output)
+
+
+def test_process_stopped_for_an_hour(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is stopped (SIGSTOP) long enough to be taken over changes nothing more when it goes on.
+
+    The hour is told to both places: the lease's times are set back. The one that takes over is of another host.
+    """
+    ground.name_host("stopped.lab.test")
+    ground.set_metallb("debug")
+    monkeypatch.setenv("STACKWRIGHT_SITES", str(ground.lab.sites))
+    monkeypatch.setenv("STACKWRIGHT_STATE", str(ground.rig.folder / "taker"))
+    _, site = load_site("lab")
+    before = len(ground.lab.journal())
+    log = ground.rig.folder / "stopped.log"
+    run = ground.rig.spawn("apply", "lab", "--yes", log=log)
+    try:
+        ground.wait_for_change(before, " node/", run)
+        run.send_signal(signal.SIGSTOP)
+        place = set_lease_back(site, 3600)
+        taker = Lease(site, replace(this_process("taker", "http://ui/taker"), host="elsewhere"))
+        taker.take(Plan("lab", (Step("node/srv1/x", "srv1", "x", Effect.FILE, "5.1", "look"),)), at_least=place.number)
+        assert taker.number == place.number + 1 and taker.taken_over is not None
+        assert f"process {run.pid} on" in taker.taken_over.reason
+        ground.settle()
+        frozen, after = ground.lab.snapshot(), len(ground.lab.journal())
+        run.send_signal(signal.SIGCONT)
+        assert run.wait(timeout=240) == 1
+        taker.check()
+        # Scripts that it had begun to send are in the journal: each node's fence refuses them.
+        assert differences(frozen, ground.lab.snapshot()) == []
+        woken = Ended(None, tuple(ground.lab.journal(after)))
+        assert not woken.sent("kube") and not woken.sent("helm")
+        assert "another run has taken over" in log.read_text() and "held by taker" in log.read_text()
+        taker.release(finished=True)
+    finally:
+        run.kill()
+        run.wait()
+    again = ground.mend()
+    assert again.sent("kube", "metallb")
 
 
 def test_nothing_is_left_after_all_faults(ground: Ground) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import sys
 import threading
 import time
@@ -28,17 +29,19 @@ testcontainers_config.ryuk_disabled = True  # its image cannot be pulled; `Hosts
 LABEL = "stackwright-rung"
 NETWORKS = [f"10.{second}.{third}" for second in (213, 214) for third in range(0, 250, 5)]
 BOOT_S = 60.0
-SETTINGS = {"speed": 5.0, "learner_s": 5.0, "stalled_s": 12.0, "election_ms": 1000}
+UNIFIED = Path("/sys/fs/cgroup/cgroup.controllers").exists()  # cgroup v2: systemd needs its own part writable
+MEMORY_NEED = 2 << 30
+SETTINGS = {"speed": 5.0, "learner_s": 5.0, "stalled_s": 12.0, "election_ms": 2500, "lost_s": 60.0}
 
 
-def wait(look: Callable[[], Any], what: str, timeout_s: float = 60.0) -> Any:
-    """Look until something true is seen, and return it."""
+def wait(look: Callable[[], Any], what: str, timeout_s: float = 90.0, errors: tuple[type[Exception], ...] = ()) -> Any:
+    """Look until something true is seen, and return it. These errors, and those of a host that is away, pass."""
     deadline = time.monotonic() + timeout_s
     last: object = None
     while time.monotonic() < deadline:
         try:
             last = look()
-        except (docker.errors.APIError, OSError, paramiko.SSHException) as error:
+        except (docker.errors.APIError, OSError, paramiko.SSHException, *errors) as error:
             last = error
         else:
             if last:
@@ -94,6 +97,9 @@ class Hosts:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.private_key, public = ssh_key_pair()
         (self.folder / "authorized_keys").write_text(public + "\n")
+        memory = Path("/dev/shm")
+        roomy = memory.is_dir() and shutil.disk_usage(memory).free > MEMORY_NEED
+        self._memory = memory / f"{LABEL}-{os.getpid()}" if roomy else self.folder / "data"
         self.network, self.prefix = self._make_network()
         self.balancer_address = f"{self.prefix}.1"
         self._count = 0
@@ -146,21 +152,30 @@ class Hosts:
             .with_name(f"{LABEL}-{os.getpid()}-{name}-{address}")
             .with_kwargs(
                 hostname=name, cap_add=["ALL"], cap_drop=["SYS_RESOURCE"], security_opt=["seccomp=unconfined"],
-                restart_policy={"Name": "always"},
+                restart_policy={"Name": "always"}, **({"cgroupns": "host"} if UNIFIED else {}),
                 network=self.network.name, labels={LABEL: str(os.getpid())},
                 networking_config={self.network.name: self._endpoint(address)},
             )
             .with_tmpfs_mount("/run", "size=256m,mode=755,exec")
             .with_tmpfs_mount("/tmp", "size=256m,exec")
             .with_env("container", "docker")
-            .with_volume_mapping("/sys/fs/cgroup", "/sys/fs/cgroup", "ro")
+            .with_volume_mapping("/sys/fs/cgroup", "/sys/fs/cgroup", "rw" if UNIFIED else "ro")
             .with_volume_mapping(str(etc), "/etc/stand-in", "ro")
+            .with_volume_mapping(str(self._data_of(name)), "/var/lib/rancher", "rw")
         )  # fmt: skip
         for source, target in _program_mounts():
             container.with_volume_mapping(source, target, "ro")
         container.start()
         self._count += 1
         self.hosts[name] = Host(name, address, container.get_wrapped_container(), container)
+
+    def _data_of(self, name: str) -> Path:
+        """Return the folder of a host's RKE2 data: in memory, where there is room. A disk that eight tests share is no
+        disk that etcd could keep its promises on; what is written there outlives the host's boots as on any disk."""
+        folder = self._memory / name
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        return folder
 
     def _endpoint(self, address: str) -> Any:
         return docker.types.EndpointConfig(self.client.api._version, ipv4_address=address)
@@ -173,6 +188,12 @@ class Hosts:
             "chown -R ops: /home/ops/.ssh; rm -f /run/nologin"
         )
         host.host_key = " ".join(host.sh("cat /etc/ssh/ssh_host_ed25519_key.pub").split()[:2])
+
+    def use(self, *names: str) -> None:
+        """Let the load balancer lead to these servers, and new connections alone: those that are open are broken."""
+        self.backends = names
+        for host in self.hosts.values():
+            self._loop.call_soon_threadsafe(self._balancer.drop, host.address)
 
     def unplug(self, name: str) -> None:
         """Cut a host off the network."""
@@ -195,6 +216,7 @@ class Hosts:
         self._loop.close()
         for host in self.hosts.values():
             host.owner.stop()
+        shutil.rmtree(self._memory, ignore_errors=True)
         self.network.remove()
         self.client.close()
 

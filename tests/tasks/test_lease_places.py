@@ -252,7 +252,6 @@ def test_two_that_see_one_place_each_get_different_numbers_and_the_larger_wins(s
     kube.down = True
     server_side = taken(site, this_process("server-side"))
     assert (server_side.number, cluster_side.number) == (1, 1000)
-    change_node(site, "w1", cluster_side)
     with pytest.raises(FencedError):
         change_node(site, "w1", server_side)
     kube.down = False
@@ -395,18 +394,21 @@ def test_an_object_that_somebody_touched_is_written_at_the_second_try(site, kube
 # --- zombies and takeovers -------------------------------------------------------------------------------------------
 
 
-def test_a_worker_that_wakes_up_after_an_hour_changes_nothing_more(site, kube):
-    """Stopped by its check in the controller, and by the fence of every node that the next run has been on."""
+def test_a_worker_that_wakes_up_after_an_hour_changes_nothing_more(site, kube, caplog):
+    """Stopped by its check in the controller, and by the fence of every node, also where the next run never was."""
     zombie = Lease(site, this_process("zombie"))  # with the usual pause between two looks
     zombie.take(WHOLE)
     zombie.check()
     let_time_pass(site, kube, 3600)
-    taker = taken(site, other_host("taker"))
-    change_node(site, "w1", taker)
+    site.shells.down.add("w1")
+    taken(site, other_host("taker"))
+    site.shells.down.clear()
     with pytest.raises(FencedError, match="held by taker"):
         zombie.check()
-    with pytest.raises(FencedError):
-        change_node(site, "w1", zombie)
+    for name in ("s1", "s2", "s3", "g1"):
+        with pytest.raises(FencedError):
+            change_node(site, name, zombie)
+    assert "w1 was not told fencing number 2" in caplog.text
     for act in (zombie.renew, lambda: zombie.release(finished=True), zombie.check):
         with pytest.raises(FencedError):
             act()
@@ -422,6 +424,23 @@ def test_a_zombie_is_stopped_by_the_one_place_that_it_sees(site, kube, gone):
     site.shells.down |= {gone} & {"s1"}
     with pytest.raises(FencedError, match="held by taker"):
         zombie.check()
+
+
+def test_a_node_that_knows_a_later_number_ends_a_takeover(site, kube):
+    """The run that gave it sees places that we do not: what was taken is given back."""
+    taken(site, other_host())
+    change_node(site, "w1", Numbered(9))
+    let_time_pass(site, kube, 301)
+    with pytest.raises(FencedError):
+        mine(site).take(WHOLE)
+    assert holders(site) == (None, None) and numbers(site) == (2, 2)
+
+
+class Numbered:
+    """A number alone, as some other run's."""
+
+    def __init__(self, number):
+        self.number = number
 
 
 def test_a_controller_clock_that_was_set_back_does_not_stop_the_looking(site):

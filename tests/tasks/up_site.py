@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
+from stackwright.domain.deploy import StackFacts
+from stackwright.domain.layers.facts import ClusterFacts as LayerFacts
 from stackwright.domain.node_plan import plan_node
 from stackwright.domain.plan import Plan
 from stackwright.domain.rke2 import plan_rke2
+from stackwright.domain.spec import Layers, Maintenance, Window
 from tasks.cluster import read_cluster
 from tasks.nodes import bring_node, read_nodes
 from tasks.rke2 import bring_agent, bring_server
@@ -47,3 +52,33 @@ def cluster_up(small_lab, folder, roles=None, **changes):
         for node in (*site.spec.servers, *site.spec.agents):
             (bring_server if node.is_server else bring_agent)(site, node, lease, plan.of(node.name, "rke2"))
         yield lab, site
+
+
+NO_LAYERS = {f"layers__{name}__enabled": False for name in Layers.model_fields}
+"""Changes of a spec that leave RKE2 alone: what is tested here ends there."""
+
+
+def stack_facts(site) -> StackFacts:
+    """Return what a flow knows of a site without layers."""
+    nodes = read_nodes(site, site.spec.nodes)
+    now = datetime.fromtimestamp(site.clock.now(), UTC)
+    return StackFacts(now.isoformat(timespec="seconds"), nodes, read_cluster(site, nodes), LayerFacts(now))
+
+
+def respec(site, **changes):
+    """Return the site with another spec: fields of its RKE2 section, or `maintenance`."""
+    whole = {name: changes.pop(name) for name in ("maintenance",) if name in changes}
+    rke2 = site.spec.rke2.model_copy(update=changes)
+    return replace(site, spec=site.spec.model_copy(update={"rke2": rke2, **whole}))
+
+
+def closed_now(site) -> Maintenance:
+    """Return a maintenance section whose one window is not open: it opened for a minute, six hours ago."""
+    then = datetime.fromtimestamp(site.clock.now(), UTC) - timedelta(hours=6)
+    until = then + timedelta(minutes=1)
+    return Maintenance(windows=(Window(start=f"{then:%H:%M}", end=f"{until:%H:%M}"),))
+
+
+def etcd_starts(lab) -> dict[str, float]:
+    """Return when the etcd pod of each server was started."""
+    return {name: pods.started["etcd"] for name, pods in lab.cluster.pods.items()}

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Awaitable, Sequence
 from typing import Any
 
-from stackwright.lab.host import apiserver, commands
+from stackwright.lab.host import commands
 from stackwright.lab.host.agent import Agent
 from stackwright.lab.host.disk import HostDisk, say, this_host
 from stackwright.lab.host.pods import StaticPods
@@ -31,6 +31,8 @@ def main(words: Sequence[str]) -> int:
     if verb in ("server", "agent"):
         return _run(disk, version, verb)
     if verb == "lab-apiserver":
+        from stackwright.lab.host import apiserver  # takes longer to load than all the rest
+
         return apiserver.run(disk, version, rest)
     if verb == "lab-killall":
         StaticPods(disk, "").kill()

@@ -13,45 +13,23 @@ from typing import Any
 from aiohttp import web
 
 from stackwright.lab.host import etcdpod
+from stackwright.lab.host.apipod import SERVING
 from stackwright.lab.host.disk import HostDisk
 from stackwright.lab.host.etcd import EtcdError, StaleError
 from stackwright.lab.host.guardians import Guardians
-from stackwright.lab.host.identity import TLS, ensure_leaf
-from stackwright.lab.host.pods import StaticPods, hash_of, manifest
+from stackwright.lab.host.identity import TLS
 from stackwright.lab.host.store import EtcdState
 from stackwright.lab.kube.app import RequestInfo, create_kube_app
 from stackwright.lab.kube.errors import ApiFault
-from stackwright.lab.rke2.config import as_list, read_config
+from stackwright.lab.rke2.config import read_config
 from stackwright.lab.rke2.objects import system_objects
 from stackwright.lab.rke2.snapshots import snapshot_kind
-from stackwright.lab.rke2.state import ClusterState
 from stackwright.lab.rke2.supervisor import serve
 
-PROGRAM = "/usr/lib/stackwright-lab/rke2"
 PORT = 6443
 TRIES = 5
-SERVING = "serving-kube-apiserver"
 NODES = "system:nodes"
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-def names_of(disk: HostDisk, node: str, config: dict[str, Any]) -> list[str]:
-    """Return the names and addresses that the server's certificate is valid for."""
-    names = [node, disk.spec.address, "127.0.0.1", "localhost", "10.43.0.1", "kubernetes", "kubernetes.default",
-             "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"]  # fmt: skip
-    return list(dict.fromkeys([*names, *(str(san) for san in as_list(config.get("tls-san")))]))
-
-
-def write_pod(
-    disk: HostDisk, pods: StaticPods, state: ClusterState, config: dict[str, Any], version: str, node: str
-) -> None:
-    """Write the API server's certificate and manifest."""
-    ensure_leaf(disk, SERVING, state.authority("server-ca"), "kube-apiserver", names_of(disk, node, config))
-    ensure_leaf(disk, "client-admin", state.authority("client-ca"), "system:admin", (), "system:masters")
-    arguments = [f"--{text}" for text in as_list(config.get("kube-apiserver-arg"))]
-    command = [PROGRAM, version, "lab-apiserver", f"--node={node}", *arguments]
-    files = hash_of(disk, [f"{TLS}/{SERVING}.crt", f"{TLS}/client-ca.crt", etcdpod.CERTIFICATE])
-    pods.write(manifest("kube-apiserver", version, command, files))
 
 
 def run(disk: HostDisk, version: str, arguments: Sequence[str]) -> int:

@@ -12,6 +12,7 @@ import time
 from stackwright.lab.host.disk import HostDisk
 from stackwright.lab.host.etcd import Etcd, EtcdMember
 from stackwright.lab.host.etcdpod import node_of
+from stackwright.lab.host.kubelet import LEASE_SPACE
 from stackwright.lab.host.store import EtcdState
 from stackwright.lab.kube.state import KubeState
 from stackwright.lab.kube.store import Event
@@ -21,7 +22,6 @@ log = logging.getLogger(__name__)
 REMOVE, REMOVED = "etcd.rke2.cattle.io/remove", "etcd.rke2.cattle.io/removed-node-name"
 MEMBER = "etcd.rke2.cattle.io/node-name"
 LEASES = ("coordination.k8s.io", "leases")
-LEASE_SPACE = "kube-node-lease"
 
 
 class Guardians:

@@ -8,16 +8,17 @@ from datetime import UTC, datetime
 from typing import Any
 
 from stackwright.lab.host.disk import HostDisk, say
-from stackwright.lab.host.guardians import LEASE_SPACE
 from stackwright.lab.host.kubeapi import ApiError, KubeApi
 from stackwright.lab.host.pods import StaticPods
 from stackwright.lab.rke2.mirrors import mirror_pod
 from stackwright.lab.rke2.objects import node_object, set_condition
 from stackwright.lab.rke2.state import STATIC_PODS
 
+LEASE_SPACE = "kube-node-lease"
 NODES, LEASES = "/api/v1/nodes", f"/apis/coordination.k8s.io/v1/namespaces/{LEASE_SPACE}/leases"
 PODS = "/api/v1/namespaces/kube-system/pods"
 POD_LOOK_S = 1.0
+MIRROR_EVERY = 10  # heartbeats, where nothing is known to have changed
 VOTER = ("True", "MemberNotLearner", "Node is a voting member of the etcd cluster")
 LEARNER = ("False", "MemberIsLearner", "Node has not been promoted to voting member of the etcd cluster")
 
@@ -29,6 +30,7 @@ class Kubelet:
         self, disk: HostDisk, api: KubeApi, name: str, pods: StaticPods, learner: Callable[[], bool | None]
     ) -> None:
         self._disk, self._api, self._name, self._pods, self._learner = disk, api, name, pods, learner
+        self._shown: dict[str, str] = {}
 
     async def register(self, role: str, version: str, config: dict[str, Any], member: str = "") -> None:
         """Make the Node, or bring it up to date; waits for an API server."""
@@ -50,8 +52,11 @@ class Kubelet:
 
     async def run(self) -> None:
         """Keep the Node's heartbeat and conditions until cancelled. A failure is logged once while it lasts."""
-        failing = ""
+        failing, count = "", 0
         while True:
+            if count % MIRROR_EVERY == 0:
+                self._shown.clear()
+            count += 1
             try:
                 await self._beat()
                 await self._mirror()
@@ -98,13 +103,15 @@ class Kubelet:
         """Show the static pods: one mirror pod each, made again when the pod has another uid."""
         for name in STATIC_PODS:
             uid, path = self._pods.uid(name), f"{PODS}/{name}-{self._name}"
-            if not uid or not self._pods.started_at(name):
+            if not uid or self._shown.get(name) == uid or not self._pods.started_at(name):
                 continue
             seen = await self._api.get(path)
             if seen is not None:
                 if seen["metadata"]["annotations"].get("kubernetes.io/config.hash") == uid:
+                    self._shown[name] = uid
                     continue
                 await self._api.call("DELETE", f"{path}?gracePeriodSeconds=0")
             node = await self._api.get(f"{NODES}/{self._name}")
             if node is not None:
                 await self._api.call("POST", PODS, mirror_pod(node, name, uid))
+                self._shown[name] = uid

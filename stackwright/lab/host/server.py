@@ -10,7 +10,7 @@ import os
 import socket
 from typing import Any
 
-from stackwright.lab.host import apiserver, etcdpod
+from stackwright.lab.host import apipod, etcdpod
 from stackwright.lab.host.disk import HostDisk, say
 from stackwright.lab.host.etcd import Etcd, EtcdError
 from stackwright.lab.host.identity import TLS, keep_in_etcd, make_identity, read_identity, unseal, write_identity
@@ -65,7 +65,7 @@ class Server:
             await self._check_still_member(name)
         cluster = None if had_data else await self._way_in(state, name)
         etcdpod.write_pod(self.disk, self.pods, self.config, self.version, name, cluster)
-        apiserver.write_pod(self.disk, self.pods, state, self.config, self.version, self.node)
+        apipod.write_pod(self.disk, self.pods, state, self.config, self.version, self.node)
         for pod in ("kube-controller-manager", "kube-scheduler", "cloud-controller-manager"):
             self.pods.write(manifest(pod, self.version, PLACEHOLDER, ""))  # what they do, the API server's process does
         etcd, api = etcdpod.client(self.disk), self._api(state)
@@ -110,7 +110,7 @@ class Server:
         await asyncio.sleep(self.disk.spec.wait_s(self.disk.spec.retry_s))
 
     def _names(self) -> list[str]:
-        return apiserver.names_of(self.disk, self.node, self.config)
+        return apipod.names_of(self.disk, self.node, self.config)
 
     # --- identity ----------------------------------------------------------------------------------------------------
 

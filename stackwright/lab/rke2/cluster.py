@@ -16,6 +16,7 @@ from stackwright.lab.machines.hand import Answer, Call
 from stackwright.lab.net import LabNet
 from stackwright.lab.rke2 import static_pods
 from stackwright.lab.rke2.commands import rke2_command
+from stackwright.lab.rke2.encryption import first_encryption
 from stackwright.lab.rke2.etcd_api import Raft
 from stackwright.lab.rke2.memberlog import MemberLog
 from stackwright.lab.rke2.mirrors import mirror_pods
@@ -101,6 +102,7 @@ class Rke2Cluster:
     def bootstrap(self, token: str, agent_token: str, critical: dict[str, str], version: str) -> ClusterState:
         """Make a new cluster, of the release of its first server."""
         state = new_cluster(token or secrets.token_hex(16), agent_token, critical)
+        state.encryption = first_encryption()
         state.born, state.etcd = version, etcd_of(version)
         self.clusters[state.id] = state
         self.save(state)
@@ -159,10 +161,14 @@ class Rke2Cluster:
         return self.has_quorum(state) and machine not in self.nodes.cut_off and not self.nodes.is_full(machine, DATA)
 
     def leader(self, state: ClusterState) -> str | None:
-        """Return the leader: the first running voter, or None without a quorum."""
+        """Return the leader: it stays while it runs, then the first running voter follows; None without a quorum."""
         if not self.has_quorum(state):
             return None
-        return next(member.name for member in state.voters if self.member_runs(state, member.name))
+        able = [member.name for member in state.voters if self.member_runs(state, member.name)]
+        raft = self.raft_of(state)
+        if raft.leader not in able:
+            raft.look(able[0])
+        return raft.leader
 
     def member_runs(self, state: ClusterState, name: str) -> bool:
         """Say whether a member runs and reaches the others. On a full disk etcd ends at its next write."""
@@ -234,11 +240,11 @@ class Rke2Cluster:
     # What runs
 
     async def run_pods(
-        self, machine: Machine, state: ClusterState, sans: list[str], manifests: dict[str, Manifest], version: str
+        self, machine: Machine, state: ClusterState, manifests: dict[str, Manifest], version: str
     ) -> None:
         """Start a server's static pods, or replace those whose manifest changed, as another release's is."""
         static_pods.write_manifests(machine, manifests)
-        await static_pods.run_pods(self, machine, state, sans, manifests, version)
+        await static_pods.run_pods(self, machine, state, manifests, version)
         self._raise_etcd(state)
 
     def _raise_etcd(self, state: ClusterState) -> None:

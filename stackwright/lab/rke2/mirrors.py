@@ -1,4 +1,4 @@
-"""Mirror pods of what is a static pod on every node; those of the control plane are in static_pods.py."""
+"""Mirror pods: how the kubelet shows a node's static pods in the API. Upstream: Kubernetes, "Create static Pods"."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ EVERYWHERE = ("kube-proxy",)
 
 
 def mirror_pods(node: Obj) -> list[Obj]:
-    """Return the mirror pods of a registered node, by its version."""
+    """Return the mirror pods that every registered node has.
+
+    Those of a server's control plane are shown by static_pods.py: their uids tell what a restart replaced.
+    """
     return [mirror_pod(node, name) for name in EVERYWHERE]
 
 

@@ -21,6 +21,7 @@ import aiohttp
 
 from stackwright.lab.machines.kernel import load, set_sysctl
 from stackwright.lab.machines.systemd import Unit
+from stackwright.lab.rke2.certificates import ensure_certificates
 from stackwright.lab.rke2.config import (
     FatalError,
     as_list,
@@ -29,16 +30,19 @@ from stackwright.lab.rke2.config import (
     read_config,
     unknown_keys,
 )
+from stackwright.lab.rke2.encryption import put_encryption
 from stackwright.lab.rke2.objects import node_object, set_condition
 from stackwright.lab.rke2.release import PROCESS
 from stackwright.lab.rke2.state import (
     DATA,
     MEMBER_FILE,
+    SERVER,
     ClusterState,
     Member,
     parse_token,
     write_kubeconfig,
     write_server_files,
+    write_tokens,
 )
 from stackwright.lab.rke2.static_pods import manifests
 from stackwright.lab.rke2.supervisor import create_supervisor_app, serve
@@ -207,18 +211,17 @@ class Rke2Service:
             state, member = await self._join_as_server()
         else:
             state, member = await self._bootstrap()
-        if held:
-            write_kubeconfig(machine, state, config)
-        else:
-            write_server_files(machine, state, member, config)
+        if not held:
+            write_server_files(machine, state, member)
+        write_tokens(machine, state)
+        ensure_certificates(machine, state, self._name(), self._sans(), server=True)
+        write_kubeconfig(machine, state, config)
         while cluster.etcd_refuses(state, self._version):
             # etcd itself ends with "invalid downgrade"; RKE2 waits for it without an end.
             await cluster.kill_pods(machine)
             self._log("info", "Waiting for etcd server to become available")
             await cluster.pause(RETRY_S)
-        sans = self._sans()
-        made = manifests(machine, config, self._version, sans)
-        await cluster.run_pods(machine, state, sans, made, self._version)
+        await cluster.run_pods(machine, state, manifests(machine, config, self._version), self._version)
         self._log("info", "ETCD server is now running")
         while not cluster.is_served(state, machine.name):
             self._log("info", "Waiting for etcd server to become available")
@@ -227,7 +230,7 @@ class Rke2Service:
             await cluster.pause(RESUME_S)
         self._log("info", "Kube API server is now running")
         context = state.authority("server-ca").server_context("rke2", self._sans())
-        app = create_supervisor_app(cluster, state, self._name())
+        app = create_supervisor_app(cluster, state, machine)
         self._close_supervisor = await serve(app, machine.spec.address, 9345, context)
         cluster.supervised.add(machine.name)
         cluster.put_system_objects(state, config, self._version)
@@ -248,6 +251,7 @@ class Rke2Service:
                 self._log("error", "Failed to retrieve configuration from server: not authorized")
             await cluster.pause(RETRY_S)
         await self._slow(AGENT_S)
+        ensure_certificates(self._machine, state, self._name(), self._sans(), server=False)
         self._write_agent_files()
         self._register(state, None)
         self._log("info", "rke2 is up and running")
@@ -276,7 +280,7 @@ class Rke2Service:
             found = ", ".join(f"{one.name}-{one.id}=https://{one.address}:2380" for one in state.members.values())
             mine = f"{self._name()}-{held['member']}=https://{self._machine.spec.address}:2380"
             raise FatalError(f"this server is a not a member of the etcd cluster. Found [{found}], expect: {mine}")
-        hash_part, token = parse_token(str(self._config.get("token") or state.token))
+        hash_part, token = parse_token(str(self._config.get("token") or self._machine.read(f"{SERVER}/token").strip()))
         if hash_part not in (None, state.ca_hash):
             raise FatalError("token CA hash does not match the Cluster CA certificate hash")
         if token != state.token:
@@ -369,6 +373,7 @@ class Rke2Service:
         if member is not None:
             word = ("True", "MemberNotLearner") if member.voter else ("False", "MemberIsLearner")
             set_condition(node, "EtcdIsVoter", *word, "")
+            put_encryption(self._machine, state, node)
         self._cluster.put_node(state, node)
 
     def _write_agent_files(self) -> None:
@@ -376,7 +381,6 @@ class Rke2Service:
         machine.write(
             f"{DATA}/agent/etc/rke2-agent-load-balancer.json", json.dumps({"ServerURL": self._config["server"]}), 0o600
         )
-        machine.write(f"{DATA}/agent/client-ca.crt", "", 0o644)
 
     def _name(self) -> str:
         name = str(self._config.get("node-name") or self._machine.read("/etc/hostname").strip())

@@ -11,7 +11,7 @@ import secrets
 from base64 import b64encode
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stackwright.lab.net import Authority
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 DATA = "/var/lib/rancher/rke2"
 SERVER = f"{DATA}/server"
 MEMBER_FILE = f"{SERVER}/db/etcd/member/member.json"
+AUTHORITIES = ("server-ca", "client-ca", "request-header-ca", "etcd-ca", "etcd-peer-ca")
 STATIC_PODS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "cloud-controller-manager")
 
 
@@ -49,11 +50,12 @@ class ClusterState:
     critical: dict[str, str]
     members: dict[str, Member] = field(default_factory=dict)
     config: dict[str, str] = field(default_factory=dict)
+    encryption: dict[str, Any] = field(default_factory=dict)
     born: str = ""
     etcd: str = ""
 
     def authority(self, name: str) -> Authority:
-        """Return one of the authorities: server-ca, client-ca, etcd-ca."""
+        """Return one of the authorities (AUTHORITIES)."""
         return Authority.load(*self.authorities[name])
 
     @property
@@ -87,9 +89,7 @@ class ClusterState:
 
 def new_cluster(token: str, agent_token: str, critical: dict[str, str]) -> ClusterState:
     """Make a cluster with fresh authorities and no member."""
-    made = {
-        name: Authority(f"rke2-{name}@{secrets.randbelow(10**10)}") for name in ("server-ca", "client-ca", "etcd-ca")
-    }
+    made = {name: Authority(f"rke2-{name}@{secrets.randbelow(10**10)}") for name in AUTHORITIES}
     authorities = {name: (ca.certificate, ca.key) for name, ca in made.items()}
     return ClusterState(secrets.token_hex(8), token, agent_token or token, authorities, critical)
 
@@ -113,36 +113,29 @@ def parse_token(token: str) -> tuple[str | None, str]:
     return None, token
 
 
-def write_server_files(machine: Disk, state: ClusterState, member: Member, config: dict[str, object]) -> None:
-    """Write what a server of a cluster has on its disk: tokens, TLS, etcd data, kubeconfig."""
+def write_tokens(machine: Disk, state: ClusterState) -> None:
+    """Write the token files of a server, as each start does."""
     for name, text in (
         ("token", state.full_token),
         ("node-token", state.full_token),
         ("agent-token", f"K10{state.ca_hash}::node:{state.agent_token}"),
     ):
         machine.write(f"{SERVER}/{name}", text + "\n", 0o600)
-    for name in ("server-ca", "client-ca"):
-        certificate, key = state.authorities[name]
-        machine.write(f"{SERVER}/tls/{name}.crt", certificate)
-        machine.write(f"{SERVER}/tls/{name}.key", key, 0o600)
-    etcd_ca = state.authorities["etcd-ca"]
-    machine.write(f"{SERVER}/tls/etcd/server-ca.crt", etcd_ca[0])
-    certificate, key = state.authority("etcd-ca").issue("etcd-client")
-    machine.write(f"{SERVER}/tls/etcd/server-client.crt", certificate)
-    machine.write(f"{SERVER}/tls/etcd/server-client.key", key, 0o600)
-    machine.write(
-        f"{SERVER}/cred/encryption-config.json", json.dumps({"kind": "EncryptionConfiguration"}) + "\n", 0o600
-    )
+
+
+def write_server_files(machine: Disk, state: ClusterState, member: Member) -> None:
+    """Write what a server that is new in a cluster has on its disk: its member's data and its folders."""
     machine.write(f"{SERVER}/db/etcd/config", f"name: {member.name}-{member.id}\ndata-dir: {SERVER}/db/etcd\n", 0o600)
     machine.write(MEMBER_FILE, json.dumps({"cluster": state.id, "member": member.id}) + "\n", 0o600)
     machine.path(f"{SERVER}/db/snapshots").mkdir(parents=True, exist_ok=True)
     machine.path(f"{SERVER}/manifests").mkdir(parents=True, exist_ok=True)
-    write_kubeconfig(machine, state, config)
 
 
 def write_kubeconfig(machine: Disk, state: ClusterState, config: dict[str, object]) -> None:
-    """Write /etc/rancher/rke2/rke2.yaml with a fresh administrator certificate of the client authority."""
-    certificate, key = state.authority("client-ca").issue("system:admin", organization="system:masters")
+    """Write /etc/rancher/rke2/rke2.yaml with the administrator's certificate as it lies on this server."""
+    certificate, key = (machine.read(f"{SERVER}/tls/client-admin.{ending}") for ending in ("crt", "key"))
+    if not certificate:
+        certificate, key = state.authority("client-ca").issue("system:admin", organization="system:masters")
 
     def encode(text: str) -> str:
         return b64encode(text.encode()).decode()

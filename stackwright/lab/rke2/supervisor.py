@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from stackwright.lab.rke2.state import ClusterState
+from stackwright.lab.rke2.tokens import rotate_token
 
 if TYPE_CHECKING:
+    from stackwright.lab.nodes import Machine
     from stackwright.lab.rke2.cluster import Rke2Cluster
 
 CHUNK = 1 << 16
@@ -23,15 +25,19 @@ CONNECT_LIMIT_S = 2.0
 Close = Callable[[], Awaitable[None]]
 
 
-def create_supervisor_app(cluster: Rke2Cluster, state: ClusterState, node: str) -> web.Application:
-    """Make the supervisor of one server: /ping and /cacerts for anybody, the rest with the token."""
+def create_supervisor_app(cluster: Rke2Cluster, state: ClusterState, machine: Machine) -> web.Application:
+    """Make the supervisor of one server: /ping and /cacerts for anybody, the rest with the token.
+
+    The token is the one of this start: after a rotation a process goes on with the old one until it is restarted.
+    """
+    server_token, agent_token = state.token, state.agent_token
 
     def allowed(request: web.Request, *, server: bool) -> bool:
         scheme, _, encoded = request.headers.get("Authorization", "").partition(" ")
         if scheme != "Basic":
             return False
         password = base64.b64decode(encoded).decode(errors="replace").partition(":")[2]
-        return password == state.token or (not server and password == state.agent_token)
+        return password == server_token or (not server and password == agent_token)
 
     async def ping(request: web.Request) -> web.Response:
         return web.Response(text="pong")
@@ -53,12 +59,19 @@ def create_supervisor_app(cluster: Rke2Cluster, state: ClusterState, node: str) 
         status, answer = cluster.admit(state, asked)
         return web.json_response(answer, status=status)
 
+    async def token(request: web.Request) -> web.Response:
+        if not allowed(request, server=True):
+            return web.Response(status=401, text="Unauthorized")
+        taken = rotate_token(cluster, machine, state, (await request.json())["newToken"])
+        return web.Response(status=200 if taken else 500)
+
     app = web.Application()
     app.add_routes([
         web.get("/ping", ping),
         web.get("/cacerts", cacerts),
         web.get("/v1-rke2/readyz", readyz),
         web.post("/v1-rke2/lab-join", join),
+        web.put("/v1-rke2/token", token),
     ])  # fmt: skip
     return app
 

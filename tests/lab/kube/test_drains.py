@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 from stackwright.lab.kube import KubeState
 from stackwright.lab.kube.alone import ready_node
 from stackwright.lab.kube.pods import ENDS_NOTE
-from stackwright.lab.rke2.mirrors import mirror_pods
+from stackwright.lab.rke2.mirrors import mirror_pod, mirror_pods
+from stackwright.lab.rke2.state import STATIC_PODS
 
 
 @asynccontextmanager
@@ -144,16 +145,16 @@ def test_mirror_pods_run_with_their_node_and_end_with_it():
             server["metadata"]["labels"]["node-role.kubernetes.io/control-plane"] = "true"
             state.put(server)
             for name in ("s1", "a1"):
-                for pod in mirror_pods(state.get("Node", "", name)):
+                node = state.get("Node", "", name)
+                own = [mirror_pod(node, part) for part in STATIC_PODS] if name == "s1" else []
+                for pod in (*own, *mirror_pods(node)):
                     state.put(pod)
 
             def seen():
                 found = state.objects("Pod", "kube-system")
                 return {pod["metadata"]["name"] for pod in found if (pod.get("status") or {}).get("phase") == "Running"}
 
-            parts = ("etcd", "apiserver", "controller-manager", "scheduler", "proxy")
-            want = {f"{'' if part == 'etcd' else 'kube-'}{part}-s1" for part in parts}
-            want |= {"cloud-controller-manager-s1", "kube-proxy-a1"}
+            want = {f"{part}-s1" for part in (*STATIC_PODS, "kube-proxy")} | {"kube-proxy-a1"}
             await until(lambda: seen() == want)
             state.delete("Node", "", "s1")
             await until(

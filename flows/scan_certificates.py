@@ -1,0 +1,29 @@
+"""Look at every certificate of a site."""
+
+from __future__ import annotations
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+
+from blocks.site import load_site
+from stackwright.domain.certificates import judge_certificates
+from tasks.certificates import publish_certificates, scan_site
+from tasks.common import in_thread
+from tasks.parameters import SiteName
+from tasks.publish import publish_report
+
+
+@flow(name="scan-certificates", flow_run_name="certificates-{site}")
+async def scan_certificates(site: SiteName) -> State:
+    """Look at RKE2's, the kubeconfig's, the Ingresses' and the webhooks' certificates, and say what ends soon.
+
+    Changes nothing. Fails when one is near its end or cannot be read; the event stackwright.certificates.expiring
+    names what is under its limit.
+
+    Args:
+        site: Name of the site: its file in deployments/sites, without .yaml.
+    """
+    _, place = await in_thread(load_site, site)
+    facts = await scan_site(place)
+    await publish_certificates(place, facts)
+    return await publish_report(place, None, judge_certificates(facts, place.clock.now()))

@@ -1,0 +1,83 @@
+"""X.509 as certificates say it: parsed from PEM, or taken from a TLS handshake. Only the public part is ever looked at.
+
+What a certificate's days mean is in domain/certificates.py.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from dataclasses import dataclass
+
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+
+from stackwright.domain.errors import StackError
+
+HANDSHAKE_S = 10.0
+BEGIN = "-----BEGIN CERTIFICATE-----"
+
+
+class CertificateUnreadableError(StackError):
+    """What should be a certificate cannot be read, or an address serves none."""
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What a certificate says of itself; times in seconds since the epoch."""
+
+    subject: str
+    not_before_s: float
+    not_after_s: float
+    is_ca: bool
+
+
+def parse_pem(text: str, where: str) -> list[Certificate]:
+    """Return the certificates of a PEM text, in order. Raises CertificateUnreadableError for none or a broken one."""
+    try:
+        found = x509.load_pem_x509_certificates(text.encode()) if BEGIN in text else []
+    except ValueError as error:
+        # The parser's words would quote the text.
+        raise CertificateUnreadableError("not a certificate", where=where, seen=type(error).__name__) from None
+    if not found:
+        raise CertificateUnreadableError(
+            "no certificate in it", where=where, wanted=BEGIN, seen=f"{len(text)} characters"
+        )
+    return [_read(certificate) for certificate in found]
+
+
+def served(host: str, port: int, name: str, timeout_s: float = HANDSHAKE_S) -> Certificate:
+    """Return the certificate that an address serves for a name, whether it can be trusted or not.
+
+    Raises CertificateUnreadableError when nothing answers or no handshake succeeds.
+    """
+    where = f"{name}:{port}"
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE  # one that has expired is what we look for; nothing is sent over this link
+    try:
+        with (
+            socket.create_connection((host, port), timeout=timeout_s) as link,
+            context.wrap_socket(link, server_hostname=name) as tls,
+        ):
+            data = tls.getpeercert(binary_form=True)
+    except OSError as error:
+        seen = error.strerror or type(error).__name__
+        raise CertificateUnreadableError("no TLS handshake", where=where, wanted="a certificate", seen=seen) from error
+    if not data:
+        raise CertificateUnreadableError("no certificate was served", where=where)
+    try:
+        return _read(x509.load_der_x509_certificate(data))
+    except ValueError as error:
+        raise CertificateUnreadableError("not a certificate", where=where, seen=type(error).__name__) from error
+
+
+def _read(found: x509.Certificate) -> Certificate:
+    try:
+        constraints = found.extensions.get_extension_for_class(x509.BasicConstraints).value
+        is_ca = constraints.ca
+    except x509.ExtensionNotFound:
+        is_ca = False
+    names = found.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    subject = str(names[0].value) if names else found.subject.rfc4514_string()
+    return Certificate(subject, found.not_valid_before_utc.timestamp(), found.not_valid_after_utc.timestamp(), is_ca)
