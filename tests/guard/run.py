@@ -44,10 +44,12 @@ def main() -> None:
                     tell(f"missed   {strike}")
                 elif problems:
                     broken.append(strike)
-                    tell(f"BROKE    {strike}" + "".join(f"\n    {problem}" for problem in problems))
+                    tell(
+                        f"BROKE    {fields[one].ended:9} {strike}" + "".join(f"\n    {problem}" for problem in problems)
+                    )
                 else:
                     held.append(strike)
-                    tell(f"held     {strike}")
+                    tell(f"held     {fields[one].ended:9} {strike}")
 
             return do
 

@@ -64,6 +64,8 @@ class Field:
     def __init__(self, lane: Lane, layout: Layout = LAYOUT) -> None:
         self.lane, self.layout = lane, layout
         self.at = len(layout.releases)
+        self.ended = ""
+        """How the first start under the latest fault ended: completed or stopped."""
 
     def ready(self) -> None:
         """Have a healthy cluster with a release ahead of it: the one that is there, or a new one."""
@@ -103,6 +105,7 @@ class Field:
         seen = len(lab.members()) - 1
         lab.fault(**strike.fault)
         code, output = self.lane.controllers.run(*words, log=self.lane.next_log())
+        self.ended = "stopped" if code else "completed"
         (fault,) = lab.faults()
         problems = violations(lab.members()[seen:], *((strike.victim, fault["at"]) if _is_sick(strike) else ()))
         unclear = said_clearly(code, output)
