@@ -16,6 +16,9 @@ from typing import Any
 GIB = 1 << 30
 DEFAULT_QUOTA = 2 * GIB
 """What etcd allows its database where nothing else is set. Source: etcd, server/storage/quota.go."""
+GATEWAY_PORTS = "2382 2379"
+"""Where the JSON gateway is: RKE2 keeps 2379 for gRPC alone and gives HTTP a port of its own on the loopback; releases
+before that had both on 2379. Source: k3s, pkg/etcd/etcd.go, listenClientHTTPURLs."""
 REFUSED = 7  # curl's exit code: nobody listens at the address
 # The status tells of alarms too, from the member's own store: without a quorum that is all there is.
 _ALARM_TEXT = re.compile(r"(?:memberID:(\d+) )?alarm:(\w+)")
@@ -104,10 +107,8 @@ def etcd_script(data: str, address: str) -> str:
 
     One connection carries all three questions. The member list is the member's own (not linearizable): without a quorum
     it still answers, and two members that differ are seen to. The question for alarms goes through the quorum.
-    RKE2 keeps 2379 for gRPC alone and gives HTTP the port 2382 on the loopback; older releases have both on 2379.
-    Source: k3s, pkg/etcd/etcd.go, listenClientHTTPURLs.
     """
-    return _SCRIPT.replace("@DATA@", data).replace("@ADDRESS@", address)
+    return _SCRIPT.replace("@DATA@", data).replace("@ADDRESS@", address).replace("@PORTS@", GATEWAY_PORTS)
 
 
 def parse_etcd(text: str) -> EtcdView | None:
@@ -253,7 +254,7 @@ fi
 [ -e $t/server-client.key ] || exit 0
 set -- --noproxy '*' --max-time 5 --fail --write-out '\\n' \\
 --cacert $t/server-ca.crt --cert $t/server-client.crt --key $t/server-client.key
-for p in 2382 2379; do
+for p in @PORTS@; do
 g=https://127.0.0.1:$p/v3
 { v=$(
 curl --silent --verbose --fail-early "$@" --data '{}' $g/maintenance/status \\

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from stackwright.domain.drain_facts import DrainFacts
 from stackwright.domain.errors import StackError
-from stackwright.domain.etcd import EtcdView, etcd_script, parse_etcd
+from stackwright.domain.etcd import GATEWAY_PORTS, REFUSED, EtcdView, etcd_script, parse_etcd
 from stackwright.domain.lease import LEASE, LeaseState, parse_lease
 from stackwright.domain.rke2_facts import DATA, STARTED, env_file
 from stackwright.domain.shell import (
@@ -101,12 +101,17 @@ def parse_host(node: Node, seen: Mapping[str, Section]) -> Host:
 
 
 def etcd_call(path: str, body: Mapping[str, str]) -> str:
-    """Return the step that sends one request to the etcd on a server, by its JSON gateway (etcd: rpc.swagger.json)."""
+    """Return the step that sends one request to the etcd on a server, by its JSON gateway (etcd: rpc.swagger.json).
+
+    The gateway's ports are those of etcd.py; the second is asked only where nobody listens at the first.
+    """
     folder = f"{DATA}/server/tls/etcd"
     return (
+        f"for p in {GATEWAY_PORTS}; do\nrc=0\n"
         f"curl --silent --show-error --fail --noproxy '*' --max-time 30 --cacert {folder}/server-ca.crt"
         f" --cert {folder}/server-client.crt --key {folder}/server-client.key"
-        f" --data {quote(json.dumps(body))} https://127.0.0.1:2379/v3/{path}\n"
+        f" --data {quote(json.dumps(body))} https://127.0.0.1:$p/v3/{path} || rc=$?\n"
+        f"[ $rc -eq {REFUSED} ] || break\ndone\nexit $rc\n"
     )
 
 

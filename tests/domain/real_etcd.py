@@ -9,7 +9,7 @@ import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from stackwright.domain.etcd import etcd_script
+from stackwright.domain.etcd import GATEWAY_PORTS, etcd_script
 from stackwright.lab.net import Authority
 
 INSTALLED = shutil.which("etcd")
@@ -76,7 +76,7 @@ class RealEtcd:
     def ask(self, unit: str = "active") -> str:
         """Return what the product's script prints; this machine has no rke2-server, so its state is given."""
         script = f"u={unit}\n" + etcd_script(str(self.data), "127.0.0.1")
-        script = script.replace(":2379/", f":{self.client}/").replace(":2381/", f":{self.metrics}/")
+        script = script.replace(GATEWAY_PORTS, str(self.client)).replace(":2381/", f":{self.metrics}/")
         done = subprocess.run(["sh", "-c", f"(\n{script}\n)"], capture_output=True, text=True, check=False, timeout=60)
         assert done.returncode == 0, done.stderr
         return done.stdout

@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 
 from stackwright.domain import node_wants as wants
-from stackwright.domain.node_facts import GpuFacts, family_of
+from stackwright.domain.node_facts import FactUnknownError, GpuFacts, _Looker, _swap_units, family_of
 from stackwright.domain.nodes import check_node, check_nodes, plan_node
 from stackwright.domain.plan import Effect
+from stackwright.domain.shell import Section
 from tests.domain.nodes_seen import OFF, ON, make_spec, member, node, prepared
 
 SPEC = make_spec()
@@ -189,3 +190,20 @@ def test_systems_are_told_apart(name, version, family):
 def test_the_journal_tells_what_was_interrupted():
     lines = ("begin node/w1/swap f r", "end node/w1/swap 0", "begin node/w1/packages f r")
     assert prepared(SPEC, "w1", journal=lines).interrupted == ("node/w1/packages",)
+
+
+@pytest.mark.parametrize(
+    ("section", "units"),
+    [
+        (Section(1, ""), ()),  # systemd 252: no unit file matches
+        (Section(0, ""), ()),
+        (Section(0, "dev-vda3.swap generated -\ndev-zram0.swap masked enabled\n"), ("dev-vda3.swap",)),
+    ],
+)
+def test_a_host_without_swap_units_is_no_unknown_fact(section, units):
+    assert _swap_units(_Looker(SPEC.nodes[0], {"swap_units": section})) == units
+
+
+def test_swap_units_that_could_not_be_listed_are_unknown():
+    with pytest.raises(FactUnknownError):
+        _swap_units(_Looker(SPEC.nodes[0], {"swap_units": Section(127, "")}))

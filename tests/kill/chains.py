@@ -154,21 +154,21 @@ def run_chain(lane: Lane, scenario: Scenario, points: Sequence[Point], want: dic
 
 
 def survivors(
-    lane: Lane, scenario: Scenario, points: Sequence[Point], want: dict[str, Any], tell: Callable[[str], None]
+    points: Sequence[Point], run: Callable[[Sequence[Point]], Outcome], tell: Callable[[str], None]
 ) -> dict[Point, list[str] | None]:
-    """Return what became of each point: no problem, its problems, or None where nothing was killed there."""
-    outcome = run_chain(lane, scenario, points, want)
+    """Return what became of each point: no problem, its problems, or None where nothing was killed there.
+
+    `run` carries a chain out. One that ends badly is halved, and its halves, until single points are left.
+    Raises AssertionError when the run fails without being killed.
+    """
+    outcome = run(points)
     result: dict[Point, list[str] | None] = {point: None for point in points if point not in outcome.killed}
-    if not outcome.problems:
-        result |= {point: [] for point in outcome.killed}
-    elif len(outcome.killed) <= 1:
-        result |= dict.fromkeys(outcome.killed, outcome.problems)
-        if not outcome.killed:
-            raise AssertionError(f"{scenario.name} fails without being killed: {outcome.problems[:5]}")
-    else:
-        tell(f"{scenario.name}: a chain of {len(outcome.killed)} kills did not survive; halving it. "
-             f"First: {outcome.problems[0][:1500]}")  # fmt: skip
-        half = len(outcome.killed) // 2
-        for part in (outcome.killed[:half], outcome.killed[half:]):
-            result |= survivors(lane, scenario, part, want, tell)
+    if outcome.problems and not outcome.killed:
+        raise AssertionError(f"the run fails without being killed: {outcome.problems[:5]}")
+    if not outcome.problems or len(outcome.killed) == 1:
+        return result | dict.fromkeys(outcome.killed, outcome.problems)
+    tell(f"a chain of {len(outcome.killed)} kills did not survive, it is halved: {outcome.problems[0][:1500]}")
+    half = len(outcome.killed) // 2
+    for part in (outcome.killed[:half], outcome.killed[half:]):
+        result |= survivors(part, run, tell)
     return result

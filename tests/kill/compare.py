@@ -14,6 +14,7 @@ _WORDS = (
     (re.compile(r"-----BEGIN [^-]+-----[^-]+-----END [^-]+-----"), "PEM"),
     (re.compile(r"\b[0-9a-f]{64}\b"), "SHA256"),
     (re.compile(r"sha256:[0-9a-f]{16}\b"), "SECRET"),
+    (re.compile(r"(?<=srv\d-)\d{10}(-[0-9a-f]{6})?\b"), "STAMP"),
     (re.compile(r"(?<=srv\d-)[0-9a-f]{8}\b"), "MEMBER"),
 )
 # Labels and annotations that hold a digest of random secrets.

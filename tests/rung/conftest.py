@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from stackwright.clients.site import Site
+from stackwright.domain.errors import StackError
 from stackwright.domain.etcd_cluster import Member
 from stackwright.domain.quorum import check_back
 from stackwright.domain.rke2 import etcd_members
@@ -26,7 +27,7 @@ from tests.rung.sites import bring, site_of, spec_of, with_spec
 
 TLS = "/var/lib/rancher/rke2/server/tls/etcd"
 ROLES = {"s1": ["server"], "s2": ["server"], "s3": ["server"], "a1": ["worker"]}
-WHOLE_S = 120.0
+WHOLE_S = 180.0
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -71,12 +72,17 @@ class Rung:
                 check_back(members, node.name) for node in self.site.spec.servers
             )
 
-        wait(whole, "all servers healthy voters", WHOLE_S)
+        wait(whole, "all servers healthy voters", WHOLE_S, errors=(StackError,))
 
     def change(self, roles: dict[str, list[str]], **rke2) -> None:
         """Change the site file: its nodes and keys of its section rke2."""
-        self.hosts.backends = tuple(name for name, what in roles.items() if "server" in what)
+        self.use(*(name for name, what in roles.items() if "server" in what))
         self.site = with_spec(self.site, spec_of(self.hosts, roles, **rke2))
+
+    def use(self, *names: str) -> None:
+        """Let the registration address lead to these servers alone, with clients that hold no older connection."""
+        self.hosts.use(*names)
+        self.site = with_spec(self.site, self.site.spec)
 
 
 @pytest.fixture(scope="session")
@@ -101,7 +107,7 @@ def _cluster(_hosts: Hosts | str) -> Rung | str:
     if isinstance(_hosts, str):
         return _hosts
     _hosts.add(*ROLES)
-    _hosts.backends = ("s1", "s2", "s3")
+    _hosts.use("s1", "s2", "s3")
     site = site_of(_hosts, spec_of(_hosts, ROLES), _hosts.folder / "work")
     bring(site)
     return Rung(_hosts, site)
@@ -114,9 +120,16 @@ def hosts(request: pytest.FixtureRequest, _hosts: Hosts | str) -> Hosts:
 
 
 @pytest.fixture
-def rung(request: pytest.FixtureRequest, _cluster: Rung | str) -> Iterator[Rung]:
-    """Return the cluster, whole; the test has to leave it so that it becomes whole again by itself."""
+def rung(request: pytest.FixtureRequest, _cluster: Rung | str) -> Rung:
+    """Return the cluster, for tests that leave its servers alone."""
+    return _there(request, _cluster)
+
+
+@pytest.fixture
+def shaken(request: pytest.FixtureRequest, _cluster: Rung | str) -> Iterator[Rung]:
+    """Return the cluster, for tests that shake it; after them it must be whole again."""
     rung = _there(request, _cluster)
+    rung.wait_until_whole()
     yield rung
     rung.wait_until_whole()
 

@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,13 +34,17 @@ class CannotRunError(Exception):
 
 def answers() -> bool:
     """Say whether a Docker engine answers."""
-    try:
-        client = docker.from_env(timeout=5)
-        client.ping()
-    except docker.errors.DockerException:
-        return False
-    client.close()
-    return True
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # the library leaves its sockets open where nobody answers
+        try:
+            client = docker.from_env(timeout=5)
+            client.ping()
+            client.close()
+            return True
+        except docker.errors.DockerException:
+            return False
+        finally:
+            gc.collect()
 
 
 @contextmanager

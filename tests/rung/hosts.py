@@ -29,18 +29,19 @@ testcontainers_config.ryuk_disabled = True  # its image cannot be pulled; `Hosts
 LABEL = "stackwright-rung"
 NETWORKS = [f"10.{second}.{third}" for second in (213, 214) for third in range(0, 250, 5)]
 BOOT_S = 60.0
+UNIFIED = Path("/sys/fs/cgroup/cgroup.controllers").exists()  # cgroup v2: systemd needs its own part writable
 MEMORY_NEED = 2 << 30
-SETTINGS = {"speed": 5.0, "learner_s": 5.0, "stalled_s": 12.0, "election_ms": 1000, "lost_s": 60.0}
+SETTINGS = {"speed": 5.0, "learner_s": 5.0, "stalled_s": 12.0, "election_ms": 2500, "lost_s": 60.0}
 
 
-def wait(look: Callable[[], Any], what: str, timeout_s: float = 60.0) -> Any:
-    """Look until something true is seen, and return it."""
+def wait(look: Callable[[], Any], what: str, timeout_s: float = 90.0, errors: tuple[type[Exception], ...] = ()) -> Any:
+    """Look until something true is seen, and return it. These errors, and those of a host that is away, pass."""
     deadline = time.monotonic() + timeout_s
     last: object = None
     while time.monotonic() < deadline:
         try:
             last = look()
-        except (docker.errors.APIError, OSError, paramiko.SSHException) as error:
+        except (docker.errors.APIError, OSError, paramiko.SSHException, *errors) as error:
             last = error
         else:
             if last:
@@ -151,14 +152,14 @@ class Hosts:
             .with_name(f"{LABEL}-{os.getpid()}-{name}-{address}")
             .with_kwargs(
                 hostname=name, cap_add=["ALL"], cap_drop=["SYS_RESOURCE"], security_opt=["seccomp=unconfined"],
-                restart_policy={"Name": "always"},
+                restart_policy={"Name": "always"}, **({"cgroupns": "host"} if UNIFIED else {}),
                 network=self.network.name, labels={LABEL: str(os.getpid())},
                 networking_config={self.network.name: self._endpoint(address)},
             )
             .with_tmpfs_mount("/run", "size=256m,mode=755,exec")
             .with_tmpfs_mount("/tmp", "size=256m,exec")
             .with_env("container", "docker")
-            .with_volume_mapping("/sys/fs/cgroup", "/sys/fs/cgroup", "ro")
+            .with_volume_mapping("/sys/fs/cgroup", "/sys/fs/cgroup", "rw" if UNIFIED else "ro")
             .with_volume_mapping(str(etc), "/etc/stand-in", "ro")
             .with_volume_mapping(str(self._data_of(name)), "/var/lib/rancher", "rw")
         )  # fmt: skip
@@ -187,6 +188,12 @@ class Hosts:
             "chown -R ops: /home/ops/.ssh; rm -f /run/nologin"
         )
         host.host_key = " ".join(host.sh("cat /etc/ssh/ssh_host_ed25519_key.pub").split()[:2])
+
+    def use(self, *names: str) -> None:
+        """Let the load balancer lead to these servers, and new connections alone: those that are open are broken."""
+        self.backends = names
+        for host in self.hosts.values():
+            self._loop.call_soon_threadsafe(self._balancer.drop, host.address)
 
     def unplug(self, name: str) -> None:
         """Cut a host off the network."""

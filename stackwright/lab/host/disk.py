@@ -23,7 +23,7 @@ class Settings:
     cpus: int = 16
     memory_gib: int = 128
     speed: float = 1.0
-    election_ms: int = 1000
+    election_ms: int = 5000
     stalled_s: float = 300.0
     heartbeat_s: float = 10.0
     lost_s: float = 40.0

@@ -58,6 +58,7 @@ def _track(disk: HostDisk, etcd: Etcd, progress: Progress, member: EtcdMember) -
     applied = _applied(disk, member)
     if applied > progress.applied:
         progress.applied, progress.since = applied, now
+    if progress.since == now:
         return
     stalled = now - progress.since
     say("warning", f"Learner {member.name} stalled at RaftAppliedIndex={progress.applied} for {stalled:.1f}s")

@@ -161,10 +161,14 @@ class Rke2Cluster:
         return self.has_quorum(state) and machine not in self.nodes.cut_off and not self.nodes.is_full(machine, DATA)
 
     def leader(self, state: ClusterState) -> str | None:
-        """Return the leader: the first running voter, or None without a quorum."""
+        """Return the leader: it stays while it runs, then the first running voter follows; None without a quorum."""
         if not self.has_quorum(state):
             return None
-        return next(member.name for member in state.voters if self.member_runs(state, member.name))
+        able = [member.name for member in state.voters if self.member_runs(state, member.name)]
+        raft = self.raft_of(state)
+        if raft.leader not in able:
+            raft.look(able[0])
+        return raft.leader
 
     def member_runs(self, state: ClusterState, name: str) -> bool:
         """Say whether a member runs and reaches the others. On a full disk etcd ends at its next write."""

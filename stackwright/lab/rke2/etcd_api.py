@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from stackwright.lab.net import context_of
+from stackwright.lab.rke2.etcd_changes import add_changes
 from stackwright.lab.rke2.state import ClusterState, Member
 
 if TYPE_CHECKING:
@@ -114,6 +115,7 @@ def create_gateway_app(cluster: Rke2Cluster, state: ClusterState, node: Callable
         web.post("/v3/cluster/member/list", members),
         web.post("/v3/maintenance/alarm", alarm),
     ])  # fmt: skip
+    add_changes(app, cluster, state, node, member_id)
     return app
 
 

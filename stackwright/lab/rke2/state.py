@@ -134,6 +134,8 @@ def write_server_files(machine: Disk, state: ClusterState, member: Member) -> No
 def write_kubeconfig(machine: Disk, state: ClusterState, config: dict[str, object]) -> None:
     """Write /etc/rancher/rke2/rke2.yaml with the administrator's certificate as it lies on this server."""
     certificate, key = (machine.read(f"{SERVER}/tls/client-admin.{ending}") for ending in ("crt", "key"))
+    if not certificate:
+        certificate, key = state.authority("client-ca").issue("system:admin", organization="system:masters")
 
     def encode(text: str) -> str:
         return b64encode(text.encode()).decode()
