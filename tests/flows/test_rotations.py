@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from stackwright.lab.layout import Layout
 from stackwright.lab.rig import Finished, Rig
 from stackwright.lab.server import PrefectServer
+from tasks.certificates import EVENT
 from tests.flows.test_deploy import ProcessWatch
 
 SPEED = 40.0
@@ -76,8 +78,11 @@ def test_what_ends_soon_fails_the_scan_and_is_told_as_an_event(rig: Rig) -> None
     assert done.code == FAILED
     bad = [check for check in report(done)["evidence"] if check["verdict"] == "fail"]
     assert {check["target"] for check in bad} == {"srv2"} and all(check["remedy"] for check in bad)
-    kept = database(rig)
-    assert "certificates-lab" in kept
+    assert "certificates-lab" in database(rig)
+    deadline = time.monotonic() + 20
+    while EVENT not in database(rig):  # the server writes events a moment later
+        assert time.monotonic() < deadline, "the event was not kept"
+        time.sleep(0.2)
 
 
 def test_certificates_are_rotated_under_the_approved_hash_alone(rig: Rig) -> None:
