@@ -30,9 +30,11 @@ from stackwright.domain.errors import PlanMovedError, RemoteStepError, StackErro
 from stackwright.domain.plan import Step, check_steps_approved
 from stackwright.domain.rotations import restart_script
 from stackwright.domain.spec import Node
+from stackwright.domain.windows import check_window
 from tasks.common import in_thread, only_transient
-from tasks.nodes import read_node
+from tasks.nodes import look_at_servers, read_node
 from tasks.rolling import await_joined, carry_out, roll
+from tasks.scripts import guarded
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +80,8 @@ def rotate_key(site: Site, node: Node, lease: LeaseHandle, approved: tuple[Step,
 
 
 def _ask(site: Site, node: Node, lease: LeaseHandle, step: Step, old: str) -> None:
-    with site.shells.open(node) as shell:
+    check_window(site.spec.maintenance, step.effect, site.clock.now(), node.name)
+    with guarded(site, node, step.effect, lambda: look_at_servers(site)), site.shells.open(node) as shell:
         try:
             carry_out(site, shell, lease, step, rotate_script(old), timeout_s=ROTATE_TIMEOUT_S)
         except StepFailedError as error:

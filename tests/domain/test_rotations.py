@@ -31,7 +31,16 @@ def tokens(present="old", following="", archived=(), files="old", servers="old",
 
 
 def hosts(**journals):
-    return {name: replace(prepared(SPEC, name), journal=tuple(journals.get(name, ()))) for name in NAMES}
+    units = {"rke2-server.service": ON, "rke2-agent.service": ON}
+    return {name: replace(prepared(SPEC, name, units=units), journal=tuple(journals.get(name, ()))) for name in NAMES}
+
+
+def status(name, ready=True, voter="True"):
+    conditions = {"Ready": str(ready)} | ({"EtcdIsVoter": voter} if voter else {})
+    return NodeStatus(name, ready, True, "", "", (), conditions=conditions)
+
+
+UP = {name: status(name) for name in NAMES}
 
 
 @pytest.mark.parametrize(
@@ -40,7 +49,7 @@ def hosts(**journals):
         (tokens(), (False, False, False, False, False, "old")),
         (tokens(archived=["old"]), (True, True, False, False, False, "old")),
         (tokens(archived=["old"], following="new"), (True, True, True, False, False, "old")),
-        (tokens(following="new"), (True, False, True, False, False, "old")),
+        (tokens(following="new"), (False, False, False, False, False, "old")),
         (tokens(archived=["old"], following="new", s1_server="new"), (True, True, True, False, False, "old")),
         (tokens(archived=["old"], following="new", rotated="new"), (True, True, True, True, False, "old")),
         (tokens("new", "new", ["old"], rotated="new"), (True, True, True, True, True, "old")),
@@ -53,16 +62,28 @@ def hosts(**journals):
 )
 def test_where_a_token_rotation_stands(facts, state):
     """From the first block that is written to the last restart; a settled site begins anew with its present token."""
-    seen = token_state(SPEC, facts, hosts())
+    seen = token_state(SPEC, facts, hosts(), UP)
     assert (seen.begun, seen.archived, seen.made, seen.rotated, seen.adopted, seen.old) == state
 
 
 def test_a_restart_that_is_owed_keeps_a_rotation_open():
     """All hashes agree, but the last that was done on an agent was to write its file."""
     done = tokens("new", "new", ["old"], "new", "new", "new")
-    assert not token_state(SPEC, done, hosts(w1=["begin token/w1/restart a b", "end token/w1/restart 0"])).begun
-    assert token_state(SPEC, done, hosts(w1=["begin token/w1/config a b", "end token/w1/config 0"])).begun
-    assert token_state(SPEC, done, hosts(w1=["begin token/w1/restart a b"])).begun
+    wrote, restarted = ([f"begin token/w1/{what} a b", f"end token/w1/{what} 0"] for what in ("config", "restart"))
+    fresh, stale = (
+        Rke2Facts(config_sum="b", started_sum="b"),
+        Rke2Facts(config_sum="b", started_sum="pending supervisor"),
+    )
+
+    def begun(lines, rke2, ready=True):
+        seen = hosts(w1=lines)
+        seen["w1"] = replace(seen["w1"], rke2=rke2)
+        return token_state(SPEC, done, seen, {**UP, "w1": status("w1", ready=ready)}).begun
+
+    assert begun(wrote, stale) and begun(restarted[:1], stale)
+    assert begun(restarted, fresh, ready=False)
+    assert not begun(restarted, fresh) and not begun(wrote, fresh)
+    assert not begun(["begin rke2/w1/config a b"], stale), "that one is the deploy's"
 
 
 @pytest.mark.parametrize(
@@ -75,7 +96,7 @@ def test_a_restart_that_is_owed_keeps_a_rotation_open():
     ],
 )
 def test_a_token_that_is_none_of_ours_is_refused(facts, says):
-    problems = check_tokens(SPEC, facts, token_state(SPEC, facts, hosts()))
+    problems = check_tokens(SPEC, facts, token_state(SPEC, facts, hosts(), UP))
     assert len(problems) == 1 and says in str(problems[0])
 
 
@@ -148,11 +169,6 @@ def test_the_status_is_read_as_rke2_prints_it():
 
 
 # --- what they share -------------------------------------------------------------------------------------------------
-
-
-def status(name, ready=True, voter="True"):
-    conditions = {"Ready": str(ready)} | ({"EtcdIsVoter": voter} if voter else {})
-    return NodeStatus(name, ready, True, "", "", (), conditions=conditions)
 
 
 def test_every_node_must_be_there_ready_and_a_server_must_vote():
