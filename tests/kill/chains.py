@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from tests.kill.compare import differences, plain
 from tests.kill.controllers import Controllers
 from tests.kill.points import Point
 
+SETTLE_S, SETTLE_LIMIT_S = 1.0, 30.0
 BEFORE, TARGET = "v1.33.10+rke2r1", "v1.34.8+rke2r1"
 SMALL = Layout(workers=0, gpus=0, agents=3, releases=(BEFORE, TARGET), bare=True)
 
@@ -121,7 +123,27 @@ def undisturbed(lane: Lane, scenario: Scenario) -> Undisturbed:
     words = scenario.prepare(lane)
     before = len(lane.lab.journal())
     lane.must(*words)
-    return Undisturbed(lane.lab.journal(before), plain(lane.lab.snapshot()))
+    changes = lane.lab.journal(before)
+    return Undisturbed(changes, settled(lane))
+
+
+def settled(lane: Lane) -> dict[str, Any]:
+    """Return the lab's state once its products have stopped changing it by themselves."""
+    deadline = time.monotonic() + SETTLE_LIMIT_S
+    before: dict[str, Any] = {}
+    while before != (now := plain(lane.lab.snapshot())):
+        assert time.monotonic() < deadline, f"the lab does not come to rest: {differences(before, now)[:5]}"
+        before = now
+        time.sleep(SETTLE_S)
+    return before
+
+
+def differences_in_the_end(lane: Lane, want: dict[str, Any]) -> list[str]:
+    """List how the lab differs from an end state, after its products had time to come to rest."""
+    deadline = time.monotonic() + SETTLE_LIMIT_S
+    while (found := differences(want, plain(lane.lab.snapshot()))) and time.monotonic() < deadline:
+        time.sleep(SETTLE_S)
+    return found
 
 
 @dataclass
@@ -149,7 +171,7 @@ def run_chain(lane: Lane, scenario: Scenario, points: Sequence[Point], want: dic
         break
     struck = [point for point, fault in zip(points, lane.lab.faults(), strict=True) if fault["struck"]]
     if not problems:
-        problems = differences(want, plain(lane.lab.snapshot()))
+        problems = differences_in_the_end(lane, want)
     return Outcome(struck, problems)
 
 

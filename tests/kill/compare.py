@@ -49,4 +49,4 @@ def differences(want: Any, seen: Any, path: str = "") -> list[str]:
             for index, (one, two) in enumerate(zip(want, seen, strict=True))
             for line in differences(one, two, f"{path}[{index}]")
         ]
-    return [] if want == seen else [f"{path}: wanted {str(want)[:160]} | seen {str(seen)[:160]}"]
+    return [] if want == seen else [f"{path}: wanted {str(want)[:600]} | seen {str(seen)[:600]}"]

@@ -68,7 +68,11 @@ def on_lanes(lanes: list[Lane], work: list[Callable[[Lane], Any]]) -> list[Any]:
             free.put(mine)
 
     with ThreadPoolExecutor(len(lanes)) as pool:
-        return list(pool.map(do, work))
+        try:
+            return list(pool.map(do, work))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 class Tally:

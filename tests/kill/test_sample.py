@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from stackwright.lab.layout import Layout
@@ -21,10 +23,17 @@ POINTS = (
 
 
 def test_a_deploy_survives_being_killed_at_point_after_point(tmp_path) -> None:
-    """Killed and started again at five points of one deploy, it ends as an undisturbed one does."""
+    """Killed and started again at five points of one deploy, it ends as an undisturbed one does.
+
+    And the lab that it ends on is the same after it was switched off and on: there is nothing to do on it.
+    """
     scenario = Deploy(SMALL)
     with lane(tmp_path) as one:
         want = undisturbed(one, scenario)
         outcome = run_chain(one, scenario, POINTS, want.end)
+        one.lab.stop()
+        one.lab.start(speed=one.rig.speed)
+        planned = one.must("plan", "lab", "--json")
     assert outcome.problems == []
     assert set(outcome.killed) == set(POINTS)
+    assert json.loads(planned.splitlines()[-1])["plan"]["steps"] == []
