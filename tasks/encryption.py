@@ -19,6 +19,7 @@ from stackwright.domain.encryption import (
     ROTATE_TIMEOUT_S,
     ServerKeys,
     is_ours,
+    is_starting,
     must_restart,
     parse_keys,
     restart_step,
@@ -33,23 +34,30 @@ from stackwright.domain.spec import Node
 from stackwright.domain.windows import check_window
 from tasks.common import in_thread, only_transient
 from tasks.nodes import look_at_servers, read_node
-from tasks.rolling import await_joined, carry_out, roll
+from tasks.rolling import await_joined, carry_out, read_status, roll
 from tasks.scripts import guarded
 
 log = logging.getLogger(__name__)
 
 REENCRYPT_TIMEOUT_S = 3600.0  # RKE2 writes every Secret anew: some thousands take many minutes
 MATCH_TIMEOUT_S = 300.0
+STARTING_S = 120.0
 
 
 def read_keys(site: Site) -> dict[str, ServerKeys]:
-    """Return what every server says of its encryption. Raises what the first unreadable one raises."""
-    nodes = {status.name: status for status in site.kube().nodes()}
-    servers = site.spec.servers
+    """Return what every server says of its encryption. Raises what the first unreadable one raises.
+
+    One that has just been started is asked again until it answers.
+    """
+    servers, deadline = site.spec.servers, site.clock.now() + STARTING_S
 
     def read(node: Node) -> ServerKeys:
         with site.shells.open(node) as shell:
-            return parse_keys(shell.read(status_script()), nodes.get(node.name), node.name)
+            seen = shell.read(status_script())
+            while is_starting(seen) and site.clock.now() < deadline:
+                site.clock.wait(site.spec.rke2.poll_s)
+                seen = shell.read(status_script())
+            return parse_keys(seen, read_status(site, node), node.name)
 
     with ThreadPoolExecutor(max_workers=len(servers)) as pool:
         return dict(zip((node.name for node in servers), pool.map(read, servers), strict=True))
