@@ -7,7 +7,7 @@ SHELL  := /bin/bash
 
 export DO_NOT_TRACK = 1
 
-.PHONY: help setup demo test check format bench bench-nodes kill-test rung rung-image docs lock clean
+.PHONY: help setup demo test check format bench bench-nodes bench-upgrade kill-test guard-test rung rung-image docs lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 18
@@ -39,14 +39,21 @@ format: $(STAMP) ## Format the code
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: bench-nodes ## Run the benchmarks; one JSON object a line, kept in build/bench
+bench: bench-nodes bench-upgrade ## Run the benchmarks; one JSON object a line, kept in build/bench
 
 bench-nodes: setup ## Node preparation against 50 OpenSSH hosts, beside a bare floor, Ansible and pyinfra
 	@mkdir -p build/bench
 	@$(BIN)/python -m benchmarks.node_prep | tee build/bench/node_prep.json
 
-kill-test: setup ## Kill the deploy at 12 points, start again, compare the end states (POINTS=n for more)
-	@$(BIN)/python -m tests.kill.run --points $(or $(POINTS),12)
+bench-upgrade: setup ## Upgrade of 3 servers and 50 agents on the lab, against the critical path of the run itself
+	@mkdir -p build/bench
+	@set -o pipefail; $(BIN)/python -m benchmarks.upgrade | tee build/bench/upgrade.json
+
+kill-test: setup ## Kill the deploy and the upgrade at 72 points, start again, compare the end states (POINTS=n or all)
+	@$(BIN)/python -m tests.kill.run --points $(or $(POINTS),72)
+
+guard-test: setup ## Upgrade while one fault strikes, at 40 points: two healthy voters always stay (POINTS=n)
+	@$(BIN)/python -m tests.guard.run --points $(or $(POINTS),40)
 
 rung: setup rung-image ## Run the tests on containers with systemd and real etcd, the long ones too
 	@$(BIN)/python -m pytest --numprocesses=0 -m "slow or containers" tests/rung

@@ -15,7 +15,7 @@ from tasks.certificate_rotation import ensure_access, ensure_kubeconfig, ensure_
 from tasks.certificates import scan_site
 from tasks.common import gather_all, in_thread
 from tasks.lease import hold_lease
-from tasks.parameters import Days, PlanHash, PlanOnly, SiteName
+from tasks.parameters import Days, DryRun, PlanHash, SiteName
 from tasks.progress import Progress
 from tasks.publish import publish_plan, publish_report
 from tasks.stack import read_stack
@@ -31,7 +31,7 @@ async def _plan(site: Site, within_days: int) -> tuple[Plan, int]:
 
 @flow(name="rotate-certificates", flow_run_name="rotate-certificates-{site}")
 async def rotate_certificates(
-    site: SiteName, expiring_within_days: Days = 120, plan_hash: PlanHash = None, plan_only: PlanOnly = False
+    site: SiteName, expiring_within_days: Days = 120, plan_hash: PlanHash = None, dry_run: DryRun = False
 ) -> State:
     """Give RKE2 new leaf certificates, server by server through the quorum guard, then the agents.
 
@@ -42,13 +42,13 @@ async def rotate_certificates(
         site: Name of the site: its file in deployments/sites, without .yaml.
         expiring_within_days: Rotate nodes that have a leaf certificate with fewer days to live than this.
         plan_hash: Hash of the plan that was read and approved. Empty: the run waits for the approval form.
-        plan_only: Show the plan, change nothing.
+        dry_run: Show the plan, change nothing.
     """
     spec, place = await in_thread(load_site, site)
     await in_thread(ensure_access, place)
     plan, _ = await _plan(place, expiring_within_days)
     await publish_plan(plan)
-    if plan_only:
+    if dry_run:
         return await publish_report(place, plan, [])
     approved = await approve(plan, plan_hash)
     plan, fence = await _plan(place, expiring_within_days)  # the approval may have taken a day

@@ -13,7 +13,7 @@ from tasks.approval import approve
 from tasks.common import in_thread
 from tasks.encryption import ensure_key_read, ensure_key_rotated, look_at_keys
 from tasks.lease import hold_lease
-from tasks.parameters import Age, PlanHash, PlanOnly, SiteName
+from tasks.parameters import Age, DryRun, PlanHash, SiteName
 from tasks.progress import Progress
 from tasks.publish import publish_plan, publish_report
 from tasks.snapshots import ensure_snapshot
@@ -29,7 +29,7 @@ async def _plan(site: Site, older_than_days: int) -> tuple[Plan, int]:
 
 @flow(name="rotate-encryption-key", flow_run_name="rotate-encryption-key-{site}")
 async def rotate_encryption_key(
-    site: SiteName, older_than_days: Age = 1, plan_hash: PlanHash = None, plan_only: PlanOnly = False
+    site: SiteName, older_than_days: Age = 1, plan_hash: PlanHash = None, dry_run: DryRun = False
 ) -> State:
     """Encrypt every Secret with a new key: a verified snapshot first, then one server, then the others' restarts.
 
@@ -40,12 +40,12 @@ async def rotate_encryption_key(
         site: Name of the site: its file in deployments/sites, without .yaml.
         older_than_days: Leave a key alone that was made less than so many days ago. 0 rotates in any case.
         plan_hash: Hash of the plan that was read and approved. Empty: the run waits for the approval form.
-        plan_only: Show the plan, change nothing.
+        dry_run: Show the plan, change nothing.
     """
     spec, place = await in_thread(load_site, site)
     plan, _ = await _plan(place, older_than_days)
     await publish_plan(plan)
-    if plan_only:
+    if dry_run:
         return await publish_report(place, plan, [])
     approved = await approve(plan, plan_hash)
     plan, fence = await _plan(place, older_than_days)  # the approval may have taken a day

@@ -14,7 +14,7 @@ from tasks.approval import approve
 from tasks.certificates import read_certificates
 from tasks.common import gather_all, in_thread
 from tasks.lease import hold_lease
-from tasks.parameters import Age, PlanHash, PlanOnly, SiteName
+from tasks.parameters import Age, DryRun, PlanHash, SiteName
 from tasks.progress import Progress
 from tasks.publish import publish_plan, publish_report
 from tasks.snapshots import read_snapshots
@@ -40,7 +40,7 @@ async def _plan(site: Site, older_than_days: int) -> tuple[Plan, int]:
 
 @flow(name="rotate-token", flow_run_name="rotate-token-{site}")
 async def rotate_token(
-    site: SiteName, older_than_days: Age = 1, plan_hash: PlanHash = None, plan_only: PlanOnly = False
+    site: SiteName, older_than_days: Age = 1, plan_hash: PlanHash = None, dry_run: DryRun = False
 ) -> State:
     """Give RKE2 a new server token, and restart every node with it: servers one by one, then the agents.
 
@@ -51,12 +51,12 @@ async def rotate_token(
         site: Name of the site: its file in deployments/sites, without .yaml.
         older_than_days: Leave a token alone that was made less than so many days ago. 0 rotates in any case.
         plan_hash: Hash of the plan that was read and approved. Empty: the run waits for the approval form.
-        plan_only: Show the plan, change nothing.
+        dry_run: Show the plan, change nothing.
     """
     spec, place = await in_thread(load_site, site)
     plan, _ = await _plan(place, older_than_days)
     await publish_plan(plan)
-    if plan_only:
+    if dry_run:
         return await publish_report(place, plan, [])
     approved = await approve(plan, plan_hash)
     plan, fence = await _plan(place, older_than_days)  # the approval may have taken a day

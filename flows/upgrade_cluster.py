@@ -11,7 +11,7 @@ from stackwright.domain.windows import check_window
 from tasks.approval import approve
 from tasks.common import in_thread
 from tasks.lease import hold_lease
-from tasks.parameters import Lifted, PlanHash, PlanOnly, SiteName
+from tasks.parameters import DryRun, Lifted, PlanHash, SiteName
 from tasks.progress import Progress
 from tasks.publish import publish_plan, publish_report
 from tasks.upgrade import (
@@ -26,7 +26,7 @@ from tasks.validation import validate_site
 
 @flow(name="upgrade-cluster", flow_run_name="upgrade-{site}")
 async def upgrade_cluster(
-    site: SiteName, plan_hash: PlanHash = None, plan_only: PlanOnly = False, lifted: Lifted = None
+    site: SiteName, plan_hash: PlanHash = None, dry_run: DryRun = False, lifted: Lifted = None
 ) -> State:
     """Bring every node to rke2.version of the site file: servers one by one, then agents in batches.
 
@@ -35,8 +35,8 @@ async def upgrade_cluster(
 
     Args:
         site: Name of the site: its file in deployments/sites, without .yaml.
-        plan_hash: Hash of the plan that was read and approved (see plan_only). Empty: ask in the UI.
-        plan_only: Only show the plan: every step with its effect, and what stands in the way.
+        plan_hash: Hash of the plan that was read and approved (see dry_run). Empty: ask in the UI.
+        dry_run: Only show the plan: every step with its effect, and what stands in the way.
         lifted: Vetoes against drains that you lift for this run, such as pdb:shop/db or pod:shop/job-1. The pods are
             then deleted instead of evicted; it is part of the plan and of its hash.
     """
@@ -47,7 +47,7 @@ async def upgrade_cluster(
     facts = await read_upgrade(place)
     plan = plan_upgrade(spec, facts, vetoes)
     await publish_plan(plan)
-    if plan_only:
+    if dry_run:
         return await publish_report(place, plan, [])
     approved = await approve(plan, plan_hash)
     if approved != plan_hash:  # somebody took time to decide: look again

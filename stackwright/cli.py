@@ -147,7 +147,7 @@ def validate(
 @upgrade_app.command("plan")
 def upgrade_plan(site: SiteArg, lift: LiftOption = None, as_json: JsonOption = False) -> None:
     """Show every step of the upgrade with its effect, and what stands in the way. Changes nothing."""
-    _run("upgrade-cluster", {"site": site, "plan_only": True, "lifted": lift}, as_json)
+    _run("upgrade-cluster", {"site": site, "dry_run": True, "lifted": lift}, as_json)
 
 
 @upgrade_app.command("apply")
@@ -273,6 +273,8 @@ def _print_report(found: dict[str, Any], as_json: bool) -> None:
                 ("step", "effect", "guide", "what"), ((s["id"], s["effect"], s["guide"], s["summary"]) for s in steps)
             )
         )
+        for note in found["notes"]:
+            out.print(f"- {note}", markup=False)
     checks = found["evidence"]
     bad = [c for c in checks if c["verdict"] in ("fail", "unknown")]
     if bad:

@@ -14,7 +14,7 @@ Hash = Annotated[
     str | None,
     typer.Option("--plan", help="Hash of the plan that was read and approved. Without it the run waits for the form."),
 ]
-PlanOnly = Annotated[bool, typer.Option("--plan-only", help="Show the plan and its hash, change nothing.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan and its hash, change nothing.")]
 Within = Annotated[int, typer.Option(min=1, max=300, help="Rotate what has fewer days to live than this.")]
 Age = Annotated[int, typer.Option(min=0, help="Leave alone what was made less than so many days ago.")]
 
@@ -37,27 +37,27 @@ def add_commands(app: typer.Typer, run: Run) -> None:
         site: Site,
         expiring_within_days: Within = 120,
         plan_hash: Hash = None,
-        plan_only: PlanOnly = False,
+        dry_run: DryRun = False,
         as_json: Json = False,
     ) -> None:
         """Give RKE2 new leaf certificates, node by node; the kubeconfig is fetched again."""
-        parameters = {"expiring_within_days": expiring_within_days, "plan_hash": plan_hash, "plan_only": plan_only}
+        parameters = {"expiring_within_days": expiring_within_days, "plan_hash": plan_hash, "dry_run": dry_run}
         run("rotate-certificates", {"site": site, **parameters}, as_json)
 
     @token.command("rotate")
     def rotate_token(
-        site: Site, older_than_days: Age = 1, plan_hash: Hash = None, plan_only: PlanOnly = False, as_json: Json = False
+        site: Site, older_than_days: Age = 1, plan_hash: Hash = None, dry_run: DryRun = False, as_json: Json = False
     ) -> None:
         """Give RKE2 a new server token; the old one is archived for old snapshots."""
-        parameters = {"older_than_days": older_than_days, "plan_hash": plan_hash, "plan_only": plan_only}
+        parameters = {"older_than_days": older_than_days, "plan_hash": plan_hash, "dry_run": dry_run}
         run("rotate-token", {"site": site, **parameters}, as_json)
 
     @encryption.command("rotate")
     def rotate_encryption(
-        site: Site, older_than_days: Age = 1, plan_hash: Hash = None, plan_only: PlanOnly = False, as_json: Json = False
+        site: Site, older_than_days: Age = 1, plan_hash: Hash = None, dry_run: DryRun = False, as_json: Json = False
     ) -> None:
         """Encrypt every Secret with a new key."""
-        parameters = {"older_than_days": older_than_days, "plan_hash": plan_hash, "plan_only": plan_only}
+        parameters = {"older_than_days": older_than_days, "plan_hash": plan_hash, "dry_run": dry_run}
         run("rotate-encryption-key", {"site": site, **parameters}, as_json)
 
     @encryption.command("status")

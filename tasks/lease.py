@@ -65,8 +65,8 @@ class Lease:
         """Take the lease in every place that answers, with the plan noted as begun.
 
         Raises LeaseHeldError while another run holds it, PlanMovedError when the approved plan does not hold any more,
-        NoLeasePlaceError when no place answers. Whatever it raises, a half that was taken is given back. Where the
-        holder before is not known to be dead, every node is told the new number before this returns.
+        NoLeasePlaceError when no place answers. Whatever it raises, a half that was taken is given back. Where another
+        may still be at work (its time ran out, or the server is out of sight) every node is told the number first.
         """
         with self._writing:
             try:
@@ -92,6 +92,8 @@ class Lease:
                 written = self._write_all(looks, continued(taken.state, plan))
             if written:
                 self._note_takeover(taken)
+                if taken.expired or looks.cluster_alone:
+                    fence_nodes(self._site, self.number)
                 self._checked = self._site.clock.now()
                 return
         raise LeaseHeldError("other runs take the lease at this moment", where=self._site.spec.site)
@@ -118,8 +120,6 @@ class Lease:
         if taken.before is not None:
             self.taken_over = replace(taken, state=replace(taken.state, number=self.number))
             log.warning("lease taken over as number %d: %s", self.number, taken.reason)
-            if taken.expired:
-                fence_nodes(self._site, self.number)
 
     def _write_all(self, looks: Looks, state: LeaseState) -> bool:
         """Write every place that answered; False when one has moved, does not answer any more or knows a later run."""

@@ -7,6 +7,7 @@ import socket
 from pathlib import Path
 
 from prefect.context import FlowRunContext
+from prefect.utilities.urls import url_for
 
 from stackwright.domain.lease import Holder
 
@@ -24,8 +25,7 @@ def this_run() -> Holder:
     run = context.flow_run if context else None
     if run is None:
         return this_process(f"process-{os.getpid()}")
-    base = os.environ.get("PREFECT_UI_URL", "").rstrip("/")
-    return this_process(f"{run.name}-{str(run.id)[:8]}", f"{base}/runs/flow-run/{run.id}" if base else "")
+    return this_process(f"{run.name}-{str(run.id)[:8]}", url_for("flow-run", obj_id=run.id) or "")
 
 
 def is_dead(holder: Holder, me: Holder) -> bool:

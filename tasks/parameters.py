@@ -13,9 +13,9 @@ SiteName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$",
 TenantName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,53}[a-z0-9])?$", examples=["team-red"])]
 PlanHash = Annotated[str | None, Field(pattern=r"^[0-9a-f]{12}$")]
 Light = bool
+DryRun = bool
 Lifted = Annotated[
     list[Annotated[str, Field(pattern=r"^(pdb|pod):[a-z0-9-]+/[a-z0-9.-]+$")]] | None, Field(examples=[["pdb:shop/db"]])
 ]
-PlanOnly = bool
 Days = Annotated[int, Field(ge=1, le=300)]
 Age = Annotated[int, Field(ge=0, le=3650)]

@@ -132,13 +132,15 @@ def outside_cluster(node: Node, facts: NodeFacts) -> Iterator[None]:
 def joining(site: Site, node: Node, look: Look) -> Iterator[None]:
     """Let a server join once every other one votes, is Ready and well: etcd takes one learner at a time.
 
-    Raises GateTimeoutError when the others do not become voters, QuorumError for faults that do not pass by themselves.
+    At the end it is a healthy voter under the leader that all follow. Raises GateTimeoutError when the others, or it,
+    do not become so, QuorumError for faults that do not pass by themselves.
     """
     with _one_down:
         if site.secrets.read("cluster-access", site.spec.rke2.kubeconfig_block) is not None:
             _wait_for_voters(site, node)
             _wait_for_calm(site, node, look)
         yield
+        _wait_until_back(site, node, look, gone=False)
 
 
 @contextmanager

@@ -17,7 +17,8 @@ from prefect.cache_policies import NO_CACHE
 
 from stackwright.clients.site import LeaseHandle, Site
 from stackwright.clients.ssh import NodeShell
-from stackwright.domain.cluster import NodeStatus, Obj, node_status
+from stackwright.domain.certificates import expired
+from stackwright.domain.cluster import CORDONED, NodeStatus, Obj, node_status
 from stackwright.domain.errors import NotFoundError
 from stackwright.domain.node_facts import NodeFacts
 from stackwright.domain.plan import Effect, Plan, Step, check_steps_approved
@@ -34,6 +35,7 @@ from stackwright.domain.upgrade import (
     state_of,
 )
 from stackwright.domain.windows import check_window
+from tasks.certificates import read_certificates
 from tasks.cluster import read_sources
 from tasks.common import gather_all, in_thread, only_transient
 from tasks.drain import cordon, drain, read_drain_facts, uncordon
@@ -50,14 +52,16 @@ log = logging.getLogger(__name__)
 
 async def read_upgrade(site: Site) -> UpgradeFacts:
     """Look at everything that an upgrade needs. Changes nothing. Raises what the first unreadable part raises."""
-    stack, drains, snapshots, plans, clusters = await asyncio.gather(
+    stack, certificates, drains, snapshots, plans, clusters = await asyncio.gather(
         read_stack(site),
+        in_thread(read_certificates, site, site.spec.nodes),
         in_thread(read_drain_facts, site),
         in_thread(read_snapshots, site),
         in_thread(_objects, site, "upgrade.cattle.io/v1", "Plan"),
         in_thread(_objects, site, "management.cattle.io/v3", "Cluster"),
     )
-    return UpgradeFacts(stack, drains, site.clock.now(), snapshots, plans, clusters)
+    now_s = site.clock.now()
+    return UpgradeFacts(stack, drains, now_s, snapshots, plans, clusters, tuple(expired(certificates, now_s)))
 
 
 def _objects(site: Site, api_version: str, kind: str) -> tuple[Obj, ...]:
@@ -104,6 +108,16 @@ def bring_to_release(
         check_steps_approved(steps.values(), approved, node.name)
         # What a dead run left degraded is held against the node; what was so before this run touched it is not.
         degraded = frozenset() if state.touched else unhealthy_before(site)
+        if not (state.touched or (status is not None and CORDONED in status.annotations)):
+            # Pods that other nodes' drains have sent here may still be starting. A node that stays unwell is not
+            # touched: afterwards nobody could tell what the upgrade has broken.
+            wait_node_healthy(
+                site,
+                node,
+                timeout_s=site.spec.upgrade.gate_timeout_s,
+                degraded_before=degraded,
+                what="before its upgrade",
+            )
         if state.restart:
             _make_way(site, node, lease, steps["drain"], lifted)
         if state.install:

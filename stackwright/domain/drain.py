@@ -162,9 +162,10 @@ class _View:
 
     def bears(self, nodes: Sequence[str], bypass: frozenset[str]) -> bool:
         """Tell whether there is none, without looking for all."""
-        if any(self._parts(nodes, bypass)):
+        batch, moving = frozenset(nodes), self._moving(nodes, bypass)
+        if not self._room.is_enough(moving, batch) or any(self._parts(nodes, bypass)):
             return False
-        return self._room.has_room(self._moving(nodes, bypass), frozenset(nodes))
+        return self._room.has_room(moving, batch)
 
     def _parts(self, nodes: Sequence[str], bypass: frozenset[str]) -> Iterable[list[Finding]]:
         batch = frozenset(nodes)
@@ -178,7 +179,8 @@ class _View:
             yield self._storage.check(batch, (pod for node in nodes for pod in self._on.get(node, ())), bypass)
 
     def _leaving(self, nodes: Sequence[str], bypass: frozenset[str]) -> list[PodFact]:
-        return [pod for node in nodes for pod in self._on.get(node, ()) if f"pod:{pod.id}" not in bypass]
+        every = [pod for node in nodes for pod in self._on.get(node, ())]
+        return [pod for pod in every if f"pod:{pod.id}" not in bypass] if bypass else every
 
     def _pinned(self, leaving: list[PodFact], batch: frozenset[str]) -> dict[str, VolumeFact]:
         return {pod.uid: found for pod in leaving if pod.claims and (found := self._pins(pod, batch))}
@@ -265,7 +267,9 @@ class _View:
         covered: dict[BudgetKey, list[PodFact]] = {}
         known: dict[BudgetKey, BudgetFact] = {}
         for pod in leaving:
-            over = [item for item in self._cover.get(pod.uid, ()) if f"pdb:{item.id}" not in bypass]
+            over = self._cover.get(pod.uid, ())
+            if bypass:
+                over = tuple(item for item in over if f"pdb:{item.id}" not in bypass)
             if len(over) > 1 and pod.phase != "Pending":
                 names = ", ".join(item.id for item in over)
                 what = f"pod {pod.id} is covered by more than one PodDisruptionBudget, so its eviction always fails"

@@ -19,12 +19,20 @@ from stackwright.domain.errors import PlanRefusedError, Problem, StackError
 from stackwright.domain.evidence import Evidence
 from stackwright.domain.plan import Effect, Plan, Step
 from stackwright.domain.rke2_program import with_program
-from stackwright.domain.rotations import check_all_ready, check_settled, is_joining, owed_starts, unit_of
+from stackwright.domain.rotations import (
+    check_all_ready,
+    check_restarts,
+    check_settled,
+    is_joining,
+    owed_starts,
+    unit_of,
+)
 from stackwright.domain.shell import (
     STATE,
     Section,
     put_file,
     read_script,
+    run_section,
     settled_section,
     shell_section,
     value_section,
@@ -68,9 +76,15 @@ def status_script() -> str:
     """Return the reading script of one server."""
     return read_script(
         settled_section()
+        + run_section("unit", "systemctl", "is-active", "rke2-server")
         + shell_section("status", with_program("sw_rke2 secrets-encrypt status -o json"))
         + value_section("rotating", ROTATING)
     )
+
+
+def is_starting(seen: Mapping[str, Section]) -> bool:
+    """Tell whether a server says nothing only because its process has just been started."""
+    return seen["status"].rc != 0 and seen["unit"].out.strip() == "activating"
 
 
 def parse_keys(seen: Mapping[str, Section], status: NodeStatus | None, where: str) -> ServerKeys:
@@ -112,7 +126,7 @@ def plan_encryption(
     under_way = _under_way(keys)
     left = [node for node in spec.servers if _must_restart(node, facts, keys)]
     if not (under_way or left):
-        problems += check_all_ready(spec, facts.cluster.nodes.values())
+        problems += [*check_all_ready(spec, facts.cluster.nodes.values()), *check_restarts(spec, facts)]
     if problems:
         raise PlanRefusedError("the encryption key cannot be rotated now", problems, where=spec.site)
     old = _retired(keys)
@@ -203,6 +217,9 @@ def check_keys(spec: StackSpec, facts: StackFacts, keys: Mapping[str, ServerKeys
         elif seen.stage not in (START, FINISHED, ACTIVE):
             what = "a rotation by single commands was begun"
             problems.append(Problem(name, what, DOCS, f"{START} or {FINISHED}", seen.stage))
+        elif seen.stage != ACTIVE and len(seen.keys) > 1:
+            what = "a rotation broke off: an old key is still there, and nobody re-encrypts"
+            problems.append(Problem(name, what, DOCS, "one key", ", ".join(seen.keys)))
     if len([one for one in keys.values() if one.stage == ACTIVE]) > 1:
         what = "two servers re-encrypt at once"
         problems.append(Problem(spec.site, what, DOCS, "one", "two or more"))

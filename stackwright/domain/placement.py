@@ -208,18 +208,17 @@ class Room:
         missing = [pod for pod in sorted(pods, key=self._rank) if not self._put(pod, without, trial)]
         return [Unplaced(pod, self._why(pod, without, trial)) for pod in missing]
 
-    def has_room(self, pods: Sequence[PodFact], without: frozenset[str]) -> bool:
+    def has_room(self, pods: Iterable[PodFact], without: frozenset[str]) -> bool:
         """Tell whether `place` would find room for all of them."""
-        asks = [self._ask(pod) for pod in pods]
-        if not asks:
-            return True
+        trial = _Trial()
+        return all(self._put(pod, without, trial) for pod in sorted(pods, key=self._rank))
+
+    def is_enough(self, pods: Sequence[PodFact], without: frozenset[str]) -> bool:
+        """Tell whether the other nodes have enough in sum: quickly said, and needed for `has_room`."""
         left = list(self._total)
         for name in without & self._free.keys():
             left = [one - two for one, two in zip(left, self._free[name], strict=True)]
-        if not _suffices(tuple(left), tuple(map(sum, zip(*asks, strict=True)))):
-            return False  # not even in sum
-        trial = _Trial()
-        return all(self._put(pod, without, trial) for pod in sorted(pods, key=self._rank))
+        return not pods or _suffices(tuple(left), tuple(map(sum, zip(*map(self._ask, pods), strict=True))))
 
     def _put(self, pod: PodFact, without: frozenset[str], trial: _Trial) -> bool:
         """Put a pod on the next node that fits, beginning where the last one of its kind was put."""

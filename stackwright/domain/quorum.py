@@ -96,13 +96,14 @@ def check_join(
 
 def check_back(members: Iterable[Member], target: str, *, gone: bool = False, limits: Limits = LIMITS) -> list[Problem]:
     """Return what is missing until the next server may be touched: the target is a healthy voter again, under a leader
-    that all agree on; with `gone` it is a member no more, and the others are whole."""
+    that all agree on; with `gone` it is a member no more, and those of the others that run are whole."""
     every = tuple(members)
     if gone:
         left = tuple(member for member in every if member.name != target)
         seen = Picture(left, "")
         still = [str(one) for one in seen.listed if one.node == target]
-        problems = [*check_voters(left), *seen.faults(limits)]
+        # Another dead one may be about to leave too: it was counted as lost when the step was let in.
+        problems = [*check_voters(member for member in left if member.etcd is not None), *seen.faults(limits)]
         if still:
             problems.append(Problem(target, "it still is a member", "Wait, or remove it.", "none", ", ".join(still)))
         return problems

@@ -54,7 +54,7 @@ def check_clash(spec: StackSpec, nodes: Mapping[str, NodeFacts], cluster: Cluste
             "If this is a new machine in the place of a dead one, write replaced: true at its entry: the old one is "
             "then taken out first. If not, give it a name of its own."
         )
-        seen = f"machine {status.machine_id[:12] or '(unknown)'} in the cluster, {facts.machine_id[:12]} here"
+        seen = f"machine {status.machine_id or '(unknown)'} in the cluster, {facts.machine_id} here"
         what = "the cluster knows another machine under this name"
         problems.append(Problem(node.name, what, remedy, "one machine of a name", seen))
     return problems
@@ -63,7 +63,8 @@ def check_clash(spec: StackSpec, nodes: Mapping[str, NodeFacts], cluster: Cluste
 def safe_to_remove(case: Case) -> tuple[str, ...]:
     """Return the nodes of which any one could be taken out of the running cluster now: each is tried by itself."""
     spec = case.spec
-    back = tuple(node for node in spec.removed if not node.lost)
+    alive = {name for name, status in case.cluster.nodes.items() if status.ready}
+    back = tuple(node for node in spec.removed if node.name in alive)
     known = [node for node in (*spec.nodes, *back) if case.status(node.name) is not None]
     whole = {problem.what for problem in check_spec(spec)}
     found = []
@@ -97,7 +98,7 @@ def _identity(case: Case, leaving: Departure) -> Iterator[Problem]:
     if leaving.is_dead and status is not None and status.ready:
         remedy = "Switch the old machine off for good; a minute later its Node is not Ready any more."
         what = "the machine is called gone, but its kubelet still says Ready"
-        yield Problem(name, what, remedy, "a Node that is not Ready", f"Ready, machine {status.machine_id[:12]}")
+        yield Problem(name, what, remedy, "a Node that is not Ready", f"Ready, machine {status.machine_id}")
     if needs_drain(leaving, status) and status is not None and not status.ready and name not in case.seen.silent:
         remedy = f"Start rke2-{role_of(leaving.node)} there: only its kubelet can say that a pod has ended. {LOST}"
         yield Problem(name, "its kubelet does not answer, so it cannot be drained", remedy, "Ready", "not Ready")

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable
 
 from stackwright.domain.cluster import NodeStatus
 from stackwright.domain.deploy import StackFacts, plan_deploy
+from stackwright.domain.effects import RENEW_DAYS
 from stackwright.domain.errors import PlanRefusedError, Problem
 from stackwright.domain.node_facts import NodeFacts
 from stackwright.domain.plan import Plan, Step
@@ -48,6 +49,22 @@ def check_all_ready(spec: StackSpec, nodes: Iterable[NodeStatus]) -> list[Proble
         elif node.is_server and not status.etcd_voter:
             word = status.conditions.get("EtcdIsVoter", "no such condition")
             problems.append(Problem(node.name, "its etcd member does not vote", remedy, "EtcdIsVoter=True", word))
+    return problems
+
+
+def check_restarts(spec: StackSpec, facts: StackFacts) -> list[Problem]:
+    """Return each server whose restart would do more than to restart: near its end, etcd's certificate is renewed.
+
+    That replaces etcd's pod, and takes its member down.
+    """
+    problems, remedy = [], "Run `stackwright certificates rotate` for this site first."
+    for node in spec.servers:
+        etcd = facts.nodes[node.name].rke2.etcd
+        days = etcd.certificate_days if etcd is not None else None
+        if days is None or days < RENEW_DAYS:
+            what = "a restart would renew etcd's certificate, and take its member down"
+            seen = "not known" if days is None else f"{days} days"
+            problems.append(Problem(node.name, what, remedy, f"{RENEW_DAYS} days or more", seen))
     return problems
 
 

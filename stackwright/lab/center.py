@@ -20,6 +20,7 @@ from stackwright.lab.clearml_hooks import LabClearml
 from stackwright.lab.faults import Faults, When
 from stackwright.lab.ingress import Certificates, create_ingress_app
 from stackwright.lab.journal import Entry, Journal
+from stackwright.lab.keeping import keep, restore
 from stackwright.lab.kube import KubeState, create_kube_app
 from stackwright.lab.kube.app import RequestInfo
 from stackwright.lab.kube.errors import ApiFault, internal
@@ -27,7 +28,7 @@ from stackwright.lab.layout import read_layout
 from stackwright.lab.net import LabNet
 from stackwright.lab.nodefiles import LabNode
 from stackwright.lab.nodes import LabNodes
-from stackwright.lab.operators import Devices, install_operators
+from stackwright.lab.operators import Devices, World, install_operators
 from stackwright.lab.rebuild import rebuild
 from stackwright.lab.registry import RegistryState, registry_app
 from stackwright.lab.rke2.cluster import Rke2Cluster
@@ -64,6 +65,8 @@ class Center:
         self.clearml = LabClearml(
             self.apps, self.record, self.clearml_gate, self.net.ca_file, self.addresses_of_names(), speed
         )
+        self._memory = restore(folder, self.kube, self.clearml.state)
+        self._world: World | None = None
         self._runners: list[web.AppRunner] = []
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -86,7 +89,8 @@ class Center:
         registry = RegistryState(self.folder / "registry", users)
         await asyncio.to_thread(publish_charts, registry, CHARTS)
         await self.kube.start()
-        install_operators(self.kube, devices=self._devices, hooks=self.clearml)
+        self._world = install_operators(self.kube, devices=self._devices, hooks=self.clearml)
+        self._world.memory |= self._memory
         await self.nodes.start()
         await self.rke2.start()
         tls = self.net.ca.server_context(self.lb, [self.lb])
@@ -100,7 +104,7 @@ class Center:
             )
 
     async def stop(self) -> None:
-        """Stop every part; the folder keeps the machines' disks."""
+        """Stop every part; the folder keeps the machines' disks, and what the products hold."""
         for runner in self._runners:
             await runner.cleanup()
         await self.clearml.stop()
@@ -108,8 +112,13 @@ class Center:
         await self.rke2.stop()
         await self.nodes.stop()
         await self.kube.stop()
+        self.keep()
         self.journal.close()
         self.net.release()
+
+    def keep(self) -> None:
+        """Write down what the products hold."""
+        keep(self.folder, self.kube, self.clearml.state, self._world.memory if self._world else self._memory)
 
     async def _serve(self, app: web.Application, port: int, tls: ssl.SSLContext) -> None:
         runner = web.AppRunner(app, access_log=None)

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import signal
+import time
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -30,11 +31,12 @@ MACHINE = frozenset({"disk-full", "node-dead", "process-death", "link-loss", "sl
 class Fault:
     """One fault. `match` narrows what it strikes: `number` (from that change on), regular expressions for `wire`,
     `target`, `action`, and `step`, the id of one step of a script: its moments are what the script writes into the
-    machine's journal. It strikes `count` times (0: always). `pid` is the process that `kill` ends (0: the controller
-    that the lab was told of, once);
-    `seconds` is how long `slow-join` holds a node back, and each fsync of etcd takes under `slow-disk`; `path` is the
-    folder that `disk-full` fills; `node` is the machine that a fault of a machine befalls: without it, the one that the
-    change is made on. `etcd-alarm` raises NOSPACE, or what `action` says, on the members of `target`.
+    machine's journal. `past` is a step that must have been sent before: the same change may come twice in a run. It
+    strikes `count` times (0: always). `pid` is the process that `kill` ends (0: the controller that the lab was told
+    of, once); `seconds` is how long `slow-join` holds a node back, and each fsync of etcd takes under `slow-disk`;
+    `path` is the folder that `disk-full` fills; `node` is the machine that a fault of a machine befalls: without it,
+    the one that the change is made on. `etcd-alarm` raises NOSPACE, or what `action` says, on the members of
+    `target`.
     """
 
     kind: Kind
@@ -46,12 +48,14 @@ class Fault:
     struck: int = 0
     path: str = "/var"
     node: str = ""
+    at: float = 0.0
+    """When it struck last, in seconds since the epoch."""
 
     def __post_init__(self) -> None:
         """Refuse a fault that could never strike: a test would pass without it."""
         if self.kind not in get_args(Kind) or self.when not in get_args(When):
             raise ValueError(f"unknown kind or moment of a fault: {self.kind!r}, {self.when!r}")
-        if unknown := set(self.match) - {"number", "wire", "target", "action", "step"}:
+        if unknown := set(self.match) - {"number", "wire", "target", "action", "step", "past"}:
             raise ValueError(f"a fault cannot match on {', '.join(sorted(unknown))}")
         if self.kind == "kill" and (self.pid < 0 or self.pid == 1):
             raise ValueError("a kill needs the pid of the controller, or 0 for the one that the lab is told of")
@@ -87,6 +91,8 @@ class Faults:
         self._faults: list[Fault] = []
         self._listeners: list[Callable[[], None]] = []
         self.struck: list[str] = []
+        self.sent = {""}
+        """The steps of scripts that were sent to machines so far."""
         self.controller = 0
         """The process that `kill` ends when it names none; 0 once it was killed."""
         if path is not None and path.exists():
@@ -147,12 +153,14 @@ class Faults:
             self._strikes(fault, entry, step) for fault in self._faults for step in steps
         )
 
-    @staticmethod
-    def _strikes(fault: Fault, entry: Entry, step: str = "") -> bool:
+    def _strikes(self, fault: Fault, entry: Entry, step: str = "") -> bool:
+        if fault.match.get("past", "") not in self.sent:
+            return False
         return fault.strikes(entry.wire, entry.target, entry.action, entry.number, step)
 
     def _struck(self, fault: Fault, what: str) -> None:
         fault.struck += 1
+        fault.at = time.time()
         self.struck.append(what)
         self._changed()
 

@@ -236,6 +236,7 @@ class Session:
         if found:
             steps = ",".join(found.group(1).decode(errors="replace").replace(",", " ").split())
             self._entry = self._server.nodes.journal.record("ssh", self._machine.name, steps)
+            self._faults.sent.update(steps.split(","))
             await self._strike("before")
             await self._strike("before", steps.split(",")[0])
             path = self._machine.path(NODE_JOURNAL)

@@ -8,8 +8,9 @@ import pytest
 
 from stackwright.domain.lease import Holder, LeaseState
 from stackwright.domain.plan import Effect, Plan
+from stackwright.domain.quorum import check_back
 from stackwright.domain.removal import REMOVED, asks_approval, leaving_nodes, plan_removal
-from stackwright.domain.removal_checks import check_clash, check_removal, safe_to_remove
+from stackwright.domain.removal_checks import _after, check_clash, check_removal, safe_to_remove
 from stackwright.domain.removal_facts import RemovalFacts, host_script, parse_host, uninstall_script
 from stackwright.domain.shell import Section
 from tests.domain.nodes_seen import status
@@ -231,6 +232,17 @@ def test_several_servers_go_one_by_one():
 def test_two_dead_of_five_may_go():
     lost = [{"name": name, "lost": True} for name in ("s4", "s5")]
     assert refusals(running(site(removed=lost), dead=["s4", "s5"])) == []
+
+
+def test_the_first_of_two_dead_servers_is_seen_gone_while_the_second_still_waits():
+    """The guard's look after a removal does not wait for a machine that is dead as well; for a live one it does."""
+    lost = [{"name": name, "lost": True} for name in ("s4", "s5")]
+    case = running(site(removed=lost), dead=["s4", "s5"])
+    left = [_after(member, "s4") for member in case.members() if member.name != "s4"]
+    assert check_back(left, "s4", gone=True) == []
+    assert "it still is a member" in [problem.what for problem in check_back(case.members(), "s4", gone=True)]
+    weak = [replace(member, ready=member.name != "s2") for member in left]
+    assert [problem.where for problem in check_back(weak, "s4", gone=True)] == ["s2"]
 
 
 def test_safe_nodes_are_those_whose_leaving_breaks_nothing():

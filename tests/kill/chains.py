@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from tests.kill.compare import differences, plain
 from tests.kill.controllers import Controllers
 from tests.kill.points import Point
 
+SETTLE_S, SETTLE_LIMIT_S = 1.0, 30.0
 BEFORE, TARGET = "v1.33.10+rke2r1", "v1.34.8+rke2r1"
 SMALL = Layout(workers=0, gpus=0, agents=3, releases=(BEFORE, TARGET), bare=True)
 
@@ -121,7 +123,27 @@ def undisturbed(lane: Lane, scenario: Scenario) -> Undisturbed:
     words = scenario.prepare(lane)
     before = len(lane.lab.journal())
     lane.must(*words)
-    return Undisturbed(lane.lab.journal(before), plain(lane.lab.snapshot()))
+    changes = lane.lab.journal(before)
+    return Undisturbed(changes, settled(lane))
+
+
+def settled(lane: Lane) -> dict[str, Any]:
+    """Return the lab's state once its products have stopped changing it by themselves."""
+    deadline = time.monotonic() + SETTLE_LIMIT_S
+    before: dict[str, Any] = {}
+    while before != (now := plain(lane.lab.snapshot())):
+        assert time.monotonic() < deadline, f"the lab does not come to rest: {differences(before, now)[:5]}"
+        before = now
+        time.sleep(SETTLE_S)
+    return before
+
+
+def differences_in_the_end(lane: Lane, want: dict[str, Any]) -> list[str]:
+    """List how the lab differs from an end state, after its products had time to come to rest."""
+    deadline = time.monotonic() + SETTLE_LIMIT_S
+    while (found := differences(want, plain(lane.lab.snapshot()))) and time.monotonic() < deadline:
+        time.sleep(SETTLE_S)
+    return found
 
 
 @dataclass
@@ -149,26 +171,26 @@ def run_chain(lane: Lane, scenario: Scenario, points: Sequence[Point], want: dic
         break
     struck = [point for point, fault in zip(points, lane.lab.faults(), strict=True) if fault["struck"]]
     if not problems:
-        problems = differences(want, plain(lane.lab.snapshot()))
+        problems = differences_in_the_end(lane, want)
     return Outcome(struck, problems)
 
 
 def survivors(
-    lane: Lane, scenario: Scenario, points: Sequence[Point], want: dict[str, Any], tell: Callable[[str], None]
+    points: Sequence[Point], run: Callable[[Sequence[Point]], Outcome], tell: Callable[[str], None]
 ) -> dict[Point, list[str] | None]:
-    """Return what became of each point: no problem, its problems, or None where nothing was killed there."""
-    outcome = run_chain(lane, scenario, points, want)
+    """Return what became of each point: no problem, its problems, or None where nothing was killed there.
+
+    `run` carries a chain out. One that ends badly is halved, and its halves, until single points are left.
+    Raises AssertionError when the run fails without being killed.
+    """
+    outcome = run(points)
     result: dict[Point, list[str] | None] = {point: None for point in points if point not in outcome.killed}
-    if not outcome.problems:
-        result |= {point: [] for point in outcome.killed}
-    elif len(outcome.killed) <= 1:
-        result |= dict.fromkeys(outcome.killed, outcome.problems)
-        if not outcome.killed:
-            raise AssertionError(f"{scenario.name} fails without being killed: {outcome.problems[:5]}")
-    else:
-        tell(f"{scenario.name}: a chain of {len(outcome.killed)} kills did not survive; halving it. "
-             f"First: {outcome.problems[0][:1500]}")  # fmt: skip
-        half = len(outcome.killed) // 2
-        for part in (outcome.killed[:half], outcome.killed[half:]):
-            result |= survivors(lane, scenario, part, want, tell)
+    if outcome.problems and not outcome.killed:
+        raise AssertionError(f"the run fails without being killed: {outcome.problems[:5]}")
+    if not outcome.problems or len(outcome.killed) == 1:
+        return result | dict.fromkeys(outcome.killed, outcome.problems)
+    tell(f"a chain of {len(outcome.killed)} kills did not survive, it is halved: {outcome.problems[0][:1500]}")
+    half = len(outcome.killed) // 2
+    for part in (outcome.killed[:half], outcome.killed[half:]):
+        result |= survivors(part, run, tell)
     return result

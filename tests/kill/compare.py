@@ -14,6 +14,7 @@ _WORDS = (
     (re.compile(r"-----BEGIN [^-]+-----[^-]+-----END [^-]+-----"), "PEM"),
     (re.compile(r"\b[0-9a-f]{64}\b"), "SHA256"),
     (re.compile(r"sha256:[0-9a-f]{16}\b"), "SECRET"),
+    (re.compile(r"(?<=srv\d-)\d{10}(-[0-9a-f]{6})?\b"), "STAMP"),
     (re.compile(r"(?<=srv\d-)[0-9a-f]{8}\b"), "MEMBER"),
 )
 # Labels and annotations that hold a digest of random secrets.
@@ -48,4 +49,4 @@ def differences(want: Any, seen: Any, path: str = "") -> list[str]:
             for index, (one, two) in enumerate(zip(want, seen, strict=True))
             for line in differences(one, two, f"{path}[{index}]")
         ]
-    return [] if want == seen else [f"{path}: wanted {str(want)[:160]} | seen {str(seen)[:160]}"]
+    return [] if want == seen else [f"{path}: wanted {str(want)[:600]} | seen {str(seen)[:600]}"]

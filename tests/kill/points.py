@@ -8,29 +8,41 @@ from dataclasses import dataclass
 from typing import Any
 
 MOMENTS = ("before", "inside", "after")
+RANDOM = re.compile(r"-[a-z0-9]{8,10}-[a-z0-9]{5}$")  # what a Deployment's pods are called by
 
 
 @dataclass(frozen=True)
 class Point:
-    """One place to kill a run at: a step of a script on a machine, or a change on another wire; and the moment."""
+    """One place to kill a run at: a step of a script on a machine, or a change on another wire; and the moment.
+
+    In `target` a star stands for a random word. `past` is the step after which this change is meant, where the same
+    one comes more than once.
+    """
 
     wire: str
     target: str
     action: str
     when: str
+    past: str = ""
 
     @property
     def fault(self) -> dict[str, Any]:
         """The fault that kills the controller here, whichever that is."""
-        match = {"wire": f"^{self.wire}$", "target": f"^{re.escape(self.target)}$"}
+        return {"kind": "kill", "when": self.when, "match": self.match}
+
+    @property
+    def match(self) -> dict[str, str]:
+        """What a fault matches on to strike here."""
+        target = re.escape(self.target).replace(re.escape("*"), "[a-z0-9]+")
+        match = {"wire": f"^{self.wire}$", "target": f"^{target}$"}
         if self.wire == "ssh":
             match["step"] = self.action
         else:
             match["action"] = f"^{re.escape(self.action)}$"
-        return {"kind": "kill", "when": self.when, "match": match}
+        return match | ({"past": self.past} if self.past else {})
 
     def __str__(self) -> str:
-        return f"{self.when:6} {self.wire} {self.target} {self.action}"
+        return f"{self.when:6} {self.wire} {self.target} {self.action}" + (f" past {self.past}" if self.past else "")
 
 
 def points_of(changes: Iterable[Mapping[str, Any]], *, every_object: bool) -> list[list[Point]]:
@@ -39,16 +51,19 @@ def points_of(changes: Iterable[Mapping[str, Any]], *, every_object: bool) -> li
     A script's step is one; so is each change over another wire. The objects that helm makes between a release's first
     record and its last are points only with `every_object`: to a run they are one step.
     """
-    steps: dict[tuple[str, str, str], list[Point]] = {}
+    steps: dict[tuple[str, str, str, str], list[Point]] = {}
+    past = ""
     for change in changes:
-        wire, target, action = change["wire"], change["target"], change["action"]
+        wire, target, action = change["wire"], RANDOM.sub("-*-*", change["target"]), change["action"]
         if wire == "ssh":
             for index, step in enumerate(action.split(",")):
                 # Before a later step of a script is after the one before it.
                 moments = MOMENTS if index == 0 else MOMENTS[1:]
-                steps[wire, target, step] = [Point(wire, target, step, when) for when in moments]
+                steps[wire, target, step, ""] = [Point(wire, target, step, when) for when in moments]
+                past = step
         elif every_object or _is_step(target):
-            steps[wire, target, action] = [Point(wire, target, action, when) for when in MOMENTS]
+            after = past if (wire, target, action, "") in steps else ""
+            steps[wire, target, action, after] = [Point(wire, target, action, when, after) for when in MOMENTS]
     return list(steps.values())
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from stackwright.lab.rig import ROOT, Rig
 from stackwright.lab.server import PrefectServer
-from tests.kill.chains import Deploy, Lane, Scenario, Undisturbed, Upgrade, survivors, undisturbed
+from tests.kill.chains import Deploy, Lane, Scenario, Undisturbed, Upgrade, run_chain, survivors, undisturbed
 from tests.kill.points import Point, choose, deal, points_of
 
 SCENARIOS: tuple[Scenario, ...] = (Deploy(), Upgrade())
@@ -68,7 +68,11 @@ def on_lanes(lanes: list[Lane], work: list[Callable[[Lane], Any]]) -> list[Any]:
             free.put(mine)
 
     with ThreadPoolExecutor(len(lanes)) as pool:
-        return list(pool.map(do, work))
+        try:
+            return list(pool.map(do, work))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 class Tally:
@@ -98,7 +102,12 @@ def kill_all(lanes: list[Lane], chains: list[tuple[Scenario, list[Point]]], ends
     tally = Tally()
 
     def work(scenario: Scenario, points: list[Point]) -> Callable[[Lane], None]:
-        return lambda one: tally.count(scenario, survivors(one, scenario, points, ends[scenario.name].end, tell))
+        def do(one: Lane) -> None:
+            want = ends[scenario.name].end
+            fates = survivors(points, lambda some: run_chain(one, scenario, some, want), tell)
+            tally.count(scenario, fates)
+
+        return do
 
     on_lanes(lanes, [work(scenario, points) for scenario, points in chains])
     return tally

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 
+import pytest
+
+from tests.kill.chains import Outcome, survivors
 from tests.kill.compare import differences, plain
 from tests.kill.points import MOMENTS, Point, choose, deal, points_of
 
@@ -42,6 +46,18 @@ def test_a_point_is_a_fault_that_names_it_alone():
     assert match == {"wire": "^kube$", "target": r"^helm:Secret/a/b\.c$", "action": "^create$"}
 
 
+def test_the_same_change_twice_is_two_steps():
+    """Cordon and uncordon are told apart by what was sent in between; random names by a star."""
+    node = {"wire": "kube", "target": "system:admin:Node//srv1", "action": "patch"}
+    pod = {"wire": "kube", "target": "system:admin:Pod/eviction/kube-system/dns-vrx29dsbrj-lqqdk", "action": "delete"}
+    install = {"wire": "ssh", "target": "srv1", "action": "upgrade/srv1/install"}
+    steps = points_of([node, pod, install, node], every_object=False)
+    assert [points[0].past for points in steps] == ["", "", "", "upgrade/srv1/install"]
+    match = steps[1][0].match
+    assert re.search(match["target"], pod["target"].replace("lqqdk", "zzzzz"))
+    assert not re.search(match["target"], pod["target"].replace("dns", "web"))
+
+
 def test_chosen_points_cover_the_run_evenly():
     """All without a count; else spread over the steps, each moment as often as the others."""
     changes = [{"wire": "ssh", "target": "srv1", "action": f"rke2/srv1/{n}"} for n in range(60)]
@@ -62,6 +78,32 @@ def test_points_are_dealt_over_the_whole_run():
     assert [len(chain) for chain in chains] == [13, 12]
     assert sorted(int(point.action) for chain in chains for point in chain) == list(range(25))
     assert deal([], 12) == []
+
+
+@pytest.mark.parametrize("bad", [set(), {3}, {0, 11}, {5, 6, 7}])
+def test_a_chain_that_fails_is_halved_to_the_points_that_did_it(bad):
+    """Whoever survives in another chain has survived; the others stand alone, with what went wrong."""
+    points = [Point("ssh", "srv1", str(n), "before") for n in range(12)]
+
+    def run(some):
+        return Outcome(list(some), [f"broken by {n}" for n in sorted(bad) if points[n] in some])
+
+    fates = survivors(points, run, lambda line: None)
+    assert {n for n, point in enumerate(points) if fates[point]} == bad
+    assert all(fates[points[n]] == [f"broken by {n}"] for n in bad)
+
+
+def test_a_point_that_was_not_met_is_neither():
+    """It is counted apart: nothing was killed there."""
+    one, two = Point("ssh", "srv1", "a", "before"), Point("ssh", "srv1", "b", "before")
+    fates = survivors([one, two], lambda some: Outcome([one], []), lambda line: None)
+    assert fates == {one: [], two: None}
+
+
+def test_a_run_that_fails_by_itself_is_no_kill():
+    """Else a broken deploy would look like one that did not survive."""
+    with pytest.raises(AssertionError, match="without being killed"):
+        survivors([Point("ssh", "srv1", "a", "before")], lambda some: Outcome([], ["broken"]), lambda line: None)
 
 
 def test_two_states_differ_by_what_is_real():

@@ -62,7 +62,7 @@ def watching_members(lab):
     async def watch():
         state = next(iter(lab.cluster.clusters.values()))
         while not done.is_set():
-            counts.append(sum(lab.cluster._etcd_runs(state, name) for name in SERVERS))
+            counts.append(sum(lab.cluster.member_runs(state, name) for name in SERVERS))
             await asyncio.sleep(0.001)
 
     running = asyncio.run_coroutine_threadsafe(watch(), lab.loop)
@@ -284,6 +284,14 @@ def test_a_server_does_not_join_while_one_is_unwell(up):
         lab.inject()
     with joining(site, server(site, "s3"), look(site)):
         pass
+    cluster, facts = look_at_servers(site)
+    sick = {**facts, "s3": replace(facts["s3"], rke2=replace(facts["s3"].rke2, etcd=unreadable("no answer")))}
+    looks = iter([(cluster, facts)])
+    with (
+        pytest.raises(GateTimeoutError, match="healthy voter"),
+        joining(short, server(site, "s3"), lambda: next(looks, (cluster, sick))),
+    ):
+        pass  # it says that it has joined, and its etcd does not answer
 
 
 # --- what is seen afterwards -----------------------------------------------------------------------------------------

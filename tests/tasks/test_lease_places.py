@@ -16,6 +16,7 @@ from stackwright.domain.errors import (
     NodeUnreachableError,
     PlanMovedError,
     RemoteStepError,
+    SecretsUnavailableError,
 )
 from stackwright.domain.lease import LeaseBrokenError, NoLeasePlaceError
 from stackwright.domain.lease_object import API, KIND, NAMESPACE, new_object
@@ -225,6 +226,16 @@ def test_an_api_that_refuses_us_is_a_place_that_does_not_answer(site, kube, erro
     assert taken(site, this_process("mine")).number == 1
 
 
+def test_a_renewal_does_not_need_the_prefect_server(site, kube, monkeypatch):
+    """Whether there is a cluster is in a block; while that cannot be read, the server's copy decides."""
+    lease = taken(site, this_process("mine"))
+    before = on_server(site)
+    monkeypatch.setattr(site.secrets, "read", refuse_with(SecretsUnavailableError("the block cannot be read")))
+    lease.check()
+    lease.renew()
+    assert on_server(site).renewed_at > before.renewed_at and in_cluster(kube).renewed_at == kube.time
+
+
 def test_when_neither_answers_nothing_may_be_changed(site, kube):
     """Both reasons are said, and a task may try again."""
     lease = taken(site, this_process("mine"))
@@ -252,7 +263,6 @@ def test_two_that_see_one_place_each_get_different_numbers_and_the_larger_wins(s
     kube.down = True
     server_side = taken(site, this_process("server-side"))
     assert (server_side.number, cluster_side.number) == (1, 1000)
-    change_node(site, "w1", cluster_side)
     with pytest.raises(FencedError):
         change_node(site, "w1", server_side)
     kube.down = False

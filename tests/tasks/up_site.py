@@ -77,3 +77,8 @@ def closed_now(site) -> Maintenance:
     then = datetime.fromtimestamp(site.clock.now(), UTC) - timedelta(hours=6)
     until = then + timedelta(minutes=1)
     return Maintenance(windows=(Window(start=f"{then:%H:%M}", end=f"{until:%H:%M}"),))
+
+
+def etcd_starts(lab) -> dict[str, float]:
+    """Return when the etcd pod of each server was started."""
+    return {name: pods.started["etcd"] for name, pods in lab.cluster.pods.items()}

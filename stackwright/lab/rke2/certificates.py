@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 AGENT = f"{DATA}/agent"
 RENEW_DAYS = 120
 OUTPUT_SINCE = ((1, 31, 5), (1, 32, 0))  # `check --output`: from these patches of their minors on
-POD_CERTIFICATES = ("serving-kube-apiserver", "client-kube-apiserver", "etcd/server-client", "etcd/peer-server-client")
-"""Those that static pods read: RKE2 replaces the pods when they change."""
 
 
 @dataclass(frozen=True)
@@ -75,27 +73,20 @@ def leaves_of(machine: Machine) -> tuple[Leaf, ...]:
     return (*SERVER_LEAVES, *AGENT_LEAVES) if machine.path(SERVER).exists() else AGENT_LEAVES
 
 
-def ensure_certificates(machine: Machine, state: ClusterState, node: str, names: list[str], *, server: bool) -> bool:
-    """Write the authorities, and every leaf that is missing or near its end, as a start of the unit does.
-
-    Returns whether a certificate of a static pod is another one now.
-    """
+def ensure_certificates(machine: Machine, state: ClusterState, node: str, names: list[str], *, server: bool) -> None:
+    """Write the authorities, and every leaf that is missing, near its end or for other names, as a start does."""
     for path, name in (AUTHORITY_FILES if server else {}).items():
         certificate, key = state.authorities[name]
         machine.write(f"{path}.crt", certificate)
         machine.write(f"{path}.key", key, 0o600)
     for path, name in AGENT_AUTHORITY_FILES.items():
         machine.write(f"{path}.crt", state.authorities[name][0])
-    changed = False
     for leaf in (*SERVER_LEAVES, *AGENT_LEAVES) if server else AGENT_LEAVES:
         held = machine.read(f"{leaf.path}.crt")
-        whole = bool(held) and machine.path(f"{leaf.path}.key").exists()
-        known = whole and (not leaf.serves or set(names) <= set(_alternatives(held)))
-        if known and days_left(held) >= RENEW_DAYS:
+        fits = not leaf.serves or (bool(held) and set(_alternatives(held)) == set(names))
+        if held and fits and days_left(held) >= RENEW_DAYS and machine.path(f"{leaf.path}.key").exists():
             continue
         _issue(machine, state, leaf, node, names, 365)
-        changed = changed or leaf.path.removeprefix(f"{SERVER}/tls/") in POD_CERTIFICATES
-    return changed
 
 
 def age_certificates(machine: Machine, state: ClusterState, days: float) -> None:

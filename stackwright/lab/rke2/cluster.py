@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from stackwright.lab.machines.hand import Answer, Call
 from stackwright.lab.net import LabNet
 from stackwright.lab.rke2 import static_pods
-from stackwright.lab.rke2.commands import rke2_command
+from stackwright.lab.rke2.certificates import age_certificates
+from stackwright.lab.rke2.commands import cluster_of, rke2_command
 from stackwright.lab.rke2.encryption import first_encryption
 from stackwright.lab.rke2.etcd_api import Raft
 from stackwright.lab.rke2.memberlog import MemberLog
@@ -161,10 +162,14 @@ class Rke2Cluster:
         return self.has_quorum(state) and machine not in self.nodes.cut_off and not self.nodes.is_full(machine, DATA)
 
     def leader(self, state: ClusterState) -> str | None:
-        """Return the leader: the first running voter, or None without a quorum."""
+        """Return the leader: it stays while it runs, then the first running voter follows; None without a quorum."""
         if not self.has_quorum(state):
             return None
-        return next(member.name for member in state.voters if self.member_runs(state, member.name))
+        able = [member.name for member in state.voters if self.member_runs(state, member.name)]
+        raft = self.raft_of(state)
+        if raft.leader not in able:
+            raft.look(able[0])
+        return raft.leader
 
     def member_runs(self, state: ClusterState, name: str) -> bool:
         """Say whether a member runs and reaches the others. On a full disk etcd ends at its next write."""
@@ -236,11 +241,11 @@ class Rke2Cluster:
     # What runs
 
     async def run_pods(
-        self, machine: Machine, state: ClusterState, sans: list[str], manifests: dict[str, Manifest], version: str
+        self, machine: Machine, state: ClusterState, manifests: dict[str, Manifest], version: str
     ) -> None:
         """Start a server's static pods, or replace those whose manifest changed, as another release's is."""
         static_pods.write_manifests(machine, manifests)
-        await static_pods.run_pods(self, machine, state, sans, manifests, version)
+        await static_pods.run_pods(self, machine, state, manifests, version)
         self._raise_etcd(state)
 
     def _raise_etcd(self, state: ClusterState) -> None:
@@ -419,6 +424,10 @@ class Rke2Cluster:
             and minor_of(own) > min(servers)
             and self.machine_of(name) not in self.pods
         )
+
+    def age_certificates(self, name: str, days: float) -> None:
+        """Give every leaf certificate of a machine so many days to live."""
+        age_certificates(self.nodes[name], cluster_of(self, self.nodes[name]), days)
 
     async def _command(self, machine: Machine, call: Call) -> Answer:
         if call.args[1:2] == ("lab-killall",):

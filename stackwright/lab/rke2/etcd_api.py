@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
+from stackwright.lab.net import context_of
+from stackwright.lab.rke2.etcd_changes import add_changes
 from stackwright.lab.rke2.state import ClusterState, Member
 
 if TYPE_CHECKING:
@@ -47,10 +49,10 @@ def member_id(member: Member) -> str:
     return str(int.from_bytes(hashlib.sha256(member.id.encode()).digest()[:8]))
 
 
-def gateway_context(state: ClusterState, names: list[str]) -> ssl.SSLContext:
+def gateway_context(state: ClusterState, certificate: str, key: str) -> ssl.SSLContext:
     """Return the TLS of etcd's client port: without a certificate of etcd's own authority nobody gets in."""
-    authority = state.authority("etcd-ca")
-    context = authority.server_context("etcd-server", names, client_ca=authority.certificate)
+    context = context_of(certificate, key)
+    context.load_verify_locations(cadata=state.authority("etcd-ca").certificate)
     context.verify_mode = ssl.CERT_REQUIRED
     return context
 
@@ -113,6 +115,7 @@ def create_gateway_app(cluster: Rke2Cluster, state: ClusterState, node: Callable
         web.post("/v3/cluster/member/list", members),
         web.post("/v3/maintenance/alarm", alarm),
     ])  # fmt: skip
+    add_changes(app, cluster, state, node, member_id)
     return app
 
 

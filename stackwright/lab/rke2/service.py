@@ -221,9 +221,7 @@ class Rke2Service:
             await cluster.kill_pods(machine)
             self._log("info", "Waiting for etcd server to become available")
             await cluster.pause(RETRY_S)
-        sans = self._sans()
-        made = manifests(machine, config, self._version, sans)
-        await cluster.run_pods(machine, state, sans, made, self._version)
+        await cluster.run_pods(machine, state, manifests(machine, config, self._version), self._version)
         self._log("info", "ETCD server is now running")
         while not cluster.is_served(state, machine.name):
             self._log("info", "Waiting for etcd server to become available")

@@ -11,7 +11,7 @@ import json
 import ssl
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from stackwright.lab.rke2.cluster import Rke2Cluster
 
 API_PORT = 6443
+ETCD_CERTIFICATES = ("etcd/server-client", "etcd/peer-server-client")
+API_CERTIFICATES = ("serving-kube-apiserver", "client-kube-apiserver")
 REPLACE_S = 3.0  # from the old pod's end to the new one's first answer
 ENV_FILES = ("/etc/default/rke2-server", "/etc/sysconfig/rke2-server")
 IMAGES = {"etcd": "hardened-etcd", "cloud-controller-manager": "rke2-cloud-provider"}
@@ -75,9 +77,9 @@ class Pods:
 # --- manifests -------------------------------------------------------------------------------------------------------
 
 
-def manifests(machine: Machine, config: dict[str, Any], version: str, names: Iterable[str]) -> dict[str, Manifest]:
-    """Return the manifest of each static pod; `names` stand in the certificates of etcd and of the API server."""
-    return {pod: _manifest(machine, pod, config, version, sorted(names)) for pod in STATIC_PODS}
+def manifests(machine: Machine, config: dict[str, Any], version: str) -> dict[str, Manifest]:
+    """Return the manifest of each static pod, for the files that lie on the machine now."""
+    return {pod: _manifest(machine, pod, config, version) for pod in STATIC_PODS}
 
 
 def write_manifests(machine: Machine, made: dict[str, Manifest]) -> None:
@@ -86,7 +88,7 @@ def write_manifests(machine: Machine, made: dict[str, Manifest]) -> None:
         machine.write(f"{DATA}/agent/pod-manifests/{pod}.yaml", manifest.text, 0o600)
 
 
-def _manifest(machine: Machine, pod: str, config: dict[str, Any], version: str, names: list[str]) -> Manifest:
+def _manifest(machine: Machine, pod: str, config: dict[str, Any], version: str) -> Manifest:
     registry = str(config.get("system-default-registry") or "docker.io")
     image = f"{registry}/rancher/{IMAGES.get(pod, 'hardened-kubernetes')}:{version.replace('+', '-')}"
     spec: Obj = {
@@ -111,7 +113,7 @@ def _manifest(machine: Machine, pod: str, config: dict[str, Any], version: str, 
                 ],
             }
         ],
-        "files": _files(machine, pod, config, names),
+        "files": _files(machine, pod, config),
         "selinux": bool(config.get("selinux")),
         "user": "etcd" if pod == "etcd" and config.get("profile") else "root",
     }
@@ -126,24 +128,22 @@ def _manifest(machine: Machine, pod: str, config: dict[str, Any], version: str, 
     return Manifest(json.dumps(body, indent=1) + "\n", uid, spec["containers"][0]["image"])
 
 
-def _files(machine: Machine, pod: str, config: dict[str, Any], names: list[str]) -> dict[str, Any]:
+def _files(machine: Machine, pod: str, config: dict[str, Any]) -> dict[str, Any]:
     """Return the content of what the pod's arguments name, as far as it can change."""
     address = str(config.get("advertise-address") or config.get("node-ip") or machine.spec.address)
     if pod == "etcd":
         metrics = ["127.0.0.1", address] if config.get("etcd-expose-metrics") else ["127.0.0.1"]
-        read = _certificates(machine, "etcd/server-client", "etcd/peer-server-client")
-        return {"config": {"listen": address, "metrics": metrics}, "certificate": read}
+        return {"config": {"listen": address, "metrics": metrics}, "certificates": _sums(machine, ETCD_CERTIFICATES)}
     if pod == "kube-apiserver":
         psa = str(config.get("pod-security-admission-config-file") or "")
         audit = str(config.get("audit-policy-file") or "")
-        read = _certificates(machine, "serving-kube-apiserver", "client-kube-apiserver")
-        return {"certificate": read, "admission": machine.read(psa) if psa else "", "audit": audit,
-                "ports": str(config.get("service-node-port-range") or "")}  # fmt: skip
+        sums, ports = _sums(machine, API_CERTIFICATES), str(config.get("service-node-port-range") or "")
+        admission = machine.read(psa) if psa else ""
+        return {"certificates": sums, "admission": admission, "audit": audit, "ports": ports}
     return {}
 
 
-def _certificates(machine: Machine, *names: str) -> list[str]:
-    """Return what a pod reads of its certificates: RKE2 puts a sum over such files into the manifest."""
+def _sums(machine: Machine, names: tuple[str, ...]) -> list[str]:
     return [hashlib.sha256(machine.read(f"{SERVER}/tls/{name}.crt").encode()).hexdigest() for name in names]
 
 
@@ -157,15 +157,14 @@ def _proxies(machine: Machine) -> list[str]:
 
 
 async def run_pods(
-    cluster: Rke2Cluster, machine: Machine, state: ClusterState, names: list[str], made: dict[str, Manifest],
-    version: str,
-) -> None:  # fmt: skip
+    cluster: Rke2Cluster, machine: Machine, state: ClusterState, made: dict[str, Manifest], version: str
+) -> None:
     """Bring a server's pods to their manifests: one whose hash changed is ended, and comes again a moment later."""
     pods = cluster.pods.setdefault(machine.name, Pods(state.id))
     pods.version = version
     openers: dict[str, Callable[[], Awaitable[list[Close]]]] = {
-        "etcd": lambda: _open_etcd(cluster, machine, state, names),
-        "kube-apiserver": lambda: _open_api(cluster, machine, state, names, version),
+        "etcd": lambda: _open_etcd(cluster, machine, state),
+        "kube-apiserver": lambda: _open_api(cluster, machine, state, version),
     }
     for pod, manifest in made.items():
         known = pods.running.get(pod)
@@ -182,22 +181,24 @@ async def run_pods(
         cluster.note(f"{pod} started on {machine.name}")
 
 
-async def _open_etcd(cluster: Rke2Cluster, machine: Machine, state: ClusterState, names: list[str]) -> list[Close]:
+async def _open_etcd(cluster: Rke2Cluster, machine: Machine, state: ClusterState) -> list[Close]:
     address, member = machine.spec.address, lambda: cluster.member_on(state, machine.name)
-    context = gateway_context(state, names)
+    context = gateway_context(state, *_pair(machine, "etcd/server-client"))
     return [
         await serve(create_health_app(cluster, state, member), address, HEALTH_PORT),
         await serve(create_gateway_app(cluster, state, member), address, CLIENT_PORT, context),
     ]
 
 
-async def _open_api(
-    cluster: Rke2Cluster, machine: Machine, state: ClusterState, names: list[str], version: str
-) -> list[Close]:
-    context = context_of(*(machine.read(f"{SERVER}/tls/serving-kube-apiserver.{end}") for end in ("crt", "key")))
+async def _open_api(cluster: Rke2Cluster, machine: Machine, state: ClusterState, version: str) -> list[Close]:
+    context = context_of(*_pair(machine, "serving-kube-apiserver"))
     context.verify_mode = ssl.CERT_OPTIONAL
     context.load_verify_locations(cadata=state.authorities["client-ca"][0])
     return [await cluster.api_of(state).serve(machine.spec.address, API_PORT, context, version)]
+
+
+def _pair(machine: Machine, name: str) -> tuple[str, str]:
+    return machine.read(f"{SERVER}/tls/{name}.crt"), machine.read(f"{SERVER}/tls/{name}.key")
 
 
 # --- mirror pods -----------------------------------------------------------------------------------------------------

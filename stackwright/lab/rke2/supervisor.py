@@ -8,9 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import json
 from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -23,7 +21,6 @@ if TYPE_CHECKING:
     from stackwright.lab.rke2.cluster import Rke2Cluster
 
 CHUNK = 1 << 16
-COMPACT = partial(json.dumps, separators=(",", ":"))  # as etcd writes it
 CONNECT_LIMIT_S = 2.0
 Close = Callable[[], Awaitable[None]]
 

@@ -1,0 +1,43 @@
+"""What must hold while one fault strikes an upgrade: never fewer than two healthy voters because of us. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+
+from stackwright.lab.rke2.memberlog import Change
+
+LEAST = 2
+
+
+def violations(changes: Sequence[Change], sick: str = "", since: float = float("inf")) -> list[str]:
+    """Return every moment at which something other than a fault left fewer than two healthy voters.
+
+    A fault's own victim is down by the fault, not by us; but it counts as down for whatever we take down beside it.
+    `sick` names a member that runs, but not well, from `since` on: it is no healthy voter either.
+    """
+    found = []
+    for before, after in pairwise(changes):
+        lost = before.healthy - after.healthy
+        if not lost or after.cause.startswith("fault:"):
+            continue
+        healthy = after.healthy - ({sick} if after.at >= since else set())
+        if len(healthy) < LEAST:
+            left = ", ".join(sorted(healthy)) or "nobody"
+            found.append(f"{after.cause} took {', '.join(sorted(lost))} down: {left} left")
+    return found
+
+
+def said_clearly(code: int, output: str) -> str:
+    """Return what is wrong with how a run ended: it has to end well, or with an error of ours that says what to do."""
+    if code == 0:
+        return ""
+    if code < 0:
+        return f"it was ended by signal {-code}"
+    errors = [line for line in output.splitlines() if re.search(r"\bremedy: \S", line)]
+    if not errors:
+        return f"it ended with {code} and no error that names a remedy: {output[-800:]}"
+    if re.search(r"^Traceback ", output, re.M):
+        return f"it ended with a traceback: {output[-800:]}"
+    return ""

@@ -1,0 +1,88 @@
+"""What counts as held: logs of members that must be accepted, and logs that must not."""
+
+from __future__ import annotations
+
+import pytest
+
+from stackwright.lab.rke2.memberlog import Change
+from tests.guard.rules import said_clearly, violations
+from tests.guard.strikes import KINDS, strikes_of
+
+
+def log(*entries):
+    """Return changes from (cause, names of the healthy); one a second."""
+    return [
+        Change(float(at), cause, {name: (True, name in healthy.split()) for name in ("s1", "s2", "s3")})
+        for at, (cause, healthy) in enumerate(entries)
+    ]
+
+
+OURS = ("etcd replaced on s1", "s2 s3")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        log(("x", "s1 s2 s3"), OURS, ("etcd started on s1", "s1 s2 s3")),
+        log(("x", "s1 s2 s3"), OURS, ("fault: s2 died", "s3")),  # the fault took the second one
+        log(("x", "s1 s2 s3"), ("fault: s2 died", "s1 s3"), ("etcd started on s2", "s1 s2 s3"), OURS),
+        log(("x", "s1 s2 s3"), ("fault: disk full on s3", "s1 s2"), ("fault: disk freed on s3", "s1 s2 s3")),
+    ],
+)
+def test_what_a_fault_does_is_not_ours(changes):
+    """One member down by us at a time, and a fault beside it, is what three servers can bear."""
+    assert violations(changes) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (log(("x", "s1 s2 s3"), ("fault: s2 died", "s1 s3"), ("etcd replaced on s1", "s3")), "took s1 down: s3 left"),
+        (log(("x", "s1 s2 s3"), OURS, ("stopped on s2", "s3")), "took s2 down"),
+        (log(("x", "s1 s2 s3"), ("membership", "s1")), "took s2, s3 down"),
+        (log(("x", "s1"), ("stopped on s1", "")), "nobody left"),
+    ],
+)
+def test_what_we_take_down_beside_it_is(changes, words):
+    """Whoever takes a second member down has broken the promise, whatever took the first."""
+    (found,) = violations(changes)
+    assert words in found
+
+
+def test_a_sick_member_is_no_healthy_voter():
+    """From when its disk is slow, a member cannot stand in for another; before, it can."""
+    changes = log(("x", "s1 s2 s3"), OURS)
+    assert violations(changes, "s2", since=1.0)
+    assert not violations(changes, "s2", since=2.0)
+    assert not violations(changes, "s1", since=0.0), "it is the one that is down anyway"
+
+
+@pytest.mark.parametrize(
+    ("code", "output", "wrong"),
+    [
+        (0, "", ""),
+        (3, "srv1: the node does not answer | remedy: Check power.", ""),
+        (1, "something went wrong", "no error that names a remedy"),
+        (-9, "", "signal 9"),
+        (1, "Traceback (most recent call last):\n  x\nsrv1: y | remedy: z", "traceback"),
+    ],
+)
+def test_an_end_is_clear_or_it_is_not(code, output, wrong):
+    """A run ends well, or with an error of ours."""
+    found = said_clearly(code, output)
+    assert (wrong in found) if wrong else found == ""
+
+
+def test_strikes_are_spread_over_faults_steps_and_victims():
+    """Each kind as often as the others, early and late steps, the step's own machine and another."""
+    changes = [
+        {"wire": "ssh", "target": name, "action": f"upgrade/{name}/{step}"}
+        for name in ("srv1", "srv2", "srv3", "agt1")
+        for step in ("stage", "install", "restart")
+    ]
+    strikes = strikes_of(changes, ["srv1", "srv2", "srv3"], 40)
+    assert len(set(strikes)) >= 30
+    assert {kind: sum(one.kind == kind for one in strikes) for kind in KINDS} == dict.fromkeys(KINDS, 8)
+    assert {one.point.action for one in strikes} == {one["action"] for one in changes}
+    assert {one.victim == one.point.target for one in strikes} == {True, False}
+    assert {one.point.when for one in strikes} == {"before", "inside", "after"}
