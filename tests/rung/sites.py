@@ -101,7 +101,8 @@ def plan_of(site: Site) -> Plan:
 def remove(site: Site, number: int = 1) -> Plan:
     """Take out the nodes that leave, as the deploy flow does; return the plan that was carried out."""
     case = look_at_removal(site)
-    assert check_removal(case.spec, case.nodes, case.cluster, case.seen) == []
+    problems = check_removal(case.spec, case.nodes, case.cluster, case.seen)
+    assert problems == [], "\n".join(map(str, problems))
     plan = Plan(site.spec.site, tuple(step for one in case.departures for step in plan_removal(case, one)))
     for node in leaving_nodes(site.spec, plan):
         take_out(site, node, Held(number), plan.of(node.name, "remove"))
