@@ -16,7 +16,7 @@ from stackwright.lab.host.disk import HostDisk
 from stackwright.lab.host.etcd import Etcd
 from stackwright.lab.net import Authority
 from stackwright.lab.rke2.config import FatalError
-from stackwright.lab.rke2.state import SERVER, ClusterState, new_cluster, parse_token
+from stackwright.lab.rke2.state import SERVER, ClusterState, parse_token
 
 TLS = f"{SERVER}/tls"
 BOOTSTRAP = "/bootstrap/"
@@ -25,17 +25,10 @@ RENEWED_BEFORE = datetime.timedelta(days=120)
 PLACES = {
     "server-ca": "server-ca",
     "client-ca": "client-ca",
+    "request-header-ca": "request-header-ca",
     "etcd-ca": "etcd/server-ca",
     "etcd-peer-ca": "etcd/peer-ca",
 }
-
-
-def make_identity(token: str, agent_token: str, critical: dict[str, str]) -> ClusterState:
-    """Make a new cluster's identity."""
-    state = new_cluster(token, agent_token, critical)
-    peers = Authority("rke2-etcd-peer-ca")
-    state.authorities["etcd-peer-ca"] = (peers.certificate, peers.key)
-    return state
 
 
 def write_identity(disk: HostDisk, state: ClusterState) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from stackwright.lab.host import apipod, etcdpod
 from stackwright.lab.host.disk import HostDisk, say
 from stackwright.lab.host.etcd import Etcd, EtcdError
-from stackwright.lab.host.identity import TLS, keep_in_etcd, make_identity, read_identity, unseal, write_identity
+from stackwright.lab.host.identity import TLS, keep_in_etcd, read_identity, unseal, write_identity
 from stackwright.lab.host.kubeapi import ApiError, KubeApi
 from stackwright.lab.host.kubelet import Kubelet
 from stackwright.lab.host.learners import manage_learners
@@ -21,7 +21,7 @@ from stackwright.lab.host.pods import StaticPods, manifest
 from stackwright.lab.host.remote import Remote, RemoteError
 from stackwright.lab.host.supervisor import PORT, Supervisor
 from stackwright.lab.rke2.config import FatalError, critical_values
-from stackwright.lab.rke2.state import DATA, ClusterState, parse_token, write_kubeconfig
+from stackwright.lab.rke2.state import DATA, ClusterState, new_cluster, parse_token, write_kubeconfig
 from stackwright.lab.rke2.supervisor import serve
 
 PLACEHOLDER = ("sleep", "infinity")
@@ -139,7 +139,7 @@ class Server:
             held.critical = critical_values(self.config)
             return held
         agent_token = str(self.config.get("agent-token") or "")
-        return make_identity(token or os.urandom(16).hex(), agent_token, critical_values(self.config))
+        return new_cluster(token or os.urandom(16).hex(), agent_token, critical_values(self.config))
 
     async def _fetch_identity(self, token: str) -> ClusterState:
         remote = Remote(str(self.config["server"]), token, "server")

@@ -6,8 +6,9 @@ import pytest
 from cryptography import x509
 
 from stackwright.lab.host.disk import HostDisk, Settings
-from stackwright.lab.host.identity import TLS, ensure_leaf, make_identity, read_identity, seal, unseal, write_identity
+from stackwright.lab.host.identity import TLS, ensure_leaf, read_identity, seal, unseal, write_identity
 from stackwright.lab.rke2.config import FatalError
+from stackwright.lab.rke2.state import new_cluster
 
 CRITICAL = {"cluster-cidr": "10.42.0.0/16"}
 
@@ -18,22 +19,22 @@ def disk(tmp_path):
 
 
 def test_the_identity_is_read_back_from_disk_and_secrets_are_for_root(disk):
-    state = make_identity("secret", "", CRITICAL)
+    state = new_cluster("secret", "", CRITICAL)
     write_identity(disk, state)
     found = read_identity(disk)
     assert (found.token, found.agent_token, found.authorities) == (state.token, state.agent_token, state.authorities)
     secret = [path for path in disk.path("/").rglob("*") if path.suffix == ".key" or path.name.endswith("token")]
-    assert len(secret) == 7 and {path.stat().st_mode & 0o777 for path in secret} == {0o600}
+    assert len(secret) == 8 and {path.stat().st_mode & 0o777 for path in secret} == {0o600}
 
 
 def test_an_incomplete_identity_is_none(disk):
-    write_identity(disk, make_identity("secret", "", CRITICAL))
+    write_identity(disk, new_cluster("secret", "", CRITICAL))
     disk.path(f"{TLS}/etcd/peer-ca.key").unlink()
     assert read_identity(disk) is None
 
 
 def test_only_the_token_opens_the_seal():
-    state = make_identity("secret", "agents", CRITICAL)
+    state = new_cluster("secret", "agents", CRITICAL)
     assert unseal(seal(state), "secret") == state
     with pytest.raises(FatalError, match="encrypted with different token"):
         unseal(seal(state), "other")
@@ -41,7 +42,7 @@ def test_only_the_token_opens_the_seal():
 
 def test_a_leaf_is_kept_until_its_names_or_its_authority_change(disk):
     """So a restart of the service changes no certificate, and with it no static pod."""
-    state = make_identity("secret", "", CRITICAL)
+    state = new_cluster("secret", "", CRITICAL)
 
     def made(names, authority="server-ca"):
         ensure_leaf(disk, "leaf", state.authority(authority), "leaf", names)
@@ -56,7 +57,7 @@ def test_a_leaf_is_kept_until_its_names_or_its_authority_change(disk):
 
 def test_a_leaf_soon_to_expire_is_made_anew(disk):
     """RKE2 renews at a start what has less than 120 days left."""
-    authority = make_identity("secret", "", CRITICAL).authority("server-ca")
+    authority = new_cluster("secret", "", CRITICAL).authority("server-ca")
     old, key = authority.issue("leaf", [], days=119)
     disk.write(f"{TLS}/leaf.crt", old)
     disk.write(f"{TLS}/leaf.key", key)
