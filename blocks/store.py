@@ -11,7 +11,7 @@ from prefect.exceptions import ObjectNotFound
 from pydantic import SecretStr
 
 from blocks.types import BLOCKS
-from stackwright.domain.errors import ApiUnavailableError
+from stackwright.domain.errors import SecretsUnavailableError
 from stackwright.domain.kinds import Kind
 
 
@@ -52,6 +52,6 @@ class BlockSecrets:
                 return None
             raise
         except httpx.HTTPError as error:
-            raise ApiUnavailableError(
-                "the Prefect server does not answer", where=f"block {kind}/{name}", seen=type(error).__name__
+            raise SecretsUnavailableError(
+                "the block cannot be read", where=f"block {kind}/{name}", seen=type(error).__name__
             ) from error

@@ -273,6 +273,8 @@ def _print_report(found: dict[str, Any], as_json: bool) -> None:
                 ("step", "effect", "guide", "what"), ((s["id"], s["effect"], s["guide"], s["summary"]) for s in steps)
             )
         )
+        for note in found["notes"]:
+            out.print(f"- {note}", markup=False)
     checks = found["evidence"]
     bad = [c for c in checks if c["verdict"] in ("fail", "unknown")]
     if bad:

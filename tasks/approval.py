@@ -16,11 +16,10 @@ from pydantic import Field
 
 from stackwright.domain.errors import StackError
 from stackwright.domain.plan import Plan
-from stackwright.reports.markdown import plan_markdown
+from stackwright.reports.markdown import approval_markdown
 
 WAIT_S = 24 * 3600
 POLL_S = 3  # how often the waiting run looks for the answer
-SHOWN = 6000  # characters of the plan in the form; the whole plan is the artifact beside it
 
 
 class Approval(RunInput):
@@ -47,11 +46,7 @@ async def approve(plan: Plan, plan_hash: str | None) -> str | None:
         return plan_hash
     log = get_run_logger()
     log.info("plan %s waits for approval: open this run in the Prefect UI and choose Resume", plan.hash)
-    text = plan_markdown(plan)
-    if len(text) > SHOWN:
-        text = f"{text[:SHOWN]}\n\n... the whole plan is the artifact `plan-{plan.site}` of this run."
-    head = f"Plan `{plan.hash}`: {len(plan.steps)} step(s), worst effect: **{plan.worst.label}**.\n\n"
-    form = Approval.with_initial_data(description=head + text)
+    form = Approval.with_initial_data(description=approval_markdown(plan))
     answer = await apause_flow_run(
         wait_for_input=form, timeout=WAIT_S, poll_interval=POLL_S, key=f"approve-{plan.hash}"
     )

@@ -7,7 +7,7 @@ to be unknown, and the look goes on.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from prefect import task
@@ -32,6 +32,7 @@ from stackwright.domain.certificate_places import (
 )
 from stackwright.domain.certificates import (
     FROM_FILES,
+    STARTING,
     CertificateFacts,
     Kind,
     certificate_script,
@@ -46,7 +47,7 @@ from stackwright.domain.certificates import (
     unique,
 )
 from stackwright.domain.errors import NotFoundError, StackError
-from stackwright.domain.shell import last_lines, parse_settled
+from stackwright.domain.shell import Section, last_lines, parse_settled
 from stackwright.domain.spec import Node
 from tasks.common import gather_all, in_thread
 
@@ -54,6 +55,7 @@ log = logging.getLogger(__name__)
 
 EVENT = "stackwright.certificates.expiring"
 WIDTH = 16  # addresses asked at once
+STARTING_S = 60.0
 Found = list[CertificateFacts]
 
 
@@ -61,10 +63,23 @@ Found = list[CertificateFacts]
 
 
 def read_node_certificates(site: Site, node: Node) -> Found:
-    """Return RKE2's certificates and authorities on one node, in one round trip. Raises what the SSH client raises."""
+    """Return RKE2's certificates and authorities on one node, in one round trip. Raises what the SSH client raises.
+
+    A node that is just starting has none for a moment after a rotation: it is looked at again until it has.
+    """
+    deadline = site.clock.now() + STARTING_S
     with site.shells.open(node) as shell:
-        seen = shell.read(certificate_script())
-    parse_settled(seen, node.name)
+        while True:
+            seen = shell.read(certificate_script())
+            parse_settled(seen, node.name)
+            found = _found(site, node, seen)
+            starting = STARTING in seen["unit"].out.split() and any(one.unread for one in found)
+            if not starting or site.clock.now() >= deadline:
+                return found
+            site.clock.wait(site.spec.rke2.poll_s)
+
+
+def _found(site: Site, node: Node, seen: Mapping[str, Section]) -> Found:
     check, authorities = seen["check"], seen["authorities"]
     if check.rc == 0:
         leaves = parse_check(node.name, check.out, site.clock.now())

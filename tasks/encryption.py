@@ -19,6 +19,7 @@ from stackwright.domain.encryption import (
     ROTATE_TIMEOUT_S,
     ServerKeys,
     is_ours,
+    is_starting,
     must_restart,
     parse_keys,
     restart_step,
@@ -30,24 +31,33 @@ from stackwright.domain.errors import PlanMovedError, RemoteStepError, StackErro
 from stackwright.domain.plan import Step, check_steps_approved
 from stackwright.domain.rotations import restart_script
 from stackwright.domain.spec import Node
+from stackwright.domain.windows import check_window
 from tasks.common import in_thread, only_transient
-from tasks.nodes import read_node
-from tasks.rolling import await_joined, carry_out, roll
+from tasks.nodes import look_at_servers, read_node
+from tasks.rolling import await_joined, carry_out, read_status, roll
+from tasks.scripts import guarded
 
 log = logging.getLogger(__name__)
 
 REENCRYPT_TIMEOUT_S = 3600.0  # RKE2 writes every Secret anew: some thousands take many minutes
 MATCH_TIMEOUT_S = 300.0
+STARTING_S = 120.0
 
 
 def read_keys(site: Site) -> dict[str, ServerKeys]:
-    """Return what every server says of its encryption. Raises what the first unreadable one raises."""
-    nodes = {status.name: status for status in site.kube().nodes()}
-    servers = site.spec.servers
+    """Return what every server says of its encryption. Raises what the first unreadable one raises.
+
+    One that has just been started is asked again until it answers.
+    """
+    servers, deadline = site.spec.servers, site.clock.now() + STARTING_S
 
     def read(node: Node) -> ServerKeys:
         with site.shells.open(node) as shell:
-            return parse_keys(shell.read(status_script()), nodes.get(node.name), node.name)
+            seen = shell.read(status_script())
+            while is_starting(seen) and site.clock.now() < deadline:
+                site.clock.wait(site.spec.rke2.poll_s)
+                seen = shell.read(status_script())
+            return parse_keys(seen, read_status(site, node), node.name)
 
     with ThreadPoolExecutor(max_workers=len(servers)) as pool:
         return dict(zip((node.name for node in servers), pool.map(read, servers), strict=True))
@@ -78,7 +88,8 @@ def rotate_key(site: Site, node: Node, lease: LeaseHandle, approved: tuple[Step,
 
 
 def _ask(site: Site, node: Node, lease: LeaseHandle, step: Step, old: str) -> None:
-    with site.shells.open(node) as shell:
+    check_window(site.spec.maintenance, step.effect, site.clock.now(), node.name)
+    with guarded(site, node, step.effect, lambda: look_at_servers(site)), site.shells.open(node) as shell:
         try:
             carry_out(site, shell, lease, step, rotate_script(old), timeout_s=ROTATE_TIMEOUT_S)
         except StepFailedError as error:

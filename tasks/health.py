@@ -56,7 +56,7 @@ def unhealthy_before(site: Site) -> frozenset[str]:
 
 def wait_node_healthy(
     site: Site, node: Node, *, timeout_s: float, version: str | None = None,
-    degraded_before: frozenset[str] = frozenset(),
+    degraded_before: frozenset[str] = frozenset(), what: str = "after the step",
 ) -> None:  # fmt: skip
     """Wait until a node is healthy: first by a watch on its Node, then for all that hangs on it.
 
@@ -85,7 +85,7 @@ def wait_node_healthy(
         return f"{len(problems)} problem(s): {'; '.join(map(str, problems))}; journal: {tail}"
 
     wait_until(
-        look, "the node healthy", timeout_s=max(0.0, deadline - site.clock.now()), poll_s=site.spec.rke2.poll_s,
+        look, f"the node healthy {what}", timeout_s=max(0.0, deadline - site.clock.now()), poll_s=site.spec.rke2.poll_s,
         clock=site.clock, where=node.name, last=last,
     )  # fmt: skip
     log.info("%s: healthy", node.name)

@@ -22,6 +22,7 @@ from stackwright.domain.errors import (
     NodeUnreachableError,
     NotFoundError,
     RemoteStepError,
+    SecretsUnavailableError,
     StackError,
 )
 from stackwright.domain.lease import Copy, LeaseState, NoLeasePlaceError, lease_script, parse_lease, swap_script
@@ -33,7 +34,7 @@ log = logging.getLogger(__name__)
 
 CLUSTER = "cluster"
 MOVED = 9  # exit code of a swap that found another content
-SILENT = (NodeUnreachableError, StepTimeoutError, ApiError)
+SILENT = (NodeUnreachableError, StepTimeoutError, ApiError, SecretsUnavailableError)
 """What says that a place does not answer; anything else, such as a changed host key, stops the run."""
 
 Swap = Callable[[LeaseState, str], bool]

@@ -18,7 +18,7 @@ from stackwright.domain.spec import Node
 from stackwright.domain.windows import check_window
 from tasks.nodes import look_at_servers
 from tasks.rke2 import look_at_unit, wait_until_joined
-from tasks.scripts import guarded
+from tasks.scripts import check_permitted, guarded
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +33,12 @@ def carry_out(
     secrets: Mapping[str, SecretStr] | None = None,
     timeout_s: float = 120.0,
 ) -> StepOutcome:
-    """Send one step's script, inside a window and under the lease's number. Raises RemoteStepError, FencedError."""
+    """Send one step's script, inside a window and under the lease's number.
+
+    Raises WindowClosedError, QuorumError for a step that must be let in by the guard, RemoteStepError, FencedError.
+    """
     check_window(site.spec.maintenance, step.effect, site.clock.now(), step.target)
+    check_permitted(site, [step])
     lease.check()
     command = Command(step.id, step.fingerprint[:16], script, secrets or {}, timeout_s)
     return shell.apply(Batch((command,), lease.number, f"lease-{lease.number}"))[0]

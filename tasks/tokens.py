@@ -25,7 +25,7 @@ from stackwright.domain.node_plan import SecretRef
 from stackwright.domain.plan import Step
 from stackwright.domain.rke2_facts import TOKEN
 from stackwright.domain.rke2_files import FileWant
-from stackwright.domain.rotations import restart_script, unit_of
+from stackwright.domain.rotations import is_up, restart_script, unit_of
 from stackwright.domain.spec import Node
 from stackwright.domain.token_archive import (
     HASH_DIGITS,
@@ -40,6 +40,7 @@ from stackwright.domain.token_archive import (
 from stackwright.domain.token_facts import NodeToken, TokenFacts, following_block, parse_token, token_script
 from stackwright.domain.token_rotation import (
     ROTATE_TIMEOUT_S,
+    TokenState,
     config_script,
     curl_text,
     must_restart,
@@ -48,7 +49,7 @@ from stackwright.domain.token_rotation import (
 )
 from tasks.common import in_thread, only_transient
 from tasks.nodes import read_node, read_nodes
-from tasks.rolling import await_joined, carry_out, roll
+from tasks.rolling import await_joined, carry_out, read_status, roll
 from tasks.scripts import render
 
 log = logging.getLogger(__name__)
@@ -93,7 +94,7 @@ def _block_hash(site: Site, block: str) -> str:
 def prepare(site: Site, lease: LeaseHandle, approved: tuple[Step, ...]) -> None:
     """Archive the present token and make the next one, as far as that is not done. Nothing on a node is changed."""
     block = site.spec.rke2.token_block
-    state = token_state(site.spec, *_look(site))
+    state = _look(site)[1]
     _check_approved(approved, {"archive": not state.archived, "make": not state.made})
     lease.check()
     present = need(site.secrets, "secret-text", block)["value"]
@@ -116,8 +117,7 @@ def rotate(site: Site, node: Node, lease: LeaseHandle, approved: tuple[Step, ...
 
     Raises RemoteStepError when the server did not take it; the old one is then put back in force.
     """
-    tokens, nodes = _look(site)
-    state = token_state(site.spec, tokens, nodes)
+    tokens, state = _look(site)
     if state.rotated:
         return
     step = _check_approved(approved, {"rotate": True})["rotate"]
@@ -136,8 +136,7 @@ def rotate(site: Site, node: Node, lease: LeaseHandle, approved: tuple[Step, ...
 
 def adopt(site: Site, lease: LeaseHandle, approved: tuple[Step, ...]) -> None:
     """Write the new token into the token block; do nothing when it is there. The old one is in the archive."""
-    tokens, nodes = _look(site)
-    state = token_state(site.spec, tokens, nodes)
+    state = _look(site)[1]
     if state.adopted:
         return
     _check_approved(approved, {"adopt": True})
@@ -180,9 +179,11 @@ def restart(site: Site, node: Node, lease: LeaseHandle, approved: tuple[Step, ..
     servers = {node.name: facts.rke2.token_hash[:HASH_DIGITS]}
     tokens = TokenFacts(following, following, nodes={}, servers=servers)
     step = _check_approved(approved, {"restart": True})["restart"]
-    if must_restart(node, facts, tokens):
+    unit, up = facts.unit(unit_of(node)), is_up(node, read_status(site, node))
+    # One that went round and round with the old token is restarted by hand: that begins its count anew.
+    if must_restart(node, facts, tokens) or (unit.restarts and not up):
         roll(site, node, lease, step, restart_script(node), facts)
-    else:
+    elif not up:
         await_joined(site, node, facts)
     if node.is_server:
         seen = read_node(site, node).rke2.token_hash[:HASH_DIGITS]
@@ -191,9 +192,10 @@ def restart(site: Site, node: Node, lease: LeaseHandle, approved: tuple[Step, ..
             raise RemoteStepError(what, where=node.name, wanted=f"hash {following}", seen=f"hash {seen or 'none'}")
 
 
-def _look(site: Site) -> tuple[TokenFacts, dict[str, NodeFacts]]:
+def _look(site: Site) -> tuple[TokenFacts, TokenState]:
     nodes = read_nodes(site, site.spec.nodes)
-    return read_tokens(site, nodes), nodes
+    tokens = read_tokens(site, nodes)
+    return tokens, token_state(site.spec, tokens, nodes, {status.name: status for status in site.kube().nodes()})
 
 
 def _adopted(site: Site) -> str:

@@ -19,9 +19,8 @@ from stackwright.clients.site import LeaseHandle, Site
 from stackwright.clients.ssh import NodeShell
 from stackwright.domain.certificates import expired
 from stackwright.domain.cluster import CORDONED, NodeStatus, Obj, node_status
-from stackwright.domain.errors import NotFoundError, PlanRefusedError
+from stackwright.domain.errors import NotFoundError
 from stackwright.domain.node_facts import NodeFacts
-from stackwright.domain.node_health import check_node_health
 from stackwright.domain.plan import Effect, Plan, Step, check_steps_approved
 from stackwright.domain.rke2 import Rke2Change, note_started, role_of, run_installer, stage_script
 from stackwright.domain.rke2_facts import RELEASE
@@ -40,7 +39,7 @@ from tasks.certificates import read_certificates
 from tasks.cluster import read_sources
 from tasks.common import gather_all, in_thread, only_transient
 from tasks.drain import cordon, drain, read_drain_facts, uncordon
-from tasks.health import read_node_health, unhealthy_before, wait_node_healthy
+from tasks.health import unhealthy_before, wait_node_healthy
 from tasks.nodes import look, look_at_servers
 from tasks.progress import Progress
 from tasks.rke2 import look_at_unit, wait_until_joined
@@ -110,7 +109,15 @@ def bring_to_release(
         # What a dead run left degraded is held against the node; what was so before this run touched it is not.
         degraded = frozenset() if state.touched else unhealthy_before(site)
         if not (state.touched or (status is not None and CORDONED in status.annotations)):
-            _need_healthy(site, node, degraded)
+            # Pods that other nodes' drains have sent here may still be starting. A node that stays unwell is not
+            # touched: afterwards nobody could tell what the upgrade has broken.
+            wait_node_healthy(
+                site,
+                node,
+                timeout_s=site.spec.upgrade.gate_timeout_s,
+                degraded_before=degraded,
+                what="before its upgrade",
+            )
         if state.restart:
             _make_way(site, node, lease, steps["drain"], lifted)
         if state.install:
@@ -125,13 +132,6 @@ def bring_to_release(
 def _status(site: Site, node: Node) -> NodeStatus | None:
     found = site.kube().get("v1", "Node", node.name)
     return node_status(found) if found else None
-
-
-def _need_healthy(site: Site, node: Node, degraded: frozenset[str]) -> None:
-    """Refuse to touch a node that is not healthy: afterwards nobody could tell what the upgrade has broken."""
-    problems = check_node_health(read_node_health(site, node), degraded_before=degraded)
-    if problems:
-        raise PlanRefusedError("the node is not healthy before its upgrade", problems, where=node.name)
 
 
 def _make_way(site: Site, node: Node, lease: LeaseHandle, step: Step, lifted: Collection[str]) -> None:

@@ -17,7 +17,7 @@ from stackwright.domain.errors import Problem
 from stackwright.domain.evidence import Evidence
 from stackwright.domain.rke2_facts import DATA
 from stackwright.domain.rke2_program import with_program
-from stackwright.domain.shell import read_script, settled_section, shell_section
+from stackwright.domain.shell import read_script, run_section, settled_section, shell_section
 from stackwright.domain.spec import Node
 
 DAY_S = 86400.0
@@ -190,6 +190,7 @@ _AUTHORITIES = """\
 show "$s"/*-ca.crt "$s"/etcd/*-ca.crt "$a"/*-ca.crt
 """
 FROM_FILES = 3
+STARTING = "activating"
 
 
 def certificate_script() -> str:
@@ -199,6 +200,7 @@ def certificate_script() -> str:
     """
     return read_script(
         settled_section()
+        + run_section("unit", "systemctl", "is-active", "rke2-server", "rke2-agent")
         + shell_section("check", with_program(_FILES + _CHECK))
         + shell_section("authorities", _FILES + _AUTHORITIES)
     )

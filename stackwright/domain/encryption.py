@@ -32,6 +32,7 @@ from stackwright.domain.shell import (
     Section,
     put_file,
     read_script,
+    run_section,
     settled_section,
     shell_section,
     value_section,
@@ -75,9 +76,15 @@ def status_script() -> str:
     """Return the reading script of one server."""
     return read_script(
         settled_section()
+        + run_section("unit", "systemctl", "is-active", "rke2-server")
         + shell_section("status", with_program("sw_rke2 secrets-encrypt status -o json"))
         + value_section("rotating", ROTATING)
     )
+
+
+def is_starting(seen: Mapping[str, Section]) -> bool:
+    """Tell whether a server says nothing only because its process has just been started."""
+    return seen["status"].rc != 0 and seen["unit"].out.strip() == "activating"
 
 
 def parse_keys(seen: Mapping[str, Section], status: NodeStatus | None, where: str) -> ServerKeys:
@@ -210,6 +217,9 @@ def check_keys(spec: StackSpec, facts: StackFacts, keys: Mapping[str, ServerKeys
         elif seen.stage not in (START, FINISHED, ACTIVE):
             what = "a rotation by single commands was begun"
             problems.append(Problem(name, what, DOCS, f"{START} or {FINISHED}", seen.stage))
+        elif seen.stage != ACTIVE and len(seen.keys) > 1:
+            what = "a rotation broke off: an old key is still there, and nobody re-encrypts"
+            problems.append(Problem(name, what, DOCS, "one key", ", ".join(seen.keys)))
     if len([one for one in keys.values() if one.stage == ACTIVE]) > 1:
         what = "two servers re-encrypt at once"
         problems.append(Problem(spec.site, what, DOCS, "one", "two or more"))

@@ -163,6 +163,13 @@ class ConflictError(ApiError):
     """The object exists already, or was changed by someone else in between."""
 
 
+class SecretsUnavailableError(StackError):
+    """The Prefect server, which keeps the blocks, does not answer: whether a block exists is not known."""
+
+    remedy = "Check that the Prefect server runs and can be reached, then run the flow again."
+    transient = True
+
+
 class SecretMissingError(StackError):
     """A block that the site file names does not exist or lacks a value."""
 

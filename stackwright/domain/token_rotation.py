@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from stackwright.domain.certificates import CertificateFacts, expired
+from stackwright.domain.cluster import NodeStatus
 from stackwright.domain.deploy import StackFacts
 from stackwright.domain.errors import PlanRefusedError, Problem
 from stackwright.domain.evidence import Evidence
@@ -26,7 +27,6 @@ from stackwright.domain.rotations import (
     is_joining,
     last_step,
     unit_of,
-    was_halted,
 )
 from stackwright.domain.shell import put_file, put_secret
 from stackwright.domain.snapshots import SnapshotFacts
@@ -55,16 +55,19 @@ class TokenState:
     known: frozenset[str]
 
 
-def token_state(spec: StackSpec, facts: TokenFacts, nodes: Mapping[str, NodeFacts]) -> TokenState:
+def token_state(
+    spec: StackSpec, facts: TokenFacts, nodes: Mapping[str, NodeFacts], statuses: Mapping[str, NodeStatus]
+) -> TokenState:
     """Tell from hashes where a rotation stands, and from the nodes' journals which restarts it owes."""
     following, present = facts.following, facts.present
     latest = [*facts.archived][-1] if facts.archived else ""
-    settled = _all_have(spec, facts, present) and not any(_owes_restart(node, nodes[node.name]) for node in spec.nodes)
+    owes = any(_owes_restart(node, nodes[node.name], statuses.get(node.name)) for node in spec.nodes)
+    settled = _all_have(spec, facts, present) and not owes
     unsettled = bool(latest) and following == present and not settled
-    before = present in facts.archived or following not in ("", present)  # the token block still holds the old one
+    before = present in facts.archived  # the token block still holds the one that is retired
     begun = before or unsettled
     old = latest if unsettled and not before else present
-    new = following if following != old else ""
+    new = following if begun and following != old else ""
     return TokenState(
         old=old,
         begun=begun,
@@ -76,10 +79,11 @@ def token_state(spec: StackSpec, facts: TokenFacts, nodes: Mapping[str, NodeFact
     )
 
 
-def _owes_restart(node: Node, facts: NodeFacts) -> bool:
-    """Tell whether the last that was done on a node was to write the token, or to restart it without an end."""
-    halted = was_halted(facts, step_id(node, "restart")) or was_halted(facts, step_id(node, "config"))
-    return halted or last_step(facts) == step_id(node, "config")
+def _owes_restart(node: Node, facts: NodeFacts, status: NodeStatus | None) -> bool:
+    """Tell whether a node was last given the token and still runs without it, or is not back from its restart."""
+    ours = last_step(facts) in (step_id(node, "config"), step_id(node, "restart"))
+    stale = facts.rke2.started_sum != facts.rke2.config_sum
+    return (ours and stale) or is_joining(node, facts, status, step_id(node, "restart"))
 
 
 def _all_have(spec: StackSpec, facts: TokenFacts, mark: str) -> bool:
@@ -99,7 +103,7 @@ def plan_token(
 
     Raises PlanRefusedError with every problem at once.
     """
-    state = token_state(spec, tokens, facts.nodes)
+    state = token_state(spec, tokens, facts.nodes, facts.cluster.nodes)
     owed = _owed(spec, facts, state)
     problems = [*check_settled(spec, _as_settled(spec, facts, tokens, state), owed), *check_tokens(spec, tokens, state)]
     if not state.begun:

@@ -159,6 +159,10 @@ class LabHandle:
         """Replace a machine by a blank one of the same name and address, and return its public host key."""
         return str(self.ask("POST", "/rebuild", {"node": node})["host_key"])
 
+    def age_certificates(self, node: str, days: float) -> None:
+        """Give every leaf certificate of RKE2 on a machine so many days to live."""
+        self.ask("POST", "/certificates", {"node": node, "days": days})
+
     def secrets(self) -> dict[str, dict[str, dict[str, str]]]:
         """Return the blocks that the lab's site file names: kind -> name -> fields."""
         found: dict[str, dict[str, dict[str, str]]] = json.loads((self.folder / "secrets.json").read_text())

@@ -59,6 +59,11 @@ def control_app(center: Center) -> web.Application:
         order = await request.json()
         return web.json_response({"host_key": await center.rebuild(order["node"])})
 
+    async def certificates(request: web.Request) -> web.Response:
+        order = await request.json()
+        center.rke2.age_certificates(order["node"], order["days"])
+        return web.json_response({"ok": True})
+
     app = web.Application()
     app.add_routes(
         [
@@ -71,6 +76,7 @@ def control_app(center: Center) -> web.Application:
             web.delete("/faults", clear_faults),
             web.post("/power", power),
             web.post("/rebuild", rebuild),
+            web.post("/certificates", certificates),
         ]
     )
     return app

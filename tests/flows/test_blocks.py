@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 from uuid import UUID
 
-import httpx
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
@@ -21,7 +20,7 @@ from blocks.types import BLOCKS
 from stackwright import runs
 from stackwright.cli import EXIT
 from stackwright.clients.secrets import need
-from stackwright.domain.errors import NotFoundError, ProblemsError, SecretMissingError
+from stackwright.domain.errors import NotFoundError, ProblemsError, SecretMissingError, SecretsUnavailableError
 from stackwright.lab.server import PrefectServer
 
 PLANTED = "planted-7d21-in-a-block"
@@ -186,12 +185,13 @@ def test_a_missing_block_is_none_and_can_still_be_written() -> None:
 
 @pytest.mark.usefixtures("set_up")
 def test_a_server_that_does_not_answer_is_not_a_missing_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Unknown is not absent: a secret must not be made anew because the server was away."""
+    """Unknown is not absent: a secret must not be made anew because the server was away. A task may try again."""
     from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
     gone = {PREFECT_API_URL: "http://127.0.0.1:9/api", PREFECT_CLIENT_MAX_RETRIES: 0}
-    with temporary_settings(gone), pytest.raises(httpx.TransportError):
+    with temporary_settings(gone), pytest.raises(SecretsUnavailableError) as caught:
         BlockSecrets().read("secret-text", "kept")
+    assert caught.value.transient and "ConnectError" in caught.value.seen
 
 
 @pytest.mark.usefixtures("set_up")

@@ -10,9 +10,15 @@ from html.parser import HTMLParser
 
 import pytest
 
-from stackwright.domain.plan import Plan
+from stackwright.domain.plan import Effect, Plan, Step
 from stackwright.reports.html import MOST_BARS, duration, plot_times, report_html
-from stackwright.reports.markdown import evidence_markdown, plan_markdown, report_markdown, table
+from stackwright.reports.markdown import (
+    approval_markdown,
+    evidence_markdown,
+    plan_markdown,
+    report_markdown,
+    table,
+)
 from stackwright.reports.model import Group, make_report, to_json
 from tests.domain.layers.sites import lab
 from tests.reports import samples
@@ -192,3 +198,19 @@ def test_a_report_of_a_run_of_no_length_is_drawn():
         samples.good(), ended=samples.BEGAN + timedelta(0), groups=(Group("node", "n", 1, 0.0, 0.0, True),)
     )
     assert "Took" in text_of(report)
+
+
+def test_the_approval_form_is_narrow_and_says_the_worst_first():
+    """Steps by effect, the worst first; hash and notes; and where the whole plan is."""
+    effects = (Effect.FILE, Effect.ETCD_MEMBER_DOWN, Effect.FILE)
+    steps = tuple(
+        Step(f"upgrade/s{i}/x", f"s{i}", "does it", effect, "5.2", "seen") for i, effect in enumerate(effects)
+    )
+    plan = Plan("north", steps, ("From here to there.",))
+    text = approval_markdown(plan)
+    assert plan.hash in text and "- From here to there." in text and "plan-north" in text
+    assert text.index("**etcd member down** (1): `upgrade/s1/x`") < text.index(
+        "**file** (2): `upgrade/s0/x`, `upgrade/s2/x`"
+    )
+    many = Plan("north", tuple(Step(f"a/{i}/x", str(i), "", Effect.FILE, "", "") for i in range(100)))
+    assert "and 76 more" in approval_markdown(many)

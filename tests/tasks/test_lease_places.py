@@ -16,6 +16,7 @@ from stackwright.domain.errors import (
     NodeUnreachableError,
     PlanMovedError,
     RemoteStepError,
+    SecretsUnavailableError,
 )
 from stackwright.domain.lease import LeaseBrokenError, NoLeasePlaceError
 from stackwright.domain.lease_object import API, KIND, NAMESPACE, new_object
@@ -223,6 +224,16 @@ def test_an_api_that_refuses_us_is_a_place_that_does_not_answer(site, kube, erro
 
     monkeypatch.setattr(kube, "get_dated", refuse)
     assert taken(site, this_process("mine")).number == 1
+
+
+def test_a_renewal_does_not_need_the_prefect_server(site, kube, monkeypatch):
+    """Whether there is a cluster is in a block; while that cannot be read, the server's copy decides."""
+    lease = taken(site, this_process("mine"))
+    before = on_server(site)
+    monkeypatch.setattr(site.secrets, "read", refuse_with(SecretsUnavailableError("the block cannot be read")))
+    lease.check()
+    lease.renew()
+    assert on_server(site).renewed_at > before.renewed_at and in_cluster(kube).renewed_at == kube.time
 
 
 def test_when_neither_answers_nothing_may_be_changed(site, kube):

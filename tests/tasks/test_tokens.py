@@ -68,7 +68,7 @@ def token_of(site, block="rke2-token"):
 def settle(site):
     """Finish whatever a test has left in the middle."""
     facts = stack_facts(site)
-    if token_state(site.spec, read_tokens(site, facts.nodes), facts.nodes).begun:
+    if token_state(site.spec, read_tokens(site, facts.nodes), facts.nodes, facts.cluster.nodes).begun:
         carry_out(site, plan_of(site))
 
 

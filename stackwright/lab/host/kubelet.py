@@ -33,11 +33,11 @@ class Kubelet:
         self._shown: dict[str, str] = {}
 
     async def register(self, role: str, version: str, config: dict[str, Any], member: str = "") -> None:
-        """Make the Node, or bring it up to date; waits for an API server."""
+        """Make the Node, or bring it up to date; waits for an API server. `member` is its etcd member's name."""
         while True:
             try:
                 old = await self._api.get(f"{NODES}/{self._name}")
-                node = node_object(self._disk, self._name, role, version, config, old, member)
+                node = node_object(self._disk, self._name, role, version, config, old, member.rpartition("-")[2])
                 set_condition(node, "Ready", "True", "KubeletReady", "kubelet is posting ready status")
                 if old is None:
                     await self._api.call("POST", NODES, node)

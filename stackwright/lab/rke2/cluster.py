@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from stackwright.lab.machines.hand import Answer, Call
 from stackwright.lab.net import LabNet
 from stackwright.lab.rke2 import static_pods
-from stackwright.lab.rke2.commands import rke2_command
+from stackwright.lab.rke2.certificates import age_certificates
+from stackwright.lab.rke2.commands import cluster_of, rke2_command
 from stackwright.lab.rke2.encryption import first_encryption
 from stackwright.lab.rke2.etcd_api import Raft
 from stackwright.lab.rke2.memberlog import MemberLog
@@ -423,6 +424,10 @@ class Rke2Cluster:
             and minor_of(own) > min(servers)
             and self.machine_of(name) not in self.pods
         )
+
+    def age_certificates(self, name: str, days: float) -> None:
+        """Give every leaf certificate of a machine so many days to live."""
+        age_certificates(self.nodes[name], cluster_of(self, self.nodes[name]), days)
 
     async def _command(self, machine: Machine, call: Call) -> Answer:
         if call.args[1:2] == ("lab-killall",):

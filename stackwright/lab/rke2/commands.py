@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from stackwright.lab.machines.hand import Answer, Call
-from stackwright.lab.rke2.certificates import age_certificates, certificate_command
+from stackwright.lab.rke2.certificates import certificate_command
 from stackwright.lab.rke2.encryption import encryption_command
 from stackwright.lab.rke2.snapshots import snapshot_command
 from stackwright.lab.rke2.state import MEMBER_FILE, ClusterState
@@ -28,7 +28,7 @@ def rke2_command(cluster: Rke2Cluster, machine: Machine, call: Call) -> Answer:
     if verb == "certificate":
         return certificate_command(machine, version, words)
     if verb == "lab-certificates":
-        age_certificates(machine, _state(cluster, machine) or next(iter(cluster.clusters.values())), float(words[0]))
+        cluster.age_certificates(machine.name, float(words[0]))
         return Answer()
     state = _state(cluster, machine)
     if state is None or not machine.systemd.is_active("rke2-server.service"):
@@ -36,6 +36,11 @@ def rke2_command(cluster: Rke2Cluster, machine: Machine, call: Call) -> Answer:
             1, err='level=fatal msg="Error: Get \\"https://127.0.0.1:9345/cacerts\\": connect: connection refused"\n'
         )
     return COMMANDS[verb](cluster, machine, state, words)
+
+
+def cluster_of(cluster: Rke2Cluster, machine: Machine) -> ClusterState:
+    """Return the cluster that a machine belongs to; an agent, which holds no data, belongs to the first."""
+    return _state(cluster, machine) or next(iter(cluster.clusters.values()))
 
 
 def _state(cluster: Rke2Cluster, machine: Machine) -> ClusterState | None:

@@ -34,7 +34,7 @@ def first_encryption() -> dict[str, Any]:
 
 def put_encryption(machine: Machine, state: ClusterState, node: Obj) -> None:
     """Write the cluster's encryption configuration to a server that starts, and its hash onto the server's Node."""
-    text = _config(state)
+    text = _config(state.encryption["keys"])
     machine.write(CONFIG, text, 0o600)
     node["metadata"].setdefault("annotations", {})[ANNOTATION] = f"{state.encryption['stage']}-{_hash(text)}"
 
@@ -52,7 +52,7 @@ def encryption_command(cluster: Rke2Cluster, machine: Machine, state: ClusterSta
 def _status(api: ClusterApi, machine: Machine, state: ClusterState, words: list[str]) -> Answer:
     stage = _annotation(api, machine.name).partition("-")[0]
     differs = _difference(api)
-    kinds = [f"AES-CBC {name}" for name in state.encryption["keys"]]
+    kinds = [f"AES-CBC {name}" for name in _keys(machine)]
     if "json" in (option(words, "-o"), option(words, "--output")):
         # hashmatch and hasherror are left out when they are false or empty.
         answer = {"stage": stage, "activekey": kinds[0], "enable": True}
@@ -73,19 +73,20 @@ def _rotate(cluster: Rke2Cluster, machine: Machine, state: ClusterState) -> Answ
     if refusal:
         text = f"see server log for details: https://127.0.0.1:9345/v1-rke2/encrypt/config: 400 Bad Request: {refusal}"
         return Answer(1, err=f'level=fatal msg="Error: {text}"\n')
-    _annotate(api, machine.name, f"{ACTIVE}-{_hash(_config(state))}")
-    asyncio.get_running_loop().call_later(REENCRYPT_S / cluster.speed, _finish, cluster, machine, state)
+    _annotate(api, machine.name, f"{ACTIVE}-{_hash(machine.read(CONFIG))}")
+    name = f"aescbckey-{datetime.now(UTC).isoformat(timespec='microseconds')}"
+    machine.write(CONFIG, _config([name, *state.encryption["keys"]]), 0o600)
+    asyncio.get_running_loop().call_later(REENCRYPT_S / cluster.speed, _finish, cluster, machine, state, name)
     return Answer(0, "keys rotated, reencryption started\n")
 
 
-def _finish(cluster: Rke2Cluster, machine: Machine, state: ClusterState) -> None:
+def _finish(cluster: Rke2Cluster, machine: Machine, state: ClusterState, name: str) -> None:
     """End the re-encryption, unless the server was stopped meanwhile: then it stays where it was."""
     if not machine.systemd.is_active("rke2-server.service"):
         return
-    name = f"aescbckey-{datetime.now(UTC).isoformat(timespec='microseconds')}"
     state.encryption = {"stage": FINISHED, "keys": [name]}
     cluster.save(state)
-    text = _config(state)
+    text = _config(state.encryption["keys"])
     machine.write(CONFIG, text, 0o600)
     _annotate(cluster.api_of(state), machine.name, f"{FINISHED}-{_hash(text)}")
 
@@ -114,9 +115,14 @@ def _annotate(api: ClusterApi, node: str, value: str) -> None:
         api.put({**found, "metadata": {**found["metadata"], "annotations": annotations}})
 
 
-def _config(state: ClusterState) -> str:
-    keys = [{"name": name} for name in state.encryption["keys"]]
-    providers = [{"aescbc": {"keys": keys}}, {"identity": {}}]
+def _keys(machine: Machine) -> list[str]:
+    """Return the names of the keys in a server's own file, the active one first."""
+    held = json.loads(machine.read(CONFIG))
+    return [key["name"] for key in held["resources"][0]["providers"][0]["aescbc"]["keys"]]
+
+
+def _config(names: list[str]) -> str:
+    providers = [{"aescbc": {"keys": [{"name": name} for name in names]}}, {"identity": {}}]
     resources = [{"resources": ["secrets"], "providers": providers}]
     return json.dumps({"kind": "EncryptionConfiguration", "resources": resources})
 
