@@ -7,7 +7,7 @@ SHELL  := /bin/bash
 
 export DO_NOT_TRACK = 1
 
-.PHONY: help setup demo test check format bench bench-nodes bench-upgrade kill-test guard-test rung rung-image docs lock clean
+.PHONY: help setup demo test check format bench bench-nodes bench-upgrade kill-test guard-test rung rung-image test-long docs lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 18
@@ -60,6 +60,9 @@ rung: setup rung-image ## Run the tests on containers with systemd and real etcd
 
 rung-image: $(STAMP) ## Build the image of the container rung, or say why it cannot be had
 	@$(BIN)/python -m tests.rung.engine build || true
+
+test-long: setup ## Run the cases that the default suite only samples: every cut of every rotation
+	@$(BIN)/python -m pytest -m slow --ignore=tests/rung
 
 docs: setup ## Write the generated documents again
 	@$(BIN)/stackwright docs

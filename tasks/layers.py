@@ -36,7 +36,7 @@ from stackwright.domain.evidence import Evidence
 from stackwright.domain.layers import BY_NAME, order, releases_of, waits_for
 from stackwright.domain.layers.facts import OWNER_SELECTOR, ClusterFacts, seen_releases
 from stackwright.domain.layers.model import LayerDef, ObjectSpec
-from stackwright.domain.layers.planning import LayerChange, ReleaseChange, plan_layer
+from stackwright.domain.layers.planning import LayerChange, ReleaseChange, plan_layer, proof_objects
 from stackwright.domain.plan import Plan, Step, check_steps_approved
 from stackwright.domain.releases import ReleaseWant
 from stackwright.domain.spec import StackSpec
@@ -75,7 +75,11 @@ def read_facts(site: Site, layers: Iterable[LayerDef], *, run_dead: bool = True)
     counts as left by a run that died (`run_dead`), and its recovery is part of the plan that a person sees.
     """
     spec = site.spec
-    wanted = [item for layer in layers for item in (*layer.before_objects(spec), *layer.after_objects(spec))]
+    wanted = [
+        item
+        for layer in layers
+        for item in (*layer.before_objects(spec), *layer.after_objects(spec), *proof_objects(spec, layer))
+    ]
     values = [release.values for layer in layers for release in releases_of(spec, layer)]
     opened = open_markers(site, markers_in([*(item.manifest for item in wanted), *values]))
     now = datetime.fromtimestamp(site.clock.now(), UTC)
@@ -111,7 +115,9 @@ def bring_layer(site: Site, name: str, lease: LeaseHandle, approved: tuple[Step,
             change = plan_layer(site.spec, layer, facts)
             _check(change, approved)
         _carry_out(site, change, facts.opened, lease)
-    return wait_gates(site, layer, layer.settings(site.spec).timeout_s, lease if change.first else None)
+    found = wait_gates(site, layer, layer.settings(site.spec).timeout_s, lease if change.proof else None)
+    apply_objects(site, site.kube(), change.proof, lease)
+    return found
 
 
 def _check(change: LayerChange, approved: tuple[Step, ...]) -> None:

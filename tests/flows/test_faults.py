@@ -63,7 +63,8 @@ def test_slow_join(slow: tuple[Ground, Ended]) -> None:
     assert ended.sent("ssh", "wrk3", "rke2/wrk3/start")
     assert not ended.sent("kube", "metallb")
     again = ground.mend()
-    assert again.sent("ssh", action="rke2/") == ["wrk2 rke2/wrk2/start"], "the others have joined"
+    # On a busy machine it may have joined by the time of the second look; no other node is touched again.
+    assert set(again.sent("ssh", action="rke2/")) <= {"wrk2 rke2/wrk2/start"}, "the others have joined"
     assert again.sent("kube", "metallb")
 
 

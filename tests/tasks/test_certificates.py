@@ -22,6 +22,7 @@ from stackwright.domain.quorum import QuorumError
 from stackwright.domain.windows import WindowClosedError
 from tasks.certificate_rotation import ensure_access, look_at_certificates, refresh_access, rotate_node
 from tasks.certificates import read_node_certificates, scan_cluster, scan_node
+from tests.sampling import sampled
 from tests.tasks.up_site import NO_LAYERS, Held, closed_now, cluster_up, etcd_starts, respec, stack_facts
 
 pytestmark = pytest.mark.lab
@@ -157,8 +158,8 @@ def test_only_nodes_that_are_due_are_rotated_and_a_second_run_is_empty(up):
     assert lab.journal.count == before
 
 
-@pytest.mark.parametrize("when", ["before", "inside", "after"])
-@pytest.mark.parametrize("name", ["s3", "a1"])
+@pytest.mark.parametrize("when", sampled(["before", "inside", "after"], "inside"))
+@pytest.mark.parametrize("name", sampled(["s3", "a1"], "s3"))
 def test_a_rotation_that_was_cut_is_continued_under_its_approval(up, name, when):
     """At whatever moment the link is lost: the same plan completes, and the node is up with new certificates."""
     lab, site = up

@@ -12,6 +12,7 @@ from pydantic import SecretStr
 from stackwright.domain.errors import PlanRefusedError, Problem
 from stackwright.domain.layers import check_layers, order, releases_of
 from stackwright.domain.layers.facts import ClusterFacts, SeenRelease, release_labels
+from stackwright.domain.layers.gates import VolumeSmokeGate
 from stackwright.domain.layers.model import LayerDef, ObjectSpec, ReleaseSpec
 from stackwright.domain.plan import Effect, Step, digest_of
 from stackwright.domain.releases import LAYER_LABEL, ReleaseAction, ReleaseFacts, ReleaseWant, decide_release
@@ -39,6 +40,8 @@ class LayerChange:
     before: tuple[ObjectSpec, ...]
     releases: tuple[ReleaseChange, ...]
     after: tuple[ObjectSpec, ...]
+    proof: tuple[ObjectSpec, ...]
+    """The note that the gates which write something were passed, where it is not there yet."""
     steps: tuple[Step, ...]
     missing: tuple[Marker, ...] = ()
     """Markers whose block does not exist and is not one that Stackwright makes itself."""
@@ -54,11 +57,6 @@ class LayerChange:
             for marker in self.missing
         ]
         return blocks + [change.action.problem for change in self.releases if change.action.problem]
-
-    @property
-    def first(self) -> bool:
-        """True when a release is installed for the first time: then changing gates belong to the layer's gates."""
-        return any(change.action.changes and _is_first(change) for change in self.releases)
 
 
 def plan_layers(spec: StackSpec, facts: ClusterFacts) -> tuple[Step, ...]:
@@ -84,7 +82,35 @@ def plan_layer(spec: StackSpec, layer: LayerDef, facts: ClusterFacts) -> LayerCh
     steps = [_objects_step(layer, "objects-before", wanted_before, before)] if before else []
     steps += [_release_step(spec, layer, change) for change in releases if change.action.changes]
     steps += [_objects_step(layer, "objects-after", wanted_after, after)] if after else []
-    return LayerChange(layer, before, releases, after, tuple(steps), _missing(spec, layer, facts))
+    proof = tuple(item for item in proof_objects(spec, layer) if _differs(item, facts))
+    steps += [_proof_step(spec, layer, item) for item in proof]
+    return LayerChange(layer, before, releases, after, proof, tuple(steps), _missing(spec, layer, facts))
+
+
+def proof_objects(spec: StackSpec, layer: LayerDef) -> tuple[ObjectSpec, ...]:
+    """Return the note that says that a layer's gates which write something were passed; none where it has no such gate.
+
+    It lies in the cluster, so that a run that died before them is not followed by one that takes them for passed.
+    """
+    gates = [gate for gate in layer.gates(spec) if isinstance(gate, VolumeSmokeGate)]
+    if not gates:
+        return ()
+    meta = {"name": f"stackwright-proven-{layer.name.replace('_', '-')}", "namespace": gates[0].namespace}
+    passed = {"gates": " ".join(gate.id for gate in gates)}
+    return (ObjectSpec({"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": passed}),)
+
+
+def _proof_step(spec: StackSpec, layer: LayerDef, item: ObjectSpec) -> Step:
+    gates = [gate for gate in layer.gates(spec) if gate.changing]
+    return Step(
+        id=f"layer/{layer.name}/prove",
+        target=layer.name,
+        summary=f"{layer.title}: prove by work: {'; '.join(gate.wanted for gate in gates)}",
+        effect=Effect.NONE,
+        guide=layer.guide,
+        verify=f"{item.key} says so",
+        digest=digest_of(canonical(item.manifest)),
+    )
 
 
 def _missing(spec: StackSpec, layer: LayerDef, facts: ClusterFacts) -> tuple[Marker, ...]:

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from stackwright.domain.errors import PlanRefusedError
 from stackwright.domain.layers import BY_NAME, order, releases_of
 from stackwright.domain.layers.facts import ClusterFacts, SeenRelease, label_value, release_of, seen_releases
-from stackwright.domain.layers.planning import plan_layer, plan_layers, want_of
+from stackwright.domain.layers.planning import plan_layer, plan_layers, proof_objects, want_of
 from stackwright.domain.plan import Effect
 from stackwright.domain.releases import Release
 from stackwright.domain.values import markers_in, resolve, sealed
@@ -57,7 +57,7 @@ def done(spec, **changes) -> ClusterFacts:
     opened = opened_for(spec)
     objects, releases = {}, {}
     for layer in order(spec):
-        for item in (*layer.before_objects(spec), *layer.after_objects(spec)):
+        for item in (*layer.before_objects(spec), *layer.after_objects(spec), *proof_objects(spec, layer)):
             objects[item.key] = sealed(item.manifest, lambda tree: plain(resolve(tree, opened)))
         for release in releases_of(spec, layer):
             want = want_of(spec, layer, release, opened)
@@ -232,10 +232,10 @@ def test_dead_run_of_an_upgrade_continues_under_its_approval():
 def test_first_install_asks_for_changing_gates():
     """The volume check belongs to a first install, not to an upgrade or to a site that is as wanted."""
     storage = BY_NAME["storage"]
-    assert plan_layer(SPEC, storage, never()).first
-    assert not plan_layer(SPEC, storage, done(SPEC)).first
+    assert plan_layer(SPEC, storage, never()).proof
+    assert not plan_layer(SPEC, storage, done(SPEC)).proof
     upgraded = replaced(done(SPEC), ("longhorn-system", "longhorn"), version="1.11.3")
-    assert not plan_layer(SPEC, storage, upgraded).first
+    assert not plan_layer(SPEC, storage, upgraded).proof
 
 
 def test_block_that_only_the_operator_can_give_refuses_the_plan():
