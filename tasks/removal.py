@@ -13,7 +13,7 @@ from prefect.cache_policies import NO_CACHE
 
 from stackwright.clients.site import LeaseHandle, Site, wait_until
 from stackwright.clients.ssh import NodeShell
-from stackwright.domain.errors import ApiUnavailableError, PlanRefusedError, RemoteStepError
+from stackwright.domain.errors import ApiError, PlanRefusedError, RemoteStepError
 from stackwright.domain.plan import Effect, Plan, Step, check_steps_approved
 from stackwright.domain.removal import AREA, REMOVE, REMOVED, Case, Departure, has_left, plan_removal
 from stackwright.domain.removal_checks import check_removal
@@ -103,8 +103,10 @@ def _has_answered(site: Site, name: str) -> bool | None:
     """Tell whether RKE2 has taken the member out; None while it has not. Raises RemoteStepError when it refused."""
     try:
         found = site.kube().get("v1", "Node", name)
-    except ApiUnavailableError:
-        return None  # the API server beside the member ends with it: another one answers next
+    except ApiError as error:
+        if error.status < 500 and not error.transient:
+            raise
+        return None  # the API server beside the member ends with it, or answers 500 without it: ask another one
     notes = (found["metadata"].get("annotations") or {}) if found else {}
     if found is None or notes.get(REMOVED):
         return True

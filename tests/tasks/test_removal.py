@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
-from stackwright.domain.errors import NodeUnreachableError, PlanMovedError, PlanRefusedError
+from stackwright.domain.errors import ApiError, NodeUnreachableError, PlanMovedError, PlanRefusedError
 from stackwright.domain.plan import Plan
 from stackwright.domain.removal import leaving_nodes, plan_removal
 from stackwright.domain.removal_checks import check_clash, check_removal
 from stackwright.lab.rebuild import rebuild
+from tasks import removal
 from tasks.cluster import read_cluster
 from tasks.nodes import read_nodes
 from tasks.removal import take_out
@@ -236,3 +238,19 @@ def test_what_would_break_quorum_is_refused_with_the_names(lab, place):
     with pytest.raises(PlanRefusedError):
         take_out(site, site.spec.removed[0], Held(next(NUMBERS)), ())
     assert voters(lab) == ["s1", "s2", "s3"]
+
+
+@pytest.mark.parametrize(("status", "waits"), [(500, True), (503, True), (403, False)])
+def test_an_api_server_without_its_member_is_asked_again(status, waits):
+    """The one beside the member that leaves may answer 500 until the balancer drops it; a refusal is no such thing."""
+
+    class Kube:
+        def get(self, *_):
+            raise ApiError("etcdserver: no leader", status=status)
+
+    site = SimpleNamespace(kube=Kube)
+    if waits:
+        assert removal._has_answered(site, "s3") is None
+    else:
+        with pytest.raises(ApiError):
+            removal._has_answered(site, "s3")
