@@ -18,7 +18,7 @@ _WORDS = (
     (re.compile(r"(?<=srv\d-)[0-9a-f]{8}\b"), "MEMBER"),
 )
 # Labels and annotations that hold a digest of random secrets.
-_DIGESTS = ("stackwright.io/values", "checksum/")
+_DIGESTS = ("etcd.rke2.cattle.io/snapshot-token-hash", "stackwright.io/values", "checksum/")
 
 
 def plain(tree: Any, key: str = "") -> Any:

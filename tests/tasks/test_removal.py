@@ -16,7 +16,7 @@ from stackwright.domain.plan import Plan
 from stackwright.domain.removal import leaving_nodes, plan_removal
 from stackwright.domain.removal_checks import check_clash, check_removal
 from stackwright.lab.rebuild import rebuild
-from tasks import removal
+from tasks import removal as removing
 from tasks.cluster import read_cluster
 from tasks.nodes import read_nodes
 from tasks.removal import take_out
@@ -250,7 +250,7 @@ def test_an_api_server_without_its_member_is_asked_again(status, waits):
 
     site = SimpleNamespace(kube=Kube)
     if waits:
-        assert removal._has_answered(site, "s3") is None
+        assert removing._has_answered(site, "s3") is None
     else:
         with pytest.raises(ApiError):
-            removal._has_answered(site, "s3")
+            removing._has_answered(site, "s3")
