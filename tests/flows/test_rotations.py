@@ -20,7 +20,7 @@ from tests.flows.test_deploy import ProcessWatch
 
 SPEED = 40.0
 PLAN_MOVED, FAILED = 3, 1
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.slow]  # minutes: `make test-long`
 
 
 @pytest.fixture(scope="module")

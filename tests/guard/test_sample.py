@@ -10,7 +10,7 @@ from tests.kill.points import Point
 from tests.kill.run import lane
 
 SMALL = Layout(workers=0, gpus=0, agents=3, releases=RELEASES[:2], bare=True)
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.slow]  # minutes: `make test-long`
 
 
 def test_a_server_that_dies_beside_an_upgrade_costs_no_quorum(tmp_path) -> None:

@@ -26,6 +26,8 @@ BUILD = ROOT / "build" / "rung"
 PLACE = Path("/run/stackwright-rung") if os.geteuid() == 0 else BUILD  # one for all checkouts of this machine
 START_S = 40.0
 PROGRAMS = {"etcd": "etcd-server", "debootstrap": "debootstrap", "dockerd": "docker.io"}
+_started: dict[int, subprocess.Popen[bytes]] = {}
+"""Engines that this process started: they are its children, and it has to see their end."""
 
 
 class CannotRunError(Exception):
@@ -69,6 +71,8 @@ def _start() -> None:
     if os.geteuid() != 0:
         raise CannotRunError("no Docker engine answers, and starting dockerd needs root")
     log = PLACE / "dockerd.log"
+    # No engine answers, so this is what a killed one left: its number may be another process's by now.
+    (PLACE / "dockerd.pid").unlink(missing_ok=True)
     with log.open("wb") as sink:
         process = subprocess.Popen(
             ["dockerd", "--pidfile", str(PLACE / "dockerd.pid")],
@@ -83,6 +87,7 @@ def _start() -> None:
                 process.wait()
             raise CannotRunError(f"dockerd does not start; its last words: {tail[0][-300:]}")
         time.sleep(0.2)
+    _started[process.pid] = process
 
 
 def _leave(users: int) -> None:
@@ -100,13 +105,9 @@ def _leave(users: int) -> None:
         os.kill(pid, signal.SIGTERM)
     except ProcessLookupError:
         return
+    process = _started.pop(pid, None)
     deadline = time.monotonic() + START_S
-    while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
-        try:
-            if os.waitpid(pid, os.WNOHANG)[0]:
-                return
-        except ChildProcessError:
-            pass  # another process of ours started it
+    while (process.poll() is None if process else Path(f"/proc/{pid}").exists()) and time.monotonic() < deadline:
         time.sleep(0.1)
 
 
