@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from stackwright.domain.errors import Problem
 from stackwright.domain.versions import KNOWN_RKE2, Version, check_versions, parse_chart, parse_rke2
 
-MOST_KUBELET_LAG = 3  # minors that a kubelet may be behind the API server: version skew policy
 ETCD36_LINE = (1, 34)  # every release of this line and later carries etcd 3.6
 ETCD36_SINCE_133 = Version(1, 33, 11)  # within 1.33, from this patch on
 # An etcd of 3.5 is safe to be upgraded to 3.6 from 3.5.26 on; before, members come back as zombies.
@@ -54,7 +53,7 @@ def check_path(
         return [Problem(where, "this is not an RKE2 release", remedy, "vX.Y.Z+rke2rN", what)]
     versions = {name: version for name, version in seen.items() if version is not None}
     problems = [*_downgrades(target, want, running, versions), *_skips(target, want, running, versions)]
-    problems += [*_mixed(target, running, servers), *_order(target, running, servers)]
+    problems += [*_mixed(target, running), *_order(target, running, servers)]
     return [*problems, *_etcd_door(target, want, running, versions, servers, etcd)]
 
 
@@ -90,7 +89,7 @@ def _skips(target: str, want: Version, running: Mapping[str, str], seen: Mapping
     yield Problem("rke2.version", what, remedy, f"v{line[0]}.{line[1]}.*", target)
 
 
-def _mixed(target: str, running: Mapping[str, str], servers: frozenset[str]) -> Iterator[Problem]:
+def _mixed(target: str, running: Mapping[str, str]) -> Iterator[Problem]:
     others = sorted({text for text in running.values() if text != target})
     if len(others) > 1:
         nodes = "; ".join(f"{text}: {_some([name for name in running if running[name] == text])}" for text in others)
