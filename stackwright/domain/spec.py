@@ -374,7 +374,7 @@ class Validation(Model):
     pipeline: bool = False
 
 
-class Backup(Model):
+class BackupStore(Model):
     endpoint: str
     """S3-compatible store outside the cluster, https://..."""
     bucket: str
@@ -382,6 +382,39 @@ class Backup(Model):
     folder: str = ""
     credentials_block: BlockName = "backup-store"
     ca_file: str | None = None
+
+
+class Retention(Model):
+    last: int = Field(14, ge=1)
+    """So many newest bundles are kept. The newest one that a drill has proved is kept in any case."""
+    daily: int = Field(14, ge=0)
+    """The newest bundle of so many days (UTC)."""
+    weekly: int = Field(8, ge=0)
+    monthly: int = Field(12, ge=0)
+
+
+class Drill(Model):
+    host: Node
+    """A spare host, no node of the cluster, on which bundles are restored. It is wiped before and after."""
+    fence: tuple[str, ...] = ()
+    """More addresses (`host:port`) that must not answer from there, beside those of the site itself."""
+    rto_s: int = Field(3600, ge=1)
+    """Within this time a restore must be done."""
+    proven_days: int = Field(8, ge=1)
+    """A bundle's proof holds so long."""
+
+
+class Backup(BackupStore):
+    second: BackupStore | None = None
+    """A second store that gets a copy of every bundle."""
+    key_block: BlockName = "backup-key"
+    """Block with the age identity (`AGE-SECRET-KEY-1...`) that opens the bundles. Keep a copy outside of Prefect."""
+    recipients: tuple[str, ...] = ()
+    """More age recipients (`age1...`) that can open them, such as a key in the safe."""
+    retention: Retention = Retention()
+    stale_after_h: int = Field(26, ge=1)
+    """The newest bundle may be so old."""
+    drill: Drill | None = None
 
 
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
@@ -413,6 +446,8 @@ class Upgrade(Model):
     """How long a node may take to be healthy again after its restart."""
     snapshot_max_age_s: int = Field(3600, ge=1)
     """A verified snapshot younger than this is not taken again."""
+    ticket_max_age_h: int = Field(72, ge=1)
+    """A rehearsal's ticket holds so long."""
 
 
 class StackSpec(Model):
