@@ -53,7 +53,7 @@ from stackwright.domain.shell import last_lines, read_script, value_section
 from stackwright.domain.spec import Node
 from tasks.cluster import read_sources
 from tasks.nodes import bring_node, look
-from tasks.restore_gates import forget_password, wait_until_back
+from tasks.restore_gates import forget_lease, forget_password, wait_until_back
 from tasks.restore_site import Bundle
 from tasks.scripts import replacing, send
 
@@ -122,6 +122,7 @@ def restore_first(site: Site, node: Node, lease: LeaseHandle, bundle: Bundle, *,
             _send(site, shell, lease, start_step(bundle.manifest, node), start_script(mark, node))
         wait_until_back(site, node, shell, facts, [node], keeps_access=True)
         if not reached(mark.phase, "back"):
+            forget_lease(site)
             _send(site, shell, lease, start_step(bundle.manifest, node), back_script(mark))
 
 
