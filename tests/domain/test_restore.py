@@ -7,13 +7,15 @@ from dataclasses import replace
 import pytest
 
 from stackwright.domain.bundle import SNAPSHOT, Manifest, NodeNote, SnapshotNote, StoredFile
-from stackwright.domain.errors import PlanRefusedError
+from stackwright.domain.bundle_checks import Fault
+from stackwright.domain.errors import PlanRefusedError, Problem
 from stackwright.domain.etcd import unreadable
 from stackwright.domain.plan import Effect
 from stackwright.domain.restore import Mark, RestoreFacts, parse_mark, plan_restore, reason_of
 from stackwright.domain.restore_checks import check_restore
+from stackwright.domain.restore_evidence import address_evidence, content_evidence, node_evidence, rto_evidence
 from stackwright.domain.rke2_facts import Rke2Facts
-from tests.domain.nodes_seen import VERSION, etcd_view, make_spec, prepared
+from tests.domain.nodes_seen import VERSION, etcd_view, make_spec, prepared, status
 
 SPEC = make_spec()
 NAMES = [node.name for node in SPEC.nodes]
@@ -205,3 +207,21 @@ def test_the_plan_says_what_does_not_come_back_and_who_is_gone():
 )
 def test_rke2s_words_tell_the_reason(said, reason):
     assert reason_of(said) == reason
+
+
+def test_evidence_says_what_differs_and_what_is_missing():
+    """Content decides; a long restore alone does not."""
+    made = manifest()
+    fault = Fault("content-differs", Problem("Node s1", "another one", "look", "u", "x"))
+    good, bad = content_evidence(made, {"identity": [], "content": [fault]}, 0.0)
+    assert (good.verdict, bad.verdict) == ("pass", "fail") and "another one" in bad.seen and bad.remedy
+    ready = [status(node.name, server=node.is_server) for node in SPEC.nodes]
+    assert node_evidence(SPEC, ready, 0.0).verdict == "pass"
+    for nodes in (ready[1:], [status("s1", voter=False), *ready[1:]], [status("s1", ready=False), *ready[1:]]):
+        found = node_evidence(SPEC, nodes, 0.0)
+        assert found.verdict == "fail" and "s1" in found.seen
+    assert address_evidence("k8s.example.com", False, 0.0).verdict == "fail"
+    host = {"name": "spare", "address": "192.0.2.99", "roles": ["server"]}
+    store = {"endpoint": "https://b.example.com", "bucket": "b", "drill": {"host": host, "rto_s": 60}}
+    slow = rto_evidence(make_spec(backup=store), 61.0, 0.0)
+    assert slow.verdict == "fail" and not slow.must and rto_evidence(SPEC, 9e9, 0.0).verdict == "pass"

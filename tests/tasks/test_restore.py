@@ -150,8 +150,12 @@ class Case:
             restoring, "look", lambda site, node, shell: prepared(self.spec, node.name, rke2=self.rke2[node.name])
         )
         monkeypatch.setattr(restoring, "wait_until_back", self._gate)
-        plain = Site(self.spec, self.kept, self, lambda: self.kube, None, None, folder / "work")
-        self.site = replace(with_bundle(plain, self.bundle.state), kube=lambda: self.kube)
+        self.plain = Site(self.spec, self.kept, self, lambda: self.kube, None, None, folder / "work")
+        self.site = self.inside()
+
+    def inside(self) -> Site:
+        """Return the site with the bundle's secrets, with no access kept yet."""
+        return replace(with_bundle(self.plain, self.bundle.state), kube=lambda: self.kube)
 
     def _gate(self, site, node, shell, facts, servers, *, keeps_access=False):
         self.gates.append((node.name, [one.name for one in servers]))
