@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from stackwright.cli_backup import add_backup_commands
 from stackwright.cli_certificates import add_commands
 from stackwright.cli_lease import lease
 from stackwright.cli_restore import restore
@@ -322,6 +323,7 @@ def _exit_code(error: StackError) -> int:
 
 
 add_commands(app, _run)
+add_backup_commands(app, _run)
 
 
 def main() -> None:
