@@ -7,6 +7,7 @@ in stackwright/domain/drill.py; the spare host is in drill_place.py.
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -128,6 +129,7 @@ def restoring(site: Site, bundle: OpenBundle, restore: Restore = restore_first) 
             _restore(fenced, lease, bundle, restore)
             yield Restoration(fenced, lease, began_s)
         finally:
+            shutil.rmtree(fenced.workdir, ignore_errors=True)  # it may hold the fenced cluster's access, for helm
             with site.shells.open(host) as shell:
                 ensure_wiped(spec, shell, lease)
 
