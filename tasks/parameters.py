@@ -22,3 +22,6 @@ Lifted = Annotated[
 Days = Annotated[int, Field(ge=1, le=300)]
 Age = Annotated[int, Field(ge=0, le=3650)]
 Seconds = Annotated[int, Field(ge=0, le=604800)]
+BundleName = Annotated[
+    str, Field(pattern=r"^([0-9]{8}T[0-9]{6}Z-[0-9a-f]{8})?$", examples=["20270115T080000Z-0a1b2c3d"])
+]
