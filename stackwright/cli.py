@@ -19,6 +19,7 @@ from rich.table import Table
 
 from stackwright.cli_certificates import add_commands
 from stackwright.cli_lease import lease
+from stackwright.cli_schedules import schedules
 from stackwright.domain.errors import (
     ApiUnavailableError,
     LeaseHeldError,
@@ -49,6 +50,7 @@ block_app = typer.Typer(no_args_is_help=True, help="Blocks that keep a site's se
 app.add_typer(tenant_app, name="tenant")
 app.add_typer(block_app, name="block")
 app.command()(lease)
+app.command()(schedules)
 upgrade_app = typer.Typer(no_args_is_help=True, help="Upgrading RKE2 to the release of the site file.")
 app.add_typer(upgrade_app, name="upgrade")
 # Off a terminal lines are not wrapped: they are read by programs and greps.
@@ -100,8 +102,9 @@ def schema(output: Annotated[Path | None, typer.Option(help="Write to this file.
 def setup() -> None:
     """Bring the Prefect server to the catalogue: block types, work pool, deployments. Safe to run again."""
     from stackwright.runs import set_up
+    from stackwright.schedules import refresh
 
-    for line in set_up():
+    for line in (*set_up(), *asyncio.run(refresh())):
         out.print(line)
 
 
