@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import logging
 import threading
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -40,6 +41,7 @@ log = logging.getLogger(__name__)
 
 CHECK_EVERY_S = 5.0
 SWAP_TRIES = 5
+WAIT_S = 15.0  # between two tries of a run that waits for another one's end
 RENEWALS = 3  # in a lease's life: two may fail
 NOT_NOW = (*SILENT, NodeBusyError, RemoteStepError)  # a copy that could not be written; the other place may be
 
@@ -61,22 +63,23 @@ class Lease:
         self.taken_over: Takeover | None = None
         """Whose lease it was and why it was taken over, where it was."""
 
-    def take(self, plan: Plan, plan_hash: str | None = None, at_least: int = 0) -> None:
+    def take(self, plan: Plan, plan_hash: str | None = None, at_least: int = 0, *, aside: bool = False) -> None:
         """Take the lease in every place that answers, with the plan noted as begun.
 
+        With `aside` the plan is not noted: what an earlier run has begun and not finished keeps its approval.
         Raises LeaseHeldError while another run holds it, PlanMovedError when the approved plan does not hold any more,
         NoLeasePlaceError when no place answers. Whatever it raises, a half that was taken is given back. Where another
         may still be at work (its time ran out, or the server is out of sight) every node is told the number first.
         """
         with self._writing:
             try:
-                self._take(plan, plan_hash, at_least)
+                self._take(plan, plan_hash, at_least, aside=aside)
             except StackError:
                 if self._state is not None:
                     self._give_half_back()
                 raise
 
-    def _take(self, plan: Plan, plan_hash: str | None, at_least: int) -> None:
+    def _take(self, plan: Plan, plan_hash: str | None, at_least: int, *, aside: bool) -> None:
         if self._ended.is_set():
             raise FencedError("the run has ended", where=self._site.spec.site, wanted="a run that still needs a lease")
         watched: Takeover | None = None
@@ -89,7 +92,7 @@ class Lease:
                     watched = taken
                     continue
                 check_hash(plan, plan_hash, taken.state.steps, taken.state.plan or None)
-                written = self._write_all(looks, continued(taken.state, plan))
+                written = self._write_all(looks, taken.state if aside else continued(taken.state, plan))
             if written:
                 self._note_takeover(taken)
                 if taken.expired or looks.cluster_alone:
@@ -263,12 +266,20 @@ class NoLease:
 
 @asynccontextmanager
 async def hold_lease(
-    site: Site, plan: Plan, plan_hash: str | None = None, at_least: int = 0
+    site: Site,
+    plan: Plan,
+    plan_hash: str | None = None,
+    at_least: int = 0,
+    *,
+    wait_s: float = 0.0,
+    aside: bool = False,
 ) -> AsyncIterator[LeaseHandle]:
     """Hold the site's lease for as long as the context lasts; for a plan without steps take none.
 
     `at_least` is the largest fencing number seen on any node, in case the first server was replaced. A lease that was
-    taken over from a dead run is told as an artifact and an event. Raises LeaseHeldError, PlanMovedError.
+    taken over from a dead run is told as an artifact and an event. While another run holds it, it is asked for again
+    until `wait_s` have passed. `aside` is for a run that comes between others, such as a backup: a plan that was begun
+    and not finished keeps its approval through it. Raises LeaseHeldError, PlanMovedError.
     """
     if plan.empty:
         yield NoLease()
@@ -277,14 +288,29 @@ async def hold_lease(
     finished = False
     try:
         # Shielded, here and below: a cancelled run must still give back what its thread takes meanwhile.
-        await asyncio.shield(asyncio.ensure_future(in_thread(lease.take, plan, plan_hash, at_least)))
+        take = functools.partial(lease.take, plan, plan_hash, at_least, aside=aside)
+        await _take(site, take, wait_s)
         lease.keep()
         if lease.taken_over is not None:
             await tell_takeover(site.spec.site, lease.taken_over)
         yield lease
-        finished = True
+        finished = not aside
     finally:
         await asyncio.shield(in_thread(_give_back, lease, finished))
+
+
+async def _take(site: Site, take: Callable[[], None], wait_s: float) -> None:
+    """Take the lease, waiting for the end of another run. Shielded: what is taken while this run ends is given back."""
+    deadline = site.clock.now() + wait_s
+    while True:
+        try:
+            return await asyncio.shield(asyncio.ensure_future(in_thread(take)))
+        except LeaseHeldError as error:
+            left = deadline - site.clock.now()
+            if left <= 0:
+                raise
+            log.info("waiting %.0f s at most for the lease: %s", left, error)
+            await in_thread(site.clock.wait, min(WAIT_S, left))
 
 
 def _give_back(lease: Lease, finished: bool) -> None:

@@ -10,6 +10,7 @@ import ssl
 from dataclasses import dataclass
 
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.x509.oid import NameOID
 
 from stackwright.domain.errors import StackError
@@ -24,12 +25,13 @@ class CertificateUnreadableError(StackError):
 
 @dataclass(frozen=True)
 class Certificate:
-    """What a certificate says of itself; times in seconds since the epoch."""
+    """What a certificate says of itself; times in seconds since the epoch, `sha256` is its fingerprint."""
 
     subject: str
     not_before_s: float
     not_after_s: float
     is_ca: bool
+    sha256: str = ""
 
 
 def parse_pem(text: str, where: str) -> list[Certificate]:
@@ -80,4 +82,5 @@ def _read(found: x509.Certificate) -> Certificate:
         is_ca = False
     names = found.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     subject = str(names[0].value) if names else found.subject.rfc4514_string()
-    return Certificate(subject, found.not_valid_before_utc.timestamp(), found.not_valid_after_utc.timestamp(), is_ca)
+    since, until = found.not_valid_before_utc.timestamp(), found.not_valid_after_utc.timestamp()
+    return Certificate(subject, since, until, is_ca, found.fingerprint(hashes.SHA256()).hex())

@@ -58,6 +58,12 @@ class BundleError(ProblemsError):
         super().__init__(f"{what} ({reason})", problems, where=where)
 
 
+class StoreAwayError(BundleError):
+    """The store does not answer: whether the bundle can be relied on is not known."""
+
+    transient = True
+
+
 @dataclass(frozen=True)
 class StoredFile:
     """One file of a bundle as it lies in the store: its length and SHA-256 there, and those of what is inside."""
@@ -167,9 +173,24 @@ def bundle_id(now_s: float, nonce: str) -> str:
     return f"{datetime.fromtimestamp(now_s, UTC):%Y%m%dT%H%M%SZ}-{nonce}"
 
 
+def made_s(bundle: str) -> float:
+    """Return when a bundle was begun, in seconds since the epoch, by its name."""
+    return datetime.strptime(bundle.partition("-")[0], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC).timestamp()
+
+
+def site_prefix(folder: str, site: str, part: str) -> str:
+    """Return where a part of what is kept of a site lies in its store: `bundles`, `proofs`, `tickets`."""
+    return "/".join(word for word in (folder.strip("/"), site, part) if word) + "/"
+
+
 def bundles_prefix(folder: str, site: str) -> str:
     """Return where a site's bundles lie in its store."""
-    return "/".join(part for part in (folder.strip("/"), site, "bundles") if part) + "/"
+    return site_prefix(folder, site, "bundles")
+
+
+def proof_key(folder: str, site: str, bundle: str) -> str:
+    """Return the key of a bundle's proof in the store."""
+    return f"{site_prefix(folder, site, 'proofs')}{bundle}.json"
 
 
 def bundle_key(folder: str, site: str, bundle: str, file: str) -> str:
@@ -219,6 +240,25 @@ def sealed_proof(proof: Proof, seal: SecretStr) -> Proof:
     return replace(proof, tag=_tag(json.dumps(asdict(replace(proof, tag="")), sort_keys=True), seal))
 
 
+def is_sealed_proof(proof: Proof, seal: SecretStr) -> bool:
+    """Tell whether the proof is what was written with this seal."""
+    return hmac.compare_digest(proof.tag, sealed_proof(proof, seal).tag)
+
+
+def render_proof(proof: Proof) -> str:
+    """Return a proof as it is stored."""
+    return json.dumps(asdict(proof), indent=1, sort_keys=True) + "\n"
+
+
+def parse_proof(text: str) -> Proof | None:
+    """Read a stored proof; None for what is none: then nothing is proven by it."""
+    try:
+        raw: dict[str, Any] = json.loads(text)
+        return Proof(**{**raw, "passed": raw["passed"] is True, "bundle": str(raw["bundle"]), "tag": str(raw["tag"])})
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
 def _tag(text: str, seal: SecretStr) -> str:
     return hmac.new(seal.get_secret_value().encode(), text.encode(), hashlib.sha256).hexdigest()
 
@@ -250,3 +290,18 @@ def file_content(state: BundleState, path: str) -> bytes | None:
     """Return a file of the state, or None when it is not in it."""
     found = state.files.get(path)
     return None if found is None else base64.b64decode(found.get_secret_value())
+
+
+# --- the known content -----------------------------------------------------------------------------------------------
+
+
+def known_object(bundle: str, nonce: str) -> dict[str, Any]:
+    """Return the ConfigMap that is written before a bundle's snapshot."""
+    labels = {"app.kubernetes.io/managed-by": "stackwright"}
+    meta = {"name": KNOWN_NAME, "namespace": KNOWN_NAMESPACE, "labels": labels}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": {"bundle": bundle, "nonce": nonce}}
+
+
+def known_sum(data: Mapping[str, str]) -> str:
+    """Return the sum of the known ConfigMap's data, as the manifest has it."""
+    return hashlib.sha256(json.dumps(dict(data), sort_keys=True).encode()).hexdigest()

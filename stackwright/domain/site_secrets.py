@@ -19,6 +19,7 @@ _REMEDY = "Keep it in a block and name that here: a field ending in _block, or $
 _LOOKS: Mapping[str, re.Pattern[str]] = {
     "a private key": re.compile(r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY( BLOCK)?-----"),
     "an RKE2 token": re.compile(r"\bK10[0-9a-f]{32,}::"),
+    "an age identity": re.compile(r"\bAGE-SECRET-KEY-1[0-9A-Z]{20,}"),
     "an AWS access key": re.compile(r"\b(AKIA|ASIA)[0-9A-Z]{16}\b"),
     "a JSON web token": re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*"),
     "an access token": re.compile(

@@ -8,13 +8,16 @@ from typing import Any
 
 import pytest
 import yaml
+from pyrage import x25519
 
 from stackwright.domain.checks import syntax
+from stackwright.domain.checks.backup import is_recipient
 from stackwright.domain.spec import StackSpec
 from stackwright.domain.spec_checks import check_spec, note_spec
 from tests.domain.layers.sites import lab_document
 
 ROOT = Path(__file__).parents[2]
+AGE_KEY = "age1r4xjadfc46ga8zugttwlhdjl2mh44nw873tmgmcc0sa48gsc840s5jpywe"
 EXAMPLE = yaml.safe_load((ROOT / "deployments/sites/example-ha.yaml").read_text(encoding="utf-8"))
 REMOVE = object()
 
@@ -214,6 +217,26 @@ RULES: list[tuple[str, dict[str, Any], set[str]]] = [
     ("backup over http", {"backup/endpoint": "http://s3.example.com"}, {"backup.endpoint"}),
     ("bucket", {"backup/bucket": "My_Bucket"}, {"backup.bucket"}),
     ("folder", {"backup/folder": "../x"}, {"backup.folder"}),
+    ("second store over http", {"backup/second/endpoint": "http://s3.example.com"}, {"backup.second.endpoint"}),
+    ("second store's bucket", {"backup/second/bucket": "My_Bucket"}, {"backup.second.bucket"}),
+    ("second store's folder", {"backup/second/folder": "/x"}, {"backup.second.folder"}),
+    ("second store is the first", {"backup/second": {
+        "endpoint": "https://s3.example.com:9000/", "bucket": "example-ha-bundles", "folder": "stackwright/"}},
+     {"backup.second"}),
+    ("recipient", {"backup/recipients/0": "age1nonsense"}, {"backup.recipients[0]"}),
+    ("recipient with a slip", {"backup/recipients/0": AGE_KEY.replace("r4xj", "r4xk")}, {"backup.recipients[0]"}),
+    ("key's block is the token's", {"backup/key_block": "example-ha-token"}, {"backup.key_block"}),
+    ("drill host is a node by name", {"backup/drill/host/name": "plat1"}, {"backup.drill.host.name"}),
+    ("drill host is a node by address", {"backup/drill/host/address": "192.0.2.11"}, {"backup.drill.host.address"}),
+    ("drill host is the registration address", {"backup/drill/host/address": "192.0.2.5"},
+     {"backup.drill.host.address"}),
+    ("drill host without an address", {"backup/drill/host/address": "spare"}, {"backup.drill.host.address"}),
+    ("drill host's key", {"backup/drill/host/host_key": "nonsense"}, {"backup.drill.host.host_key"}),
+    ("drill host is an agent", {"backup/drill/host/roles": ["worker"]}, {"backup.drill.host.roles"}),
+    ("drill host without roles", {"backup/drill/host/roles": []}, {"backup.drill.host.roles"}),
+    ("fence without port", {"backup/drill/fence/0": "s3.example.com"}, {"backup.drill.fence[0]"}),
+    ("fence with port 0", {"backup/drill/fence/0": "s3.example.com:0"}, {"backup.drill.fence[0]"}),
+    ("fence as URL", {"backup/drill/fence/0": "https://s3.example.com:9000"}, {"backup.drill.fence[0]"}),
     ("nowhere to keep backups", {"backup": REMOVE, "layers/storage/enabled": False, "layers/clearml/enabled": False,
                                  "tenants": [], "layers/registry/enabled": False, "layers/observability/enabled": False,
                                  "layers/suse_ai/enabled": False}, {"layers.rancher_backup"}),
@@ -230,6 +253,14 @@ def test_the_example_and_the_lab_keep_every_rule():
     """Nothing is refused without a reason."""
     assert check_spec(example({})) == []
     assert check_spec(StackSpec.model_validate(lab_document())) == []
+
+
+def test_what_age_makes_is_a_recipient():
+    """Our reading of its checksum is the library's own, for keys made by it; its identities are none."""
+    for _ in range(20):
+        identity = x25519.Identity.generate()
+        assert is_recipient(str(identity.to_public()))
+        assert not is_recipient(str(identity)) and not is_recipient(str(identity.to_public()).upper())
 
 
 def test_every_problem_has_a_remedy():

@@ -169,6 +169,70 @@ def test_the_context_gives_it_back_however_it_ends(site, failing):
     assert seen.holder is None and (seen.plan == WHOLE.hash) is failing
 
 
+class EndingClock(TurnedClock):
+    """Time in which a rival gives the lease back at the third wait."""
+
+    def __init__(self, rival):
+        super().__init__()
+        self.rival, self.waits = rival, 0
+
+    def wait(self, seconds):
+        super().wait(seconds)
+        self.waits += 1
+        if self.waits == 3:
+            self.rival.release(finished=True)
+
+
+def test_a_run_that_may_wait_takes_the_lease_when_the_other_ends(site):
+    """A scheduled backup does not fail because an upgrade is under way."""
+    rival = Lease(site, other_run())
+    rival.take(WHOLE)
+    clock = EndingClock(rival)
+
+    async def run():
+        async with hold_lease(replace(site, clock=clock), WHOLE, wait_s=600) as lease:
+            return lease.number
+
+    assert asyncio.run(run()) == 2 and clock.waits == 3
+
+
+def test_a_run_waits_no_longer_than_it_may(site):
+    Lease(site, other_run()).take(WHOLE)
+    began = site.clock.now()
+
+    async def run(wait_s):
+        async with hold_lease(site, WHOLE, wait_s=wait_s):
+            raise AssertionError("it was taken")
+
+    for wait_s in (0, 100):
+        with pytest.raises(LeaseHeldError):
+            asyncio.run(run(wait_s))
+    assert site.clock.now() - began == 100
+    assert stored(site).holder.run == "other"
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_a_run_aside_leaves_an_unfinished_plan_its_approval(site, failing):
+    """A backup between an upgrade that died and its continuation: the upgrade goes on under the hash it has."""
+    Lease(site, dead_holder()).take(WHOLE, WHOLE.hash)
+
+    async def run():
+        async with hold_lease(site, Plan("north", (step("backup"),)), aside=True) as lease:
+            assert lease.number == 2
+            if failing:
+                raise RuntimeError("no store")
+
+    if failing:
+        with pytest.raises(RuntimeError):
+            asyncio.run(run())
+    else:
+        asyncio.run(run())
+    assert stored(site).holder is None and stored(site).plan == WHOLE.hash
+    again = Lease(site, this_process("mine"))
+    again.take(REST, WHOLE.hash)
+    assert again.number == 3
+
+
 def test_an_empty_plan_takes_no_lease_and_allows_no_change(site):
     async def run():
         async with hold_lease(site, Plan("north", ())) as lease:

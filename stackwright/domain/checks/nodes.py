@@ -88,10 +88,15 @@ def _removed(spec: StackSpec) -> Iterator[Problem]:
         yield Problem(where, f"the same name as {first}", "Remove one.", "each once", value)
     for index, node in enumerate(spec.removed):
         path = f"removed[{index}]"
-        yield from (*_name(node, path), *_address(spec, node, path), *_roles(node, path), *_host_key(node, path))
+        yield from check_host(spec, node, path)
         if node.replaced:
             what = "a removed node cannot be a replacement"
             yield Problem(f"{path}.replaced", what, "For a machine that is gone, write lost: true.", "false", "true")
+
+
+def check_host(spec: StackSpec, node: Node, where: str) -> Iterator[Problem]:
+    """Return what is wrong with a host by itself, whether it is a node of the cluster or not."""
+    yield from (*_name(node, where), *_address(spec, node, where), *_roles(node, where), *_host_key(node, where))
 
 
 def _name(node: Node, where: str) -> Iterator[Problem]:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from stackwright.domain.checks.backup import check_backup
 from stackwright.domain.checks.nodes import LEAST_STORAGE_NODES
-from stackwright.domain.checks.syntax import is_dns_name, is_email, url_host
+from stackwright.domain.checks.syntax import is_dns_name, is_email
 from stackwright.domain.errors import Problem
 from stackwright.domain.spec import StackSpec
 
 LEAST_CLEARML_NODES = 3  # Guide 5.7.1
-_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _MIRROR = re.compile(r"oci://[a-z0-9][a-z0-9.-]*(:[0-9]{1,5})?(/[a-z0-9][a-z0-9._/-]*)?")
 _NAMESPACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
@@ -127,11 +127,4 @@ def _backup(spec: StackSpec) -> Iterator[Problem]:
     backup = spec.backup
     if backup is None:
         return
-    if url_host(backup.endpoint, "https") is None:
-        remedy = "Write https://host[:port] of a store outside the cluster, without user."
-        yield Problem("backup.endpoint", "the store's address is not https", remedy, "https://host[:port]")
-    if not _BUCKET.fullmatch(backup.bucket) or ".." in backup.bucket:
-        what = "S3 would refuse this bucket name"
-        yield Problem("backup.bucket", what, "Use 3 to 63 of a-z, 0-9, `-`.", "a bucket's name", backup.bucket[:80])
-    if backup.folder.startswith("/") or ".." in backup.folder.split("/"):
-        yield Problem("backup.folder", "a folder in a bucket has no leading slash and no ..", "Correct it.", "a/b")
+    yield from check_backup(spec, backup)
