@@ -286,6 +286,9 @@ def _print_report(found: dict[str, Any], as_json: bool) -> None:
                 ("check", "verdict", "wanted", "seen"), ((c["id"], c["verdict"], c["wanted"], c["seen"]) for c in bad)
             )
         )
+        for check in bad:
+            if check.get("remedy"):
+                out.print(f"- {check['id']}: remedy: {check['remedy']}", markup=False)
     done = sum(c["verdict"] == "pass" for c in checks)
     said = f"plan {found['plan']['hash']}: {len(steps)} step(s); checks {done}/{len(checks)} passed"
     out.print(f"{said}; verdict: {found['verdict']}")
