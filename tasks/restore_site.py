@@ -153,7 +153,9 @@ def _look(site: Site, node: Node, asked: tuple[str, ...]) -> tuple[NodeFacts, Ma
     try:
         with site.shells.open(node) as shell:
             seen = shell.read(look_script(asked))
-            facts = parse_node_facts(site.spec, node, shell.read(node_script(site.spec, node)), site.clock.now())
+            asked_s = site.clock.now()
+            read = shell.read(node_script(site.spec, node))
+            facts = parse_node_facts(site.spec, node, read, asked_s, site.clock.now())
     except NodeUnreachableError as error:
         return f"{error.what}: {error.seen}" if error.seen else error.what
     mark = seen["mark"]
