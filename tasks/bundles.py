@@ -1,0 +1,347 @@
+"""Bundles in a site's stores: listed, opened and checked, proven, removed. What needs a cluster is in bundle_making.py.
+
+What a bundle is, and when it cannot be relied on, is in stackwright/domain/bundle.py and bundle_checks.py.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
+from typing import BinaryIO
+
+from pydantic import SecretStr
+from stackwright.clients.sealing import DamagedError, WrongKeyError, opened, recipient_of
+from stackwright.clients.store import (
+    ObjectMissingError,
+    Store,
+    StoredObject,
+    StoreError,
+    StoreRefusedError,
+    StoreUnreachableError,
+    connect_store,
+)
+
+from stackwright.clients.secrets import need
+from stackwright.clients.site import LeaseHandle, Site
+from stackwright.domain.bundle import (
+    ID,
+    MANIFEST,
+    SNAPSHOT,
+    STATE,
+    BundleError,
+    BundleState,
+    Manifest,
+    Proof,
+    Reason,
+    StoreAwayError,
+    StoredFile,
+    bundle_key,
+    bundles_prefix,
+    is_sealed_proof,
+    parse_manifest,
+    parse_proof,
+    parse_state,
+    proof_key,
+    render_proof,
+    sealed_proof,
+    site_prefix,
+)
+from stackwright.domain.bundle_checks import (
+    Fault,
+    bundle_error,
+    check_origin,
+    check_state,
+    check_stored,
+    check_sums,
+    fault,
+    refuse,
+)
+from stackwright.domain.errors import Problem as Finding
+from stackwright.domain.errors import SiteFileError, StackError
+from stackwright.domain.retention import UNFINISHED_S, Folder, Pruning, plan_pruning
+from stackwright.domain.spec import Backup
+from tasks.streams import Summed, drain
+
+log = logging.getLogger(__name__)
+
+STATE_LIMIT = 64 << 20
+KEY_REMEDY = "Put the age identity that this bundle was made for into the key block; another recipient's opens it too."
+
+
+def backup_of(site: Site) -> Backup:
+    """Return the site file's section. Raises SiteFileError where there is none."""
+    if site.spec.backup is None:
+        remedy = "Add `backup:` with endpoint, bucket and credentials_block; docs/backup.md shows it."
+        problem = Finding("backup", "the site file names no store for bundles", remedy, "a section `backup`", "none")
+        raise SiteFileError("the site has no backup", [problem], where=site.spec.site)
+    return site.spec.backup
+
+
+def stores(site: Site) -> tuple[Store, ...]:
+    """Return the site's store, and its second one if it has one. Nothing is connected. Raises SecretMissingError."""
+    backup = backup_of(site)
+    wanted = [backup, *([backup.second] if backup.second else [])]
+    return tuple(connect_store(one, site.secrets, site.resolve) for one in wanted)
+
+
+def backup_identity(site: Site) -> SecretStr:
+    """Return the age identity that opens the site's bundles. Raises SecretMissingError."""
+    return need(site.secrets, "secret-text", backup_of(site).key_block)["value"]
+
+
+def recipients_of(site: Site) -> tuple[str, ...]:
+    """Return for whom bundles are encrypted: the site's own identity, and those that the site file adds."""
+    return tuple(dict.fromkeys((recipient_of(backup_identity(site)), *backup_of(site).recipients)))
+
+
+# --- listing ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One folder of a store's bundles, by a look at its list and its manifest alone.
+
+    `manifest` is None where there is none (`committed` is False: an upload under way, or one that died) or where it
+    cannot be read. `faults` says what is wrong with one that is committed.
+    """
+
+    id: str
+    committed: bool
+    manifest: Manifest | None
+    faults: tuple[Fault, ...]
+    touched_s: float
+    keys: tuple[str, ...]
+
+    @property
+    def whole(self) -> bool:
+        return self.manifest is not None and not self.faults
+
+    @property
+    def folder(self) -> Folder:
+        """What retention looks at."""
+        return Folder(self.id, self.touched_s, self.committed, self.whole)
+
+
+def list_folders(store: Store, site_name: str) -> tuple[Listed, ...]:
+    """Return every folder of a site's bundles, newest first, unfinished ones too. Raises BundleError: see `named`."""
+    prefix = bundles_prefix(store.folder, site_name)
+    found: dict[str, list[StoredObject]] = {}
+    with named(store.where):
+        for one in store.list(prefix):
+            name = one.key.removeprefix(prefix).partition("/")[0]
+            if ID.fullmatch(name):
+                found.setdefault(name, []).append(one)
+        return tuple(_listed(store, site_name, name, found[name]) for name in sorted(found, reverse=True))
+
+
+def list_bundles(store: Store, site_name: str) -> tuple[Listed, ...]:
+    """Return a site's bundles, newest first: every folder that has a manifest. Raises BundleError: see `named`."""
+    return tuple(one for one in list_folders(store, site_name) if one.committed)
+
+
+def _listed(store: Store, site_name: str, name: str, objects: list[StoredObject]) -> Listed:
+    prefix = bundle_key(store.folder, site_name, name, "")
+    sizes = {one.key.removeprefix(prefix): one.bytes for one in objects}
+    touched, keys = max(one.modified_s for one in objects), tuple(one.key for one in objects)
+    if MANIFEST not in sizes:
+        return Listed(name, False, None, (), touched, keys)
+    try:
+        manifest = _manifest(store, site_name, name)
+    except BundleError as error:
+        faults = tuple(Fault(error.reason, problem) for problem in error.problems)
+        return Listed(name, True, None, faults, touched, keys)
+    faults = (*check_origin(manifest, site_name, name), *check_stored(manifest, sizes, name))
+    return Listed(name, True, manifest, faults, touched, keys)
+
+
+def _manifest(store: Store, site_name: str, bundle: str) -> Manifest:
+    data = store.read(bundle_key(store.folder, site_name, bundle, MANIFEST))
+    return parse_manifest(data.decode("utf-8", "replace"), f"{store.where}: {bundle}")
+
+
+@contextmanager
+def named(where: str, missing: Reason = "file-missing") -> Iterator[None]:
+    """Give the store's and the seal's own errors the names by which a bundle is called unusable: BundleError.
+
+    A store that is full, or answers what nobody understands, keeps its own error: that says nothing of a bundle.
+    """
+    try:
+        yield
+    except BundleError:
+        raise
+    except (StoreUnreachableError, StoreRefusedError, ObjectMissingError, WrongKeyError, DamagedError) as error:
+        raise bundle_error([_fault_of(error, where, missing)], where) from error
+
+
+def _fault_of(error: StackError, where: str, missing: Reason) -> Fault:
+    kinds: tuple[tuple[type[StackError], Reason], ...] = (
+        (StoreUnreachableError, "store-unreachable"),
+        (StoreRefusedError, "store-refused"),
+        (ObjectMissingError, missing),
+        (WrongKeyError, "wrong-key"),
+        (DamagedError, "flipped-byte"),
+    )
+    reason = next(reason for kind, reason in kinds if isinstance(error, kind))
+    remedy = KEY_REMEDY if reason == "wrong-key" else error.how_to_fix
+    return fault(reason, error.where or where, error.what, error.wanted, error.seen, remedy)
+
+
+# --- opening ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class OpenBundle:
+    """A bundle whose manifest and secret state are in order; the snapshot is still to read."""
+
+    manifest: Manifest
+    state: BundleState = field(repr=False)
+    store: Store
+    identity: SecretStr
+
+    @property
+    def where(self) -> str:
+        return f"{self.store.where}: {self.manifest.id}"
+
+    def snapshot(self) -> AbstractContextManager[BinaryIO]:
+        """Return the etcd snapshot as a stream. Its end is seen only when every length and sum is the manifest's.
+
+        Whoever stops before the end knows nothing of what was read. Reading raises BundleError with its reason.
+        """
+        key = bundle_key(self.store.folder, self.manifest.site, self.manifest.id, SNAPSHOT)
+        return plain(self.store, key, self.manifest.files[SNAPSHOT], self.identity, f"{self.where}/{SNAPSHOT}")
+
+
+def open_bundle(store: Store, site_name: str, bundle_id: str, identity: SecretStr) -> OpenBundle:
+    """Return a bundle, its state unsealed and everything but the snapshot's content checked. Needs no cluster.
+
+    Raises BundleError with every fault that can be seen at once.
+    """
+    where = f"{store.where}: {bundle_id}"
+    prefix = bundle_key(store.folder, site_name, bundle_id, "")
+    with named(where, "no-bundle"):
+        sizes = {one.key.removeprefix(prefix): one.bytes for one in store.list(prefix)}
+        manifest = _manifest(store, site_name, bundle_id)
+    faults = [*check_origin(manifest, site_name, bundle_id), *check_stored(manifest, sizes, where)]
+    refuse([one for one in faults if one.problem.where.endswith(f"/{STATE}")], where)
+    state = read_state(store, f"{prefix}{STATE}", manifest.files[STATE], identity, where)
+    refuse([*faults, *check_state(manifest, state, where)], where)
+    return OpenBundle(manifest, state, store, identity)
+
+
+def read_state(store: Store, key: str, want: StoredFile, identity: SecretStr, where: str) -> BundleState:
+    """Return a bundle's secret state, with its lengths and sums checked. Raises BundleError."""
+    with plain(store, key, want, identity, f"{where}/{STATE}") as stream:
+        parts, size = [], 0
+        while part := stream.read(1 << 18):
+            parts.append(part)
+            size += len(part)
+            if size > STATE_LIMIT:
+                raise StackError("the bundle's state is too long", where=where, wanted=f"{STATE_LIMIT} bytes at most")
+    return parse_state(b"".join(parts), where)
+
+
+@contextmanager
+def plain(store: Store, key: str, want: StoredFile, identity: SecretStr, where: str) -> Iterator[BinaryIO]:
+    """Read a file of a bundle unsealed. Its end is seen only when all lengths and sums are as wanted."""
+    with named(where), store.open(key) as source:
+        cipher = Summed(source)
+        try:
+            with opened(cipher.stream, identity) as inside:
+
+                def check() -> None:
+                    drain(cipher.stream)
+                    seen = StoredFile(cipher.bytes, cipher.sha256, summed.bytes, summed.sha256)
+                    refuse(check_sums(want, seen, where), where)
+
+                summed = Summed(inside, check)
+                yield summed.stream
+        except (DamagedError, WrongKeyError):
+            # What is stored may be another file than the one that was sealed: that is the nearer reason.
+            drain(cipher.stream)
+            refuse(check_sums(want, replace(want, bytes=cipher.bytes, sha256=cipher.sha256), where), where)
+            raise
+
+
+# --- proofs ----------------------------------------------------------------------------------------------------------
+
+
+def read_proofs(store: Store, site_name: str) -> tuple[Proof, ...]:
+    """Return what drills have found, newest bundle first. Whether each is what a drill wrote, its tag tells."""
+    prefix = site_prefix(store.folder, site_name, "proofs")
+    with named(store.where):
+        texts = [store.read(one.key).decode("utf-8", "replace") for one in store.list(prefix)]
+    found = [proof for text in texts if (proof := parse_proof(text)) is not None]
+    return tuple(sorted(found, key=lambda one: one.bundle, reverse=True))
+
+
+def newest_proven(store: Store, site_name: str, identity: SecretStr) -> tuple[Manifest, Proof] | None:
+    """Return the newest whole bundle that a drill has proved, with its proof; None where none is.
+
+    A proof counts only with the tag of its bundle's seal. Raises BundleError when the store cannot be read.
+    """
+    whole = {one.id for one in list_bundles(store, site_name) if one.whole}
+    for proof in read_proofs(store, site_name):
+        if not proof.passed or proof.bundle not in whole:
+            continue
+        try:
+            bundle = open_bundle(store, site_name, proof.bundle, identity)
+        except StoreAwayError:
+            raise
+        except BundleError as error:
+            log.warning("%s: the proof of bundle %s does not count: %s", site_name, proof.bundle, error.reason)
+            continue
+        if is_sealed_proof(proof, bundle.state.seal):
+            return bundle.manifest, proof
+        log.warning("%s: the proof of bundle %s was not written by a drill", site_name, proof.bundle)
+    return None
+
+
+def keep_proof(site: Site, bundle: OpenBundle, proof: Proof) -> Proof:
+    """Write what a drill found of a bundle into every store of the site, and return it with its tag.
+
+    Raises what the store that holds the bundle raises; another one that fails is only told.
+    """
+    kept = sealed_proof(proof, bundle.state.seal)
+    name, text = bundle.manifest.site, render_proof(kept).encode()
+    with named(bundle.store.where):
+        bundle.store.write(proof_key(bundle.store.folder, name, kept.bundle), text)
+    for store in stores(site):
+        if store.where == bundle.store.where:
+            continue
+        try:
+            store.write(proof_key(store.folder, name, kept.bundle), text)
+        except StoreError as error:
+            log.warning("%s: the proof of bundle %s is not in the other store: %s", name, kept.bundle, error)
+    return kept
+
+
+# --- retention -------------------------------------------------------------------------------------------------------
+
+
+def plan_store_pruning(site: Site, store: Store, proven: str) -> tuple[Pruning, tuple[Listed, ...]]:
+    """Return what retention would remove from a store now, and what lies there."""
+    found = list_folders(store, site.spec.site)
+    want = backup_of(site).retention
+    return plan_pruning([one.folder for one in found], want, proven, site.clock.now()), found
+
+
+def prune_bundles(site: Site, store: Store, lease: LeaseHandle, proven: str) -> Pruning:
+    """Remove what retention lets go from one store, and what dead runs left there; return what was removed.
+
+    `proven` is the newest proven bundle (empty where none is): it stays in any case. A manifest goes first, so a run
+    that dies here leaves no bundle that looks whole.
+    """
+    pruning, found = plan_store_pruning(site, store, proven)
+    keys = {one.id: one.keys for one in found}
+    prefix = bundles_prefix(store.folder, site.spec.site)
+    with named(store.where):
+        for bundle in (*pruning.remove, *pruning.sweep):
+            lease.check()
+            store.delete([f"{prefix}{bundle}/{MANIFEST}"])
+            store.delete(keys[bundle])
+            log.info("%s: bundle %s removed from %s", site.spec.site, bundle, store.where)
+        lease.check()
+        store.sweep(prefix, site.clock.now() - UNFINISHED_S)
+    return pruning
