@@ -63,6 +63,10 @@ LiftOption = Annotated[
     list[str] | None,
     typer.Option("--lift", help="Lift a veto against a drain for this run: pdb:NAMESPACE/NAME or pod:NAMESPACE/NAME."),
 ]
+OverrideOption = Annotated[
+    str | None,
+    typer.Option("--without-rehearsal", help="Upgrade without a ticket: who decides and why, 'NAME: reason'. Kept."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
 
@@ -163,12 +167,14 @@ def upgrade_apply(
         bool, typer.Option("--ask", help="Wait for somebody to approve the plan in the Prefect UI.")
     ] = False,
     lift: LiftOption = None,
+    without_rehearsal: OverrideOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Upgrade: servers one by one, then agents in batches. A run that died is continued by the same command."""
     if bool(plan_hash) == ask:
         raise typer.BadParameter("say which plan you approve: --plan HASH (see `stackwright upgrade plan`), or --ask")
-    _run("upgrade-cluster", {"site": site, "plan_hash": plan_hash, "lifted": lift}, as_json)
+    parameters = {"site": site, "plan_hash": plan_hash, "lifted": lift, "without_rehearsal": without_rehearsal}
+    _run("upgrade-cluster", parameters, as_json)
 
 
 @tenant_app.command("onboard")
