@@ -6,25 +6,21 @@ What a bundle is, and when it cannot be relied on, is in stackwright/domain/bund
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from typing import BinaryIO
 
 from pydantic import SecretStr
-from stackwright.clients.sealing import DamagedError, WrongKeyError, opened, recipient_of
+
+from stackwright.clients.sealing import recipient_of
+from stackwright.clients.secrets import need
+from stackwright.clients.site import LeaseHandle, Site
 from stackwright.clients.store import (
-    ObjectMissingError,
     Store,
     StoredObject,
     StoreError,
-    StoreRefusedError,
-    StoreUnreachableError,
     connect_store,
 )
-
-from stackwright.clients.secrets import need
-from stackwright.clients.site import LeaseHandle, Site
 from stackwright.domain.bundle import (
     ID,
     MANIFEST,
@@ -34,15 +30,12 @@ from stackwright.domain.bundle import (
     BundleState,
     Manifest,
     Proof,
-    Reason,
     StoreAwayError,
-    StoredFile,
     bundle_key,
     bundles_prefix,
     is_sealed_proof,
     parse_manifest,
     parse_proof,
-    parse_state,
     proof_key,
     render_proof,
     sealed_proof,
@@ -50,31 +43,24 @@ from stackwright.domain.bundle import (
 )
 from stackwright.domain.bundle_checks import (
     Fault,
-    bundle_error,
     check_origin,
     check_state,
     check_stored,
-    check_sums,
-    fault,
     refuse,
 )
-from stackwright.domain.errors import Problem as Finding
-from stackwright.domain.errors import SiteFileError, StackError
+from stackwright.domain.errors import Problem, SiteFileError
 from stackwright.domain.retention import UNFINISHED_S, Folder, Pruning, plan_pruning
 from stackwright.domain.spec import Backup
-from tasks.streams import Summed, drain
+from tasks.bundle_files import named, plain, read_state
 
 log = logging.getLogger(__name__)
-
-STATE_LIMIT = 64 << 20
-KEY_REMEDY = "Put the age identity that this bundle was made for into the key block; another recipient's opens it too."
 
 
 def backup_of(site: Site) -> Backup:
     """Return the site file's section. Raises SiteFileError where there is none."""
     if site.spec.backup is None:
         remedy = "Add `backup:` with endpoint, bucket and credentials_block; docs/backup.md shows it."
-        problem = Finding("backup", "the site file names no store for bundles", remedy, "a section `backup`", "none")
+        problem = Problem("backup", "the site file names no store for bundles", remedy, "a section `backup`", "none")
         raise SiteFileError("the site has no backup", [problem], where=site.spec.site)
     return site.spec.backup
 
@@ -161,33 +147,6 @@ def _manifest(store: Store, site_name: str, bundle: str) -> Manifest:
     return parse_manifest(data.decode("utf-8", "replace"), f"{store.where}: {bundle}")
 
 
-@contextmanager
-def named(where: str, missing: Reason = "file-missing") -> Iterator[None]:
-    """Give the store's and the seal's own errors the names by which a bundle is called unusable: BundleError.
-
-    A store that is full, or answers what nobody understands, keeps its own error: that says nothing of a bundle.
-    """
-    try:
-        yield
-    except BundleError:
-        raise
-    except (StoreUnreachableError, StoreRefusedError, ObjectMissingError, WrongKeyError, DamagedError) as error:
-        raise bundle_error([_fault_of(error, where, missing)], where) from error
-
-
-def _fault_of(error: StackError, where: str, missing: Reason) -> Fault:
-    kinds: tuple[tuple[type[StackError], Reason], ...] = (
-        (StoreUnreachableError, "store-unreachable"),
-        (StoreRefusedError, "store-refused"),
-        (ObjectMissingError, missing),
-        (WrongKeyError, "wrong-key"),
-        (DamagedError, "flipped-byte"),
-    )
-    reason = next(reason for kind, reason in kinds if isinstance(error, kind))
-    remedy = KEY_REMEDY if reason == "wrong-key" else error.how_to_fix
-    return fault(reason, error.where or where, error.what, error.wanted, error.seen, remedy)
-
-
 # --- opening ---------------------------------------------------------------------------------------------------------
 
 
@@ -228,40 +187,6 @@ def open_bundle(store: Store, site_name: str, bundle_id: str, identity: SecretSt
     state = read_state(store, f"{prefix}{STATE}", manifest.files[STATE], identity, where)
     refuse([*faults, *check_state(manifest, state, where)], where)
     return OpenBundle(manifest, state, store, identity)
-
-
-def read_state(store: Store, key: str, want: StoredFile, identity: SecretStr, where: str) -> BundleState:
-    """Return a bundle's secret state, with its lengths and sums checked. Raises BundleError."""
-    with plain(store, key, want, identity, f"{where}/{STATE}") as stream:
-        parts, size = [], 0
-        while part := stream.read(1 << 18):
-            parts.append(part)
-            size += len(part)
-            if size > STATE_LIMIT:
-                raise StackError("the bundle's state is too long", where=where, wanted=f"{STATE_LIMIT} bytes at most")
-    return parse_state(b"".join(parts), where)
-
-
-@contextmanager
-def plain(store: Store, key: str, want: StoredFile, identity: SecretStr, where: str) -> Iterator[BinaryIO]:
-    """Read a file of a bundle unsealed. Its end is seen only when all lengths and sums are as wanted."""
-    with named(where), store.open(key) as source:
-        cipher = Summed(source)
-        try:
-            with opened(cipher.stream, identity) as inside:
-
-                def check() -> None:
-                    drain(cipher.stream)
-                    seen = StoredFile(cipher.bytes, cipher.sha256, summed.bytes, summed.sha256)
-                    refuse(check_sums(want, seen, where), where)
-
-                summed = Summed(inside, check)
-                yield summed.stream
-        except (DamagedError, WrongKeyError):
-            # What is stored may be another file than the one that was sealed: that is the nearer reason.
-            drain(cipher.stream)
-            refuse(check_sums(want, replace(want, bytes=cipher.bytes, sha256=cipher.sha256), where), where)
-            raise
 
 
 # --- proofs ----------------------------------------------------------------------------------------------------------
