@@ -29,7 +29,8 @@ from stackwright.domain.ticket import (
     tickets_prefix,
 )
 from stackwright.domain.upgrade import UpgradeFacts, begun_nodes, running_spec
-from tasks.bundles import OpenBundle, backup_identity, named, open_bundle, stores
+from tasks.bundle_files import named
+from tasks.bundles import OpenBundle, backup_identity, open_bundle, stores
 from tasks.common import in_thread
 
 log = logging.getLogger(__name__)
