@@ -1,4 +1,7 @@
-"""etcd's own program that looks at a snapshot, where one is installed: `etcdutl`, or `etcdctl` before etcd 3.6."""
+"""etcd's own tool beside our reader: what a snapshot's file holds is believed when both say the same.
+
+`etcdutl` is asked where it is installed, else `etcdctl` (up to etcd 3.5); where there is neither, the reader alone.
+"""
 
 from __future__ import annotations
 
@@ -6,63 +9,44 @@ import json
 import os
 import shutil
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
 
 from stackwright.domain.errors import ToolError
+from stackwright.domain.etcd_file import EtcdFile, EtcdFileError, read_etcd_file
 
-STATUS_S = 900.0
-
-
-@dataclass(frozen=True)
-class ToolStatus:
-    """What the program says. `keys` counts the entries of all of etcd's tables, so it is more than the live keys."""
-
-    tool: str
-    revision: int
-    keys: int
-    bytes: int
+TOOLS = ("etcdutl", "etcdctl")
+TIMEOUT_S = 600.0
+SAID = 300
 
 
-def snapshot_status(file: BinaryIO) -> ToolStatus | None:
-    """Return what etcd's own program says of a snapshot; None where there is no such program on this machine.
+def snapshot_status(path: Path) -> EtcdFile:
+    """Return what a snapshot's file holds. An unlinked file is given as /proc/<pid>/fd/<number>.
 
-    The file may be one without a name. Raises ToolError when the program does not accept the file.
+    Raises EtcdFileError when it is damaged or the tool reads other figures, ToolError when the tool cannot read it.
     """
-    tool = _tool()
-    if tool is None:
-        return None
-    number = file.fileno()
-    done = _run(tool, "snapshot", "status", f"/proc/self/fd/{number}", "-w", "json", keep=(number,))
+    with path.open("rb") as file:
+        number = file.fileno()
+        found = read_etcd_file(lambda offset, length: os.pread(number, length, offset), os.fstat(number).st_size)
+    tool = next((one for one in map(shutil.which, TOOLS) if one), None)
+    if tool is not None:
+        _compare(tool, path, found)
+    return found
+
+
+def _compare(tool: str, path: Path, found: EtcdFile) -> None:
+    argv = [tool, "snapshot", "status", str(path), "-w", "json"]
+    name = Path(tool).name
+    environment = {**os.environ, "ETCDCTL_API": "3"}
     try:
-        said: dict[str, Any] = json.loads(done.stdout) if done.returncode == 0 else {}
-        return ToolStatus(tool, int(said["revision"]), int(said["totalKey"]), int(said["totalSize"]))
-    except (ValueError, TypeError, KeyError) as error:
-        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        remedy = "Take another snapshot; look at the disk of the server that wrote this one."
-        raise ToolError(
-            "the program does not accept the snapshot", where=f"{tool} snapshot status", wanted="its status",
-            seen=lines[-1][:200], remedy=remedy,
-        ) from error  # fmt: skip
-
-
-def _tool() -> str | None:
-    """Return the program that has the command: etcd 3.6 took it out of etcdctl."""
-    folder = os.environ.get("STACKWRIGHT_TOOLS")
-    for name in ("etcdutl", "etcdctl"):
-        given = Path(folder) / name if folder else None
-        path = str(given) if given is not None and given.is_file() else shutil.which(name)
-        if path is not None and "snapshot status" in _run(path, "snapshot", "status", "--help").stdout:
-            return path
-    return None
-
-
-def _run(tool: str, *words: str, keep: tuple[int, ...] = ()) -> subprocess.CompletedProcess[str]:
-    env = {"ETCDCTL_API": "3", "PATH": os.environ.get("PATH", os.defpath)}
-    try:
-        return subprocess.run(
-            [tool, *words], capture_output=True, text=True, check=False, timeout=STATUS_S, env=env, pass_fds=keep
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise ToolError("the program did not end", where=tool, seen=type(error).__name__) from error
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=TIMEOUT_S, env=environment, check=False)
+        said = json.loads(done.stdout) if done.returncode == 0 else None
+    except subprocess.TimeoutExpired as error:
+        raise ToolError(f"{name} did not end", where=str(path), seen=f"{TIMEOUT_S:.0f} s") from error
+    except (OSError, ValueError) as error:
+        raise ToolError(f"{name} gave no figures", where=str(path), seen=type(error).__name__) from error
+    if said is None:
+        raise ToolError(f"{name} cannot read it", where=str(path), seen=(done.stderr or done.stdout)[-SAID:].strip())
+    theirs = f"revision {said.get('revision')}, {said.get('totalKey')} keys"
+    ours = f"revision {found.revision}, {found.keys} keys"
+    if theirs != ours:
+        raise EtcdFileError("flipped-byte", f"{name} reads other figures than we do", wanted=ours, seen=theirs)

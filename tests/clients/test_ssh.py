@@ -3,6 +3,7 @@ on."""
 
 from __future__ import annotations
 
+import os
 import socket
 import stat
 import threading
@@ -13,13 +14,20 @@ import pytest
 from pydantic import SecretStr
 
 from stackwright.clients.ssh import (
+    QUICK_CIPHERS,
     SshShells,
     StepFailedError,
     StepTimeoutError,
     read_key,
 )
 from stackwright.domain import shell
-from stackwright.domain.errors import FencedError, HostKeyError, LoginRefusedError, NodeUnreachableError
+from stackwright.domain.errors import (
+    FencedError,
+    HostKeyError,
+    LoginRefusedError,
+    NodeUnreachableError,
+    RemoteStepError,
+)
 from stackwright.domain.shell import Batch, Command, NodeBusyError, read_script, run_section, shell_section
 from stackwright.domain.spec import Node, Ssh
 from tests.clients.sshd import SmallSshd
@@ -248,3 +256,75 @@ def test_a_file_is_sent_once_and_verified(sshd, tmp_path):
     assert remote.read_bytes() == local.read_bytes()
     assert stat.S_IMODE(remote.stat().st_mode) == 0o640
     assert [path.name for path in remote.parent.iterdir()] == ["it's.bin"]
+
+
+def test_a_file_is_fetched_as_a_stream(sshd, tmp_path):
+    """Byte for byte over one channel; the connection serves on."""
+    data = bytes(range(256)) * 20_000
+    (tmp_path / "it's.bin").write_bytes(data)
+    (tmp_path / "empty").write_bytes(b"")
+    with shells_of(sshd, tmp_path).open(node_of(sshd)) as node:
+        with node.fetch(str(tmp_path / "it's.bin")) as stream:
+            assert stream.read(3) == data[:3] and stream.read() == data[3:] and stream.read() == b""
+        assert node.round_trips == 1
+        with node.fetch(str(tmp_path / "empty")) as stream:
+            assert stream.read() == b""
+        assert node.read(HELLO)["hello"].rc == 0
+
+
+def test_a_reader_that_stops_early_does_not_hang(sshd, tmp_path):
+    (tmp_path / "file").write_bytes(bytes(3_000_000))
+    with shells_of(sshd, tmp_path).open(node_of(sshd)) as node, node.fetch(str(tmp_path / "file")) as stream:
+        assert stream.read(1000) == bytes(1000)
+
+
+def test_keys_are_not_exchanged_again_within_a_snapshot(sshd, tmp_path):
+    """The library would do it after half a gibibyte, and hang where a file ends just then."""
+    with shells_of(sshd, tmp_path).open(node_of(sshd)) as node:
+        assert node._transport.packetizer.REKEY_BYTES > 16 << 30
+        assert node._transport.remote_cipher in QUICK_CIPHERS
+
+
+def test_a_file_that_is_not_there_is_no_empty_file(sshd, tmp_path):
+    with (
+        shells_of(sshd, tmp_path).open(node_of(sshd)) as node,
+        node.fetch("/no/such/file") as stream,
+        pytest.raises(RemoteStepError) as caught,
+    ):
+        stream.read()
+    assert "/no/such/file" in caught.value.what and "o such file" in caught.value.seen
+
+
+def test_a_link_lost_while_a_file_is_fetched_is_no_end(sshd, tmp_path):
+    """Also when everything was given and only the exit code is missing."""
+    (tmp_path / "file").write_bytes(b"x" * 100_000)
+    sshd.cut_after_command = True
+    with (
+        shells_of(sshd, tmp_path).open(node_of(sshd)) as node,
+        node.fetch(str(tmp_path / "file")) as stream,
+        pytest.raises(NodeUnreachableError),
+    ):
+        while stream.read(4096):
+            pass
+
+
+def test_a_node_that_gives_no_more_of_a_file_is_given_up(sshd, tmp_path, monkeypatch):
+    monkeypatch.setattr("stackwright.clients.fetching.SILENCE_S", 0.2)
+    os.mkfifo(tmp_path / "pipe")
+    with (
+        shells_of(sshd, tmp_path).open(node_of(sshd)) as node,
+        node.fetch(str(tmp_path / "pipe")) as stream,
+        pytest.raises(NodeUnreachableError) as caught,
+    ):
+        stream.read()
+    assert "pipe" in caught.value.what
+
+
+def test_fetching_with_a_sudo_that_asks_is_a_refused_login(tmp_path):
+    with (
+        SmallSshd(tmp_path, user="ops", sudo="asks") as server,
+        shells_of(server, tmp_path, user="ops").open(node_of(server)) as node,
+        node.fetch("/etc/shadow") as stream,
+        pytest.raises(LoginRefusedError),
+    ):
+        stream.read()

@@ -19,7 +19,13 @@ from pydantic import SecretStr
 
 from stackwright.clients.ssh import SshShells, StepFailedError, StepTimeoutError
 from stackwright.domain import shell
-from stackwright.domain.errors import FencedError, HostKeyError, LoginRefusedError, NodeUnreachableError
+from stackwright.domain.errors import (
+    FencedError,
+    HostKeyError,
+    LoginRefusedError,
+    NodeUnreachableError,
+    RemoteStepError,
+)
 from stackwright.domain.shell import Batch, Command, read_script, run_section, shell_section
 from stackwright.domain.spec import Node, Ssh
 from stackwright.lab.secrets_made import ssh_key_pair
@@ -140,6 +146,18 @@ def test_a_file_is_sent_once(host, tmp_path):
     assert host.there(f"sha256sum <{quoted}; stat -c %a {quoted}; ls {host.scratch}/deep/er | wc -l").split() == [
         digest, "-", "600", "1",
     ]  # fmt: skip
+
+
+def test_a_file_that_only_root_may_read_is_fetched(host):
+    """Whole; one that is not there is told from an empty one."""
+    there = f"{host.scratch}/only root's"
+    file = shell.quote(there)
+    digest = host.there(f"umask 077; head -c 3000000 /dev/urandom >{file}; sha256sum <{file}").split()[0]
+    with host.open() as node:
+        with node.fetch(there) as stream:
+            assert hashlib.sha256(stream.read()).hexdigest() == digest
+        with node.fetch(f"{host.scratch}/none") as stream, pytest.raises(RemoteStepError):
+            stream.read()
 
 
 def test_a_script_that_hangs_is_left_at_its_limit(host):

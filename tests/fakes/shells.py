@@ -10,7 +10,7 @@ from pathlib import Path
 
 from stackwright.clients.ssh import StepFailedError
 from stackwright.domain import shell
-from stackwright.domain.errors import FencedError, NodeUnreachableError
+from stackwright.domain.errors import FencedError, NodeUnreachableError, RemoteStepError
 
 
 class LocalShell:
@@ -38,6 +38,15 @@ class LocalShell:
 
     def put(self, local, remote, mode=0o644):
         raise AssertionError("nothing is sent in these tests")
+
+    @contextmanager
+    def fetch(self, path):
+        """Give a file of this machine; one that is not there fails as on a node."""
+        try:
+            with Path(path).open("rb") as stream:
+                yield stream
+        except FileNotFoundError as error:
+            raise RemoteStepError(f"{path} could not be read", where=self.name, seen="no such file") from error
 
     def _run(self, script: str) -> str:
         self.round_trips += 1
