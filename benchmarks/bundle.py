@@ -195,7 +195,7 @@ def measure(mib: int, runs: int) -> dict[str, Any]:
         for _ in range(runs):
             for way in ways:
                 argv = [sys.executable, "-m", "benchmarks.bundle", "--way", way, "--place", json.dumps(place)]
-                done = subprocess.run(argv, check=True, capture_output=True, text=True)
+                done = subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True)
                 found[way].append(json.loads(done.stdout))
                 _plain(place).delete_object(Bucket=place["bucket"], Key=way)
     return _figures(mib, found)
