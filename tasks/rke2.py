@@ -180,7 +180,7 @@ def wait_until_joined(
     def joined() -> bool | None:
         nonlocal seen, status, has_access
         seen = look_at_unit(shell, node, facts)
-        _give_up_early(node, seen)
+        give_up_early(node, seen)
         if seen.active != "active" or seen.pid == old_pid:
             return None
         if not has_access:
@@ -216,7 +216,7 @@ def _describe(status: NodeStatus) -> str:
     )
 
 
-def _give_up_early(node: Node, seen: UnitLook) -> None:
+def give_up_early(node: Node, seen: UnitLook) -> None:
     """Raise for a unit that has given up, or that starts over and over with a cause that no waiting mends."""
     known = recognise(seen.lines)
     hopeless = known is not None and known.fatal and seen.active != "active" and seen.restarts >= 1

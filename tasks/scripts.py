@@ -129,6 +129,19 @@ def outside_cluster(node: Node, facts: NodeFacts) -> Iterator[None]:
 
 
 @contextmanager
+def replacing(node: Node, problems: Sequence[Problem]) -> Iterator[None]:
+    """Let any step be done on a server whose cluster a restore replaces: it has no quorum left to ask, or its loss was
+    asked for by name. `problems` is what the restore's own check found on this server a moment ago.
+
+    Raises QuorumError with all of them.
+    """
+    if problems:
+        raise QuorumError("the server's cluster may not be replaced", list(problems), where=node.name)
+    with _one_down, _permit(node):
+        yield
+
+
+@contextmanager
 def joining(site: Site, node: Node, look: Look) -> Iterator[None]:
     """Let a server join once every other one votes, is Ready and well: etcd takes one learner at a time.
 

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Awaitable, Sequence
 from typing import Any
 
-from stackwright.lab.host import commands
+from stackwright.lab.host import commands, reset
 from stackwright.lab.host.agent import Agent
 from stackwright.lab.host.disk import HostDisk, say, this_host
 from stackwright.lab.host.pods import StaticPods
@@ -29,7 +29,7 @@ def main(words: Sequence[str]) -> int:
     version, verb, *rest = words
     disk = this_host()
     if verb in ("server", "agent"):
-        return _run(disk, version, verb)
+        return _run(disk, version, verb, rest)
     if verb == "lab-apiserver":
         from stackwright.lab.host import apiserver  # takes longer to load than all the rest
 
@@ -40,13 +40,16 @@ def main(words: Sequence[str]) -> int:
     return COMMANDS[verb](disk, rest)
 
 
-def _run(disk: HostDisk, version: str, role: str) -> int:
+def _run(disk: HostDisk, version: str, role: str, words: Sequence[str] = ()) -> int:
     try:
         config = read_config(disk)
         for key in unknown_keys(config, role):
             say("warning", f"Unknown flag --{key} found in config.yaml, skipping")
         check_profile(disk, config, role)
         say("info", f"Starting rke2 {role} {version}")
+        if reset.wants_reset(words):
+            reset.run(disk, version, config, words)
+            return 0
         program: Any = Server(disk, version, config) if role == "server" else Agent(disk, version, config)
         asyncio.run(_until_told(program.run()))
     except FatalError as error:

@@ -19,6 +19,8 @@ from stackwright.lab.rke2.state import SERVER, ClusterState
 FOLDER = f"{SERVER}/db/etcd"
 CONFIG, NAME = f"{FOLDER}/config", f"{FOLDER}/name"
 CA, CERTIFICATE, KEY = (f"{TLS}/etcd/{name}" for name in ("server-ca.crt", "client.crt", "client.key"))
+RESET_FLAG = f"{SERVER}/db/reset-flag"
+"""Left by a cluster reset until the next normal start."""
 LOCAL, HTTP = "https://127.0.0.1:2379", "https://127.0.0.1:2382"
 
 

@@ -6,6 +6,7 @@ READY comes when etcd votes and the API answers: k3s pkg/cli/server/server.go wa
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 from typing import Any
@@ -19,7 +20,7 @@ from stackwright.lab.host.kubelet import Kubelet
 from stackwright.lab.host.learners import manage_learners
 from stackwright.lab.host.pods import StaticPods, manifest
 from stackwright.lab.host.remote import Remote, RemoteError
-from stackwright.lab.host.supervisor import PORT, Supervisor
+from stackwright.lab.host.supervisor import PORT, SECRETS, Supervisor
 from stackwright.lab.rke2.config import FatalError, critical_values
 from stackwright.lab.rke2.state import DATA, ClusterState, new_cluster, parse_token, write_kubeconfig
 from stackwright.lab.rke2.supervisor import serve
@@ -52,11 +53,14 @@ class Server:
         self.ready = False
         self.joined_from: Remote | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._was_reset = False
         self._peers: list[str] = []
 
     async def run(self) -> None:
         """Do all up to READY, then keep at it until cancelled. Raises FatalError."""
         had_data = etcdpod.has_data(self.disk)
+        self._was_reset = self.disk.path(etcdpod.RESET_FLAG).exists()
+        self.disk.path(etcdpod.RESET_FLAG).unlink(missing_ok=True)
         state = await self._identity(had_data)
         write_identity(self.disk, state)
         etcdpod.write_certificates(self.disk, state, self.node)
@@ -85,6 +89,8 @@ class Server:
             say("info", "Kube API server is now running")
             say("info", "ETCD server is now running")
             write_kubeconfig(self.disk, state, self.config)
+            if self._was_reset:
+                await self._forget_password(api)
             self.ready = True
             if self.joined_from is None:
                 await self._check_password(self._myself(state))
@@ -282,6 +288,11 @@ class Server:
 
     def _admin(self) -> tuple[str, str]:
         return str(self.disk.path(f"{TLS}/client-admin.crt")), str(self.disk.path(f"{TLS}/client-admin.key"))
+
+    async def _forget_password(self, api: KubeApi) -> None:
+        """Delete this node's password secret: the one in the restored data may be older than the file on disk."""
+        with contextlib.suppress(ApiError):  # there may be none
+            await api.call("DELETE", f"{SECRETS}/{self.node}.node-password.rke2")
 
     def _myself(self, state: ClusterState) -> Remote:
         remote = Remote(f"https://127.0.0.1:{PORT}", state.full_token, "server")
