@@ -2,10 +2,10 @@
 
 `python -m benchmarks.bundle [--mib 1024] [--runs 1]`. The store is a process of its own over TLS that sums up every
 body and keeps none (discarding_store.py): moto, which the tests use, keeps all in memory and would be all that is
-measured. Plain is boto3's `upload_fileobj` of the file as it lies on disk, with the library's own settings. Ours reads the file,
-seals it with age, sends it in parts and has its length confirmed; the third figure has OpenSSH's server and our client
-in front, as for a real bundle. Each upload is a process of its own; its peak memory is counted above what it holds once
-everything is imported and connected. All of them share this machine.
+measured. Plain is boto3's `upload_fileobj` of the file as it lies on disk, with the library's own settings. Ours
+reads the file, seals it with age, sends it in parts and has its length confirmed; the third figure has OpenSSH's
+server and our client in front, as for a real bundle. Each upload is a process of its own; its peak memory is counted
+above what it holds once everything is imported and connected. All of them share this machine.
 """
 
 from __future__ import annotations
