@@ -10,14 +10,14 @@ from stackwright.clients.site import Site
 from stackwright.domain.certificate_rotation import plan_rotation
 from stackwright.domain.certificates import judge_certificates
 from stackwright.domain.plan import Plan
-from tasks.approval import approve
+from tasks.approval import decide
 from tasks.certificate_rotation import ensure_access, ensure_kubeconfig, ensure_rotated, look_at_certificates
 from tasks.certificates import scan_site
 from tasks.common import gather_all, in_thread
 from tasks.lease import hold_lease
 from tasks.parameters import Days, DryRun, PlanHash, SiteName
 from tasks.progress import Progress
-from tasks.publish import publish_plan, publish_report
+from tasks.publish import publish_report
 from tasks.stack import read_stack
 
 
@@ -46,12 +46,9 @@ async def rotate_certificates(
     """
     spec, place = await in_thread(load_site, site)
     await in_thread(ensure_access, place)
-    plan, _ = await _plan(place, expiring_within_days)
-    await publish_plan(plan)
+    plan, fence, approved = await decide(lambda: _plan(place, expiring_within_days), plan_hash, dry_run=dry_run)
     if dry_run:
         return await publish_report(place, plan, [])
-    approved = await approve(plan, plan_hash)
-    plan, fence = await _plan(place, expiring_within_days)  # the approval may have taken a day
 
     async with hold_lease(place, plan, approved, fence) as lease, Progress(plan) as progress:
         rotate, keep = progress.tracked(ensure_rotated), progress.tracked(ensure_kubeconfig)

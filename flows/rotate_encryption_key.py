@@ -9,13 +9,13 @@ from blocks.site import load_site
 from stackwright.clients.site import Site
 from stackwright.domain.encryption import SNAPSHOT, judge_keys, plan_encryption
 from stackwright.domain.plan import Plan
-from tasks.approval import approve
+from tasks.approval import decide
 from tasks.common import in_thread
 from tasks.encryption import ensure_key_read, ensure_key_rotated, look_at_keys
 from tasks.lease import hold_lease
 from tasks.parameters import Age, DryRun, PlanHash, SiteName
 from tasks.progress import Progress
-from tasks.publish import publish_plan, publish_report
+from tasks.publish import publish_report
 from tasks.snapshots import ensure_snapshot
 from tasks.stack import read_stack
 
@@ -43,12 +43,9 @@ async def rotate_encryption_key(
         dry_run: Show the plan, change nothing.
     """
     spec, place = await in_thread(load_site, site)
-    plan, _ = await _plan(place, older_than_days)
-    await publish_plan(plan)
+    plan, fence, approved = await decide(lambda: _plan(place, older_than_days), plan_hash, dry_run=dry_run)
     if dry_run:
         return await publish_report(place, plan, [])
-    approved = await approve(plan, plan_hash)
-    plan, fence = await _plan(place, older_than_days)  # the approval may have taken a day
 
     async with hold_lease(place, plan, approved, fence) as lease, Progress(plan) as progress:
         for server in [server for server in spec.servers if plan.of(server.name, "snapshot")]:

@@ -10,13 +10,13 @@ from stackwright.clients.site import Site
 from stackwright.domain.plan import Plan
 from stackwright.domain.rotations import picked
 from stackwright.domain.token_rotation import judge_tokens, plan_token
-from tasks.approval import approve
+from tasks.approval import decide
 from tasks.certificates import read_certificates
 from tasks.common import gather_all, in_thread
 from tasks.lease import hold_lease
 from tasks.parameters import Age, DryRun, PlanHash, SiteName
 from tasks.progress import Progress
-from tasks.publish import publish_plan, publish_report
+from tasks.publish import publish_report
 from tasks.snapshots import read_snapshots
 from tasks.stack import read_stack
 from tasks.tokens import (
@@ -54,12 +54,9 @@ async def rotate_token(
         dry_run: Show the plan, change nothing.
     """
     spec, place = await in_thread(load_site, site)
-    plan, _ = await _plan(place, older_than_days)
-    await publish_plan(plan)
+    plan, fence, approved = await decide(lambda: _plan(place, older_than_days), plan_hash, dry_run=dry_run)
     if dry_run:
         return await publish_report(place, plan, [])
-    approved = await approve(plan, plan_hash)
-    plan, fence = await _plan(place, older_than_days)  # the approval may have taken a day
 
     async with hold_lease(place, plan, approved, fence) as lease, Progress(plan) as progress:
         # Nothing on a node changes before both tokens are kept.

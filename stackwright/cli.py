@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from stackwright.cli_backup import add_backup_commands
 from stackwright.cli_certificates import add_commands
 from stackwright.cli_lease import lease
 from stackwright.cli_restore import restore
@@ -285,6 +286,9 @@ def _print_report(found: dict[str, Any], as_json: bool) -> None:
                 ("check", "verdict", "wanted", "seen"), ((c["id"], c["verdict"], c["wanted"], c["seen"]) for c in bad)
             )
         )
+        for check in bad:
+            if check.get("remedy"):
+                out.print(f"- {check['id']}: remedy: {check['remedy']}", markup=False)
     done = sum(c["verdict"] == "pass" for c in checks)
     said = f"plan {found['plan']['hash']}: {len(steps)} step(s); checks {done}/{len(checks)} passed"
     out.print(f"{said}; verdict: {found['verdict']}")
@@ -319,6 +323,7 @@ def _exit_code(error: StackError) -> int:
 
 
 add_commands(app, _run)
+add_backup_commands(app, _run)
 
 
 def main() -> None:

@@ -5,7 +5,8 @@ A run that carries an approved hash asks nobody. Who approved what is kept as an
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Awaitable, Callable
+from typing import Literal, NamedTuple
 
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.events import emit_event
@@ -17,6 +18,7 @@ from pydantic import Field
 from stackwright.domain.errors import StackError
 from stackwright.domain.plan import Plan
 from stackwright.reports.markdown import approval_markdown
+from tasks.publish import publish_plan
 
 WAIT_S = 24 * 3600
 POLL_S = 3  # how often the waiting run looks for the answer
@@ -65,3 +67,27 @@ async def approve(plan: Plan, plan_hash: str | None) -> str | None:
             "the plan was refused", where=plan.site, wanted="carry out", seen=f"{answer.approver}: {answer.reason}"
         )
     return plan.hash
+
+
+class Decided(NamedTuple):
+    """A plan, the largest fencing number seen with it, and the hash under which it was approved."""
+
+    plan: Plan
+    fence: int
+    approved: str | None
+
+
+async def decide(look: Callable[[], Awaitable[tuple[Plan, int]]], plan_hash: str | None, *, dry_run: bool) -> Decided:
+    """Look and plan, show the plan, have it approved, and plan again where somebody took time for that.
+
+    `look` returns the plan of now, and the largest fencing number seen. In a dry run nobody is asked.
+    Raises NotApprovedError, and what `look` raises.
+    """
+    plan, fence = await look()
+    await publish_plan(plan)
+    if dry_run:
+        return Decided(plan, fence, None)
+    approved = await approve(plan, plan_hash)
+    if approved != plan_hash:
+        plan, fence = await look()
+    return Decided(plan, fence, approved)

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from pydantic import SecretStr
 
-from stackwright.clients.sealing import recipient_of
+from stackwright.clients.sealing import new_identity, recipient_of
 from stackwright.clients.secrets import need
 from stackwright.clients.site import LeaseHandle, Site
 from stackwright.clients.store import (
@@ -75,6 +75,21 @@ def stores(site: Site) -> tuple[Store, ...]:
 def backup_identity(site: Site) -> SecretStr:
     """Return the age identity that opens the site's bundles. Raises SecretMissingError."""
     return need(site.secrets, "secret-text", backup_of(site).key_block)["value"]
+
+
+def ensure_identity(site: Site) -> tuple[str, bool]:
+    """Have an age identity in the key block; return its recipient, and whether it was made now. One is never replaced.
+
+    Raises WrongKeyError when the block holds something else: what that is, nobody can tell from here.
+    """
+    block = backup_of(site).key_block
+    kept = site.secrets.read("secret-text", block)
+    identity = kept["value"] if kept is not None else new_identity()
+    recipient = recipient_of(identity)
+    if kept is None:
+        site.secrets.write("secret-text", block, {"value": identity})
+        log.info("block secret-text/%s written: the key of the site's bundles", block)
+    return recipient, kept is None
 
 
 def recipients_of(site: Site) -> tuple[str, ...]:

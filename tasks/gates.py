@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from stackwright.clients.kube import KubeClient
-from stackwright.clients.secrets import need
 from stackwright.clients.site import LeaseHandle, Site
 from stackwright.domain.cluster import HttpAnswer, condition_of, rollout_of
 from stackwright.domain.errors import ApiError, ConflictError, GateTimeoutError, NotFoundError, StackError
@@ -34,6 +33,7 @@ from stackwright.domain.layers.gates import (
 )
 from stackwright.domain.layers.model import LayerDef
 from tasks.public import public_get
+from tasks.security import SecurityLoginError, security_session
 from tasks.smoke import look_volume, remove_volume
 
 log = logging.getLogger(__name__)
@@ -242,24 +242,14 @@ def _judge_http(answer: HttpAnswer, status: tuple[int, ...], contains: str, heal
 
 
 def _look_security(site: Site, kube: KubeClient, gate: SecurityGate) -> Look:
-    """Log in, count, log out: sessions are limited to 32 a user. NeuVector: REST API."""
-    password = need(site.secrets, "secret-text", gate.block)["value"].get_secret_value()
-
-    def call(method: str, path: str, body: Any = None, token: str = "") -> HttpAnswer:
-        headers = {"X-Auth-Token": token} if token else {}
-        return kube.service_request(
-            gate.namespace, gate.service, gate.port, method, path, json_body=body, headers=headers, scheme="https"
-        )
-
-    answer = call("POST", "/v1/auth", {"password": {"username": "admin", "password": password}})
-    if not answer.ok:
-        return Look(False, f"login answers {answer.status}")
-    token = ((answer.json() or {}).get("token") or {}).get("token", "")
+    """Log in, count, log out. NeuVector: REST API."""
+    place = (gate.namespace, gate.service, gate.port, gate.block)
     try:
-        counts = {name: call("GET", f"/v1/{name}", token=token).json() or {} for name in ("controller", "enforcer")}
-        scan = (call("GET", "/v1/scan/status", token=token).json() or {}).get("status") or {}
-    finally:
-        call("DELETE", "/v1/auth", token=token)
+        with security_session(site, kube, *place) as call:
+            counts = {name: call("GET", f"/v1/{name}").json() or {} for name in ("controller", "enforcer")}
+            scan = (call("GET", "/v1/scan/status").json() or {}).get("status") or {}
+    except SecurityLoginError as error:
+        return Look(False, error.what)
     controllers, enforcers = (len(counts[name].get(f"{name}s") or ()) for name in ("controller", "enforcer"))
     nodes, database = len(kube.nodes()), scan.get("cvedb_version", "")
     seen = f"{controllers} controllers, {enforcers} enforcers on {nodes} nodes, CVE database {database or 'none'}"

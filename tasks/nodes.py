@@ -56,7 +56,9 @@ def look_at_servers(site: Site) -> Servers:
 
 def look(site: Site, node: Node, shell: NodeShell) -> NodeFacts:
     """Return a node's facts over an open connection."""
-    return parse_node_facts(site.spec, node, shell.read(node_script(site.spec, node)), site.clock.now())
+    asked = site.clock.now()
+    seen = shell.read(node_script(site.spec, node))
+    return parse_node_facts(site.spec, node, seen, asked, site.clock.now())
 
 
 def bring_node(site: Site, node: Node, lease: LeaseHandle, approved: tuple[Step, ...]) -> NodeFacts:

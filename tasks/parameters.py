@@ -21,3 +21,4 @@ Lifted = Annotated[
 ]
 Days = Annotated[int, Field(ge=1, le=300)]
 Age = Annotated[int, Field(ge=0, le=3650)]
+Seconds = Annotated[int, Field(ge=0, le=604800)]

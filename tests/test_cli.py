@@ -249,3 +249,14 @@ def test_a_refused_site_file_ends_a_real_process_with_2(tmp_path):
     assert done.returncode == cli.EXIT["refused"]
     assert "nodes" in done.stderr and "remedy" in done.stderr and "Traceback" not in done.stderr
     assert done.stdout == ""
+
+
+def test_a_failed_check_is_printed_with_its_remedy(capsys):
+    """A run that ends with failed checks says what to do about each; a passed one takes no line."""
+    check = {"wanted": "Ready", "seen": "srv3 is not Ready", "remedy": "Look at the node."}
+    checks = [{"id": "cluster/nodes", "verdict": "fail", **check}, {"id": "cluster/voters", "verdict": "pass", **check}]
+    cli._print_report(
+        {"plan": {"hash": "0" * 12, "steps": []}, "notes": [], "evidence": checks, "verdict": "failed"}, as_json=False
+    )
+    printed = capsys.readouterr().out
+    assert "cluster/nodes: remedy: Look at the node." in printed and "cluster/voters" not in printed

@@ -267,7 +267,8 @@ class S3Store:
         except (ClientError, BotoCoreError, Boto3Error, OSError, ValueError, RuntimeError) as error:
             if source is not None and source.error is not None:
                 raise source.error from None
-            raise _explained(verb, self._at(key), error) from error
+            # The cause is cut off: a run's log shows causes, and a store may quote in its answer what it was sent.
+            raise _explained(verb, self._at(key), error) from None
 
 
 class _Watched(io.RawIOBase):

@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from stackwright.domain.bundle import KNOWN_NAME, KNOWN_NAMESPACE
 from stackwright.domain.cluster import NodeStatus
 from stackwright.domain.errors import PlanRefusedError, Problem
-from stackwright.domain.etcd import EtcdView
+from stackwright.domain.etcd import EtcdView, etcd_script
 from stackwright.domain.plan import Effect, Plan, Step
 from stackwright.domain.retention import Folder, Pruning
+from stackwright.domain.rke2_facts import DATA
 from stackwright.domain.rke2_program import with_program
-from stackwright.domain.shell import quote
+from stackwright.domain.shell import quote, read_script, shell_section
 from stackwright.domain.snapshots import check_saver, save_step
-from stackwright.domain.spec import StackSpec
+from stackwright.domain.spec import Node, StackSpec
 
 AREA = "backup"
 SNAPSHOT_NAME = "stackwright-backup"
@@ -45,6 +46,12 @@ def choose_saver(
         if not found:
             fit.append(name)
     return min(fit, key=lambda name: (_leads(views.get(name)), servers.index(name)), default=""), problems
+
+
+def etcd_view_script(node: Node) -> str:
+    """Return the script that asks one server's etcd."""
+    unit = "u=$(systemctl is-active rke2-server)\n"
+    return read_script(shell_section("etcd", unit + etcd_script(DATA, node.address)))
 
 
 def _etcd_problems(name: str, view: EtcdView | None) -> list[Problem]:

@@ -91,7 +91,8 @@ class GpuFacts:
 class NodeFacts:
     """One node as it was seen. `files` maps each watched path to its text, None when it is not there.
 
-    `clock_s` is the node's clock minus the controller's; `offset_ms` its distance from true time by chrony, None when
+    `clock_s` is the node's clock minus the controller's, known to `clock_error_s` either way (the answer's time on its
+    way); `offset_ms` its distance from true time by chrony, None when
     chrony does not run or has no source.
     """
 
@@ -119,6 +120,7 @@ class NodeFacts:
     firewall: frozenset[str]
     offset_ms: float | None
     clock_s: float
+    clock_error_s: float
     default_route: bool
     resolves: bool
     multipath_maps: int
@@ -209,8 +211,10 @@ def watched_files(spec: StackSpec) -> tuple[str, ...]:
     return (*node_wants.FIXED_FILES, *(node_wants.repository_path(repo.name) for repo in spec.packages.repositories))
 
 
-def parse_node_facts(spec: StackSpec, node: Node, seen: Mapping[str, Section], now: float) -> NodeFacts:
-    """Return the facts of a reading script's answer; `now` is the controller's clock at its arrival.
+def parse_node_facts(
+    spec: StackSpec, node: Node, seen: Mapping[str, Section], asked: float, answered: float
+) -> NodeFacts:
+    """Return the facts of a reading script's answer; the times are the controller's clock before and after it.
 
     Raises FactUnknownError for what could not be read.
     """
@@ -247,7 +251,8 @@ def parse_node_facts(spec: StackSpec, node: Node, seen: Mapping[str, Section], n
         groups=frozenset(look.text("groups").split()),
         firewall=frozenset(look.text("firewall").split()) if "firewall" in seen else frozenset(),
         offset_ms=_offset_ms(chrony.out) if chrony.rc == 0 else None,
-        clock_s=float(look.text("clock")) - now,
+        clock_s=float(look.text("clock")) - (asked + answered) / 2,
+        clock_error_s=(answered - asked) / 2,
         default_route=bool(look.text("route").strip()),
         resolves=seen["resolve"].rc == 0,
         multipath_maps=len(look.text("multipath").split()) if "multipath" in seen else 0,

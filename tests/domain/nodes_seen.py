@@ -96,6 +96,7 @@ def prepared(spec: StackSpec, name: str, **changes) -> NodeFacts:
         firewall=frozenset(),
         offset_ms=0.1,
         clock_s=0.0,
+        clock_error_s=0.0,
         default_route=True,
         resolves=True,
         multipath_maps=0,

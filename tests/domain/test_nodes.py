@@ -180,6 +180,17 @@ def test_clones_and_skewed_clocks_show_when_nodes_are_compared():
 
 
 @pytest.mark.parametrize(
+    ("clock_s", "error_s", "refused"),
+    [(2.1, 0.0, True), (-2.1, 0.0, True), (1.9, 0.0, False), (2.6, 1.3, False), (5.0, 1.3, True), (-5.0, 1.3, True)],
+)
+def test_a_slow_answer_is_not_taken_for_a_slow_clock(clock_s, error_s, refused):
+    """A difference counts by what is left of it when the time that the answer took is taken off."""
+    facts = {name: prepared(SPEC, name) for name in ("s1", "s2", "w1")}
+    facts["s2"] = replace(facts["s2"], clock_s=clock_s, clock_error_s=error_s)
+    assert bool(check_nodes(SPEC, facts)) is refused
+
+
+@pytest.mark.parametrize(
     ("name", "version", "family"),
     [("sles", "15.7", "sles15"), ("sles", "16.0", "sles16"), ("sl-micro", "6.1", "slmicro"), ("debian", "12", "other")],
 )

@@ -11,18 +11,25 @@ from stackwright.lab.rke2.memberlog import Change
 LEAST = 2
 
 
-def violations(changes: Sequence[Change], sick: str = "", since: float = float("inf")) -> list[str]:
+def violations(
+    changes: Sequence[Change], sick: str = "", since: float = float("inf"), under_way: str = ""
+) -> list[str]:
     """Return every moment at which something other than a fault left fewer than two healthy voters.
 
     A fault's own victim is down by the fault, not by us; but it counts as down for whatever we take down beside it.
-    `sick` names a member that runs, but not well, from `since` on: it is no healthy voter either.
+    `sick` names a member that runs, but not well, from `since` on: it is no healthy voter either. `under_way` names a
+    node whose restart had been sent when the fault struck: nobody could call that one back.
     """
     found = []
     for before, after in pairwise(changes):
         lost = before.healthy - after.healthy
         if not lost or after.cause.startswith("fault:"):
             continue
-        healthy = after.healthy - ({sick} if after.at >= since else set())
+        healthy = after.healthy
+        if after.at >= since and under_way in lost:
+            under_way = ""
+        elif after.at >= since:
+            healthy -= {sick}
         if len(healthy) < LEAST:
             left = ", ".join(sorted(healthy)) or "nobody"
             found.append(f"{after.cause} took {', '.join(sorted(lost))} down: {left} left")

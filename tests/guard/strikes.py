@@ -38,6 +38,11 @@ class Strike:
         where = {"when": self.point.when, "match": self.point.match}
         return {"kind": self.kind, **where, "node": self.victim, "seconds": SLOW_FSYNC_S}
 
+    @property
+    def under_way(self) -> str:
+        """The node whose script has begun to run as the fault strikes; empty for other moments."""
+        return self.point.target if (self.point.when, self.point.wire) == ("inside", "ssh") else ""
+
     def __str__(self) -> str:
         return f"{self.kind:13} of {self.victim} {self.point}"
 
@@ -107,7 +112,8 @@ class Field:
         code, output = self.lane.controllers.run(*words, log=self.lane.next_log())
         self.ended = "stopped" if code else "completed"
         (fault,) = lab.faults()
-        problems = violations(lab.members()[seen:], *((strike.victim, fault["at"]) if _is_sick(strike) else ()))
+        sick = (strike.victim, fault["at"], strike.under_way) if strike.kind == "slow-disk" else ()
+        problems = violations(lab.members()[seen:], *sick)
         unclear = said_clearly(code, output)
         problems += [f"the first start: {unclear}"] if unclear else []
         lab.clear_faults()
@@ -153,7 +159,3 @@ class Field:
             if time.monotonic() > deadline:
                 return [f"the lab did not recover: not Ready {lost}, voters {sorted(healthy)}"]
             time.sleep(0.3)
-
-
-def _is_sick(strike: Strike) -> bool:
-    return strike.kind == "slow-disk"

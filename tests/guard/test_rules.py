@@ -57,6 +57,14 @@ def test_a_sick_member_is_no_healthy_voter():
     assert not violations(changes, "s1", since=0.0), "it is the one that is down anyway"
 
 
+def test_a_restart_that_was_sent_before_a_disk_became_slow_is_the_only_one_let_pass():
+    """The script ran already; a second restart of that node, or another node's, is ours again."""
+    back = ("etcd started on s1", "s1 s2 s3")
+    assert not violations(log(("x", "s1 s2 s3"), OURS), "s2", 0.0, under_way="s1")
+    assert violations(log(("x", "s1 s2 s3"), OURS), "s2", 0.0, under_way="s3")
+    assert len(violations(log(("x", "s1 s2 s3"), OURS, back, OURS), "s2", 0.0, under_way="s1")) == 1
+
+
 @pytest.mark.parametrize(
     ("code", "output", "wrong"),
     [

@@ -24,7 +24,7 @@ _DIGESTS = ("etcd.rke2.cattle.io/snapshot-token-hash", "stackwright.io/values", 
 def plain(tree: Any, key: str = "") -> Any:
     """Return a snapshot without what two deploys never share."""
     if isinstance(tree, dict):
-        return {plain(name): plain(value, name) for name, value in tree.items()}
+        return _same_names({name: plain(value, name) for name, value in tree.items()})
     if isinstance(tree, list):
         return [plain(item) for item in tree]
     if isinstance(tree, str):
@@ -33,6 +33,19 @@ def plain(tree: Any, key: str = "") -> Any:
         for pattern, word in _WORDS:
             tree = pattern.sub(word, tree)
     return tree
+
+
+def _same_names(tree: dict[str, Any]) -> dict[str, Any]:
+    """Return a mapping with plain names. Those that are alike then (the copies of several volumes on one node) are
+    numbered in the order of their values: none hides another."""
+    found: dict[str, list[Any]] = {}
+    for name, value in tree.items():
+        found.setdefault(plain(name), []).append(value)
+    return {
+        name if len(values) == 1 else f"{name} #{number}": value
+        for name, values in found.items()
+        for number, value in enumerate(sorted(values, key=repr), 1)
+    }
 
 
 def differences(want: Any, seen: Any, path: str = "") -> list[str]:

@@ -112,3 +112,15 @@ def test_two_states_differ_by_what_is_real():
     two = {"nodes": {"srv1": {"ip": "127.77.9.11", "at": "2026-02-02T00:00:00Z"}}, "taints": []}
     assert differences(plain(one), plain({**two, "taints": ["a"]})) == []
     assert differences(plain(one), plain(two)) == [" > taints: wanted ['a'] | seen []"]
+
+
+def test_objects_whose_names_become_alike_are_all_compared():
+    """Two volumes' copies on one node have names that differ in the volume's UID alone: neither hides the other."""
+    uid = "pvc-{}0000000-0000-4000-8000-000000000000-r-7581a452"
+
+    def state(first: str, second: str) -> dict:
+        return plain({uid.format(1): {"state": first}, uid.format(2): {"state": second}})
+
+    assert differences(state("running", "stopped"), state("stopped", "running")) == []
+    assert len(differences(state("running", "stopped"), state("stopped", "stopped"))) == 1
+    assert len(differences(state("running", "stopped"), plain({uid.format(1): {"state": "running"}}))) == 3

@@ -21,13 +21,14 @@ from stackwright.clients.sealing import new_identity
 from stackwright.clients.site import Site
 from stackwright.domain.bundle_checks import ENCRYPTION_CONFIG
 from stackwright.domain.errors import NodeUnreachableError
-from stackwright.domain.shell import StepOutcome, parse_read
+from stackwright.domain.shell import Section, StepOutcome
 from stackwright.domain.snapshots import API_VERSION, FOLDER, KIND, TOKEN_HASH
 from stackwright.domain.token_archive import token_hash
 from stackwright.lab.net import Authority
 from tests.domain.nodes_seen import make_spec
 from tests.domain.real_etcd import RealEtcd
 from tests.fakes.kube import FakeKube, conditions
+from tests.fakes.shells import LocalShell
 from tests.store_server import ACCESS, SECRET, StoreServer
 from tests.tasks.layer_site import DictSecrets
 
@@ -90,30 +91,37 @@ class BundleShells:
         yield _Shell(self, node.name, self.site.disks[node.name])
 
 
-@dataclass
-class _Shell:
-    owner: BundleShells
-    name: str
-    disk: Disk
-    round_trips: int = 0
+class _Shell(LocalShell):
+    """One server. Scripts run here; the real etcd answers for the server's own, and takes its snapshots."""
+
+    def __init__(self, owner: BundleShells, name: str, disk: Disk) -> None:
+        disk.folder.mkdir(exist_ok=True)
+        super().__init__(name, disk.folder)
+        self.owner, self.disk = owner, disk
 
     def read(self, script, timeout_s=60.0):
-        self.round_trips += 1
-        text = script
-        for top in TOPS:
-            text = text.replace(top, f"{self.disk.folder}{top}")
-        done = subprocess.run(["sh", "-s"], input=text, capture_output=True, text=True, check=False)
-        found = parse_read(done.stdout, self.name)
-        back = {name: part.out.replace(str(self.disk.folder), "") for name, part in found.items()}
-        return {name: type(part)(part.rc, back[name]) for name, part in found.items()}
+        if "maintenance/status" in script:
+            return {"etcd": Section(0, self.owner.site.etcd.ask())}
+        found = super().read(script, timeout_s)
+        return {name: Section(part.rc, part.out.replace(str(self.disk.folder), "")) for name, part in found.items()}
 
     def apply(self, batch, timeout_s=None):
-        outcomes = []
-        for command in batch.commands:
-            self.owner.sent.append(command.id)
-            out = self._save() if command.id.startswith("snapshot/") else ""
-            outcomes.append(StepOutcome(command.id, 0, out))
-        return outcomes
+        acts = {"save": self._save, "local": self._prune}
+        [act] = {acts.get(command.id.rpartition("/")[2]) for command in batch.commands}
+        self.owner.sent += [command.id for command in batch.commands]
+        if act is None:
+            return super().apply(batch, timeout_s)
+        return [StepOutcome(command.id, 0, act()) for command in batch.commands]
+
+    def _run(self, script):
+        for top in TOPS:
+            script = script.replace(top, f"{self.disk.folder}{top}")
+        return super()._run(script)
+
+    def _prune(self) -> str:
+        for path in sorted(self.disk.path(FOLDER).glob("stackwright-backup-*"), reverse=True)[3:]:
+            path.unlink()
+        return ""
 
     def _save(self) -> str:
         site, owner = self.owner.site, self.owner
@@ -209,7 +217,8 @@ class BundleSite:
         }
         backup = first.settings().model_dump()
         if second is not None:
-            backup["second"] = second.settings(credentials_block="backup-second").model_dump()
+            # moto keeps one set of buckets for all its servers in a process: another folder tells them apart.
+            backup["second"] = second.settings(credentials_block="backup-second", folder="two").model_dump()
         self.clock, self.secrets = TurnedClock(), DictSecrets(blocks)
         self.site = Site(
             make_spec(backup=backup),

@@ -109,8 +109,10 @@ RKE2 = rows(
     ("rke2-snapshots", "etcd Data Protection", "Regular snapshots of etcd.",
      (Field("rke2.snapshot_cron"), Field("rke2.snapshot_retention"), Rule("schedule"), Step("rke2/*/config"))),
     ("rke2-offsite", "etcd Data Protection", "Keep snapshots outside the cluster.",
-     (Limit("Snapshots stay on each server's disk: copies outside, with all that a restore needs, are a flow of their "
-            "own. Until then copy /var/lib/rancher/rke2/server/db/snapshots and the token's block.", HOSTS),)),
+     (Field("backup.endpoint"), Field("backup.key_block"), Rule("backup over http"), Rule("recipient"),
+      Rule("second store is the first"),
+      Limit("The flow snapshot-etcd puts them there with all that a restore needs, sealed and read back; its schedule "
+            "is switched on by the operator.", "docs/backup.md"))),
     ("rke2-recovery", "etcd Data Protection", "Be able to restore the cluster.",
      (Field("rke2.token_block"), Limit("Restoring is not part of a deploy; the token that a restore needs is kept in "
                                        "its block from the first moment."))),

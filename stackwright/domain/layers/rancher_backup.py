@@ -29,6 +29,8 @@ RESOURCE_SET = "rancher-resource-set-full"
 STORE_SECRET = "backup-store"  # noqa: S105  a name
 ENCRYPTION_SECRET = "backup-encryption"  # noqa: S105  a name
 ENCRYPTION_BLOCK = "rancher-backup-encryption"
+SCHEDULED = "stackwright-rancher"
+SCHEDULE, KEPT = "23 1 * * *", 14
 
 
 def releases(spec: StackSpec) -> tuple[ReleaseSpec, ...]:
@@ -74,6 +76,17 @@ def before(spec: StackSpec) -> tuple[ObjectSpec, ...]:
     return tuple(objects)
 
 
+def after(spec: StackSpec) -> tuple[ObjectSpec, ...]:
+    """Rancher's own objects are saved every night, encrypted; where to, the chart's values say."""
+    body = {
+        "resourceSetName": RESOURCE_SET,
+        "encryptionConfigSecretName": ENCRYPTION_SECRET,
+        "schedule": SCHEDULE,
+        "retentionCount": KEPT,
+    }
+    return (ObjectSpec({"apiVersion": API, "kind": "Backup", "metadata": {"name": SCHEDULED}, "spec": body}),)
+
+
 def gates(spec: StackSpec) -> tuple[Gate, ...]:
     return (
         RolloutGate("Deployment", NAMESPACE, "rancher-backup"),
@@ -94,6 +107,7 @@ LAYER = LayerDef(
     guide="5.3",
     releases=releases,
     before_objects=before,
+    after_objects=after,
     gates=gates,
     needs=("rancher",),
     needs_for=lambda spec: () if spec.backup else ("storage",),

@@ -35,6 +35,8 @@ CHART = Chart("suse-storage", f"oci://{APPCO_HOST}/charts")
 DISK_LABEL = "node.longhorn.io/create-default-disk"
 DISK_NOTE = "node.longhorn.io/default-disks-config"
 TARGET_SECRET = "backup-target"  # noqa: S105  a name
+API = "longhorn.io/v1beta2"
+SNAPSHOT_JOB, BACKUP_JOB, SYSTEM_JOB = "stackwright-snapshot", "stackwright-backup", "stackwright-system"
 CSI_DEPLOYMENTS = ("csi-attacher", "csi-provisioner", "csi-resizer", "csi-snapshotter")
 
 
@@ -93,6 +95,23 @@ def _disks(node: Node, data_path: str) -> ObjectSpec:
     return labels_on_node(node.name, {DISK_LABEL: "config"}, {DISK_NOTE: json.dumps(config, separators=(",", ":"))})
 
 
+def after(spec: StackSpec) -> tuple[ObjectSpec, ...]:
+    """Every volume has snapshots, and with a store backups outside the cluster. A volume with jobs of its own is left
+    to them: the group `default` covers the others."""
+    jobs = [_job(SNAPSHOT_JOB, "snapshot", "11 */6 * * *", 8, ["default"])]
+    if spec.backup is not None:
+        jobs.append(_job(BACKUP_JOB, "backup", "37 1 * * *", 14, ["default"]))
+        policy = {"volume-backup-policy": "if-not-present"}
+        jobs.append(_job(SYSTEM_JOB, "system-backup", "17 4 * * *", 7, [], parameters=policy))
+    return tuple(jobs)
+
+
+def _job(name: str, task: str, cron: str, retain: int, groups: list[str], **more: Any) -> ObjectSpec:
+    body = {"name": name, "task": task, "cron": cron, "retain": retain, "concurrency": 2, "groups": groups, **more}
+    meta = {"name": name, "namespace": NAMESPACE}
+    return ObjectSpec({"apiVersion": API, "kind": "RecurringJob", "metadata": meta, "spec": body})
+
+
 def gates(spec: StackSpec) -> tuple[Gate, ...]:
     return (
         RolloutGate("DaemonSet", NAMESPACE, "longhorn-manager"),
@@ -112,7 +131,7 @@ def gates(spec: StackSpec) -> tuple[Gate, ...]:
 def _target(spec: StackSpec) -> tuple[Gate, ...]:
     if spec.backup is None:
         return ()
-    return (FieldGate("longhorn.io/v1beta2", "BackupTarget", NAMESPACE, "default", ("status", "available"), True),)
+    return (FieldGate(API, "BackupTarget", NAMESPACE, "default", ("status", "available"), True),)
 
 
 LAYER = LayerDef(
@@ -121,6 +140,7 @@ LAYER = LayerDef(
     guide="5.4",
     releases=releases,
     before_objects=before,
+    after_objects=after,
     gates=gates,
     check=lambda spec: chart_access(spec, "storage", CHART),
     rollback_ok=False,
