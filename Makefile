@@ -7,7 +7,7 @@ SHELL  := /bin/bash
 
 export DO_NOT_TRACK = 1
 
-.PHONY: help setup demo test check format bench bench-nodes bench-upgrade kill-test guard-test rung rung-image test-long docs lock clean
+.PHONY: help setup demo test check format bench bench-nodes bench-upgrade kill-test guard-test rung drill-proof rung-image test-long docs lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 18
@@ -57,6 +57,9 @@ guard-test: setup ## Upgrade while one fault strikes, at 40 points: two healthy 
 
 rung: setup rung-image ## Run the tests on containers with systemd and real etcd, the long ones too
 	@$(BIN)/python -m pytest --numprocesses=0 -m "slow or containers" tests/rung
+
+drill-proof: setup rung-image ## Drill 9 spoilt bundles and 20 good ones on the rung: each named, none falsely (RESTORED=n whole drills)
+	@$(BIN)/python -m tests.drill.run --restored $(or $(RESTORED),3)
 
 rung-image: $(STAMP) ## Build the image of the container rung, or say why it cannot be had
 	@$(BIN)/python -m tests.rung.engine build || true
