@@ -7,7 +7,7 @@ SHELL  := /bin/bash
 
 export DO_NOT_TRACK = 1
 
-.PHONY: help setup demo test check format bench bench-nodes bench-upgrade kill-test guard-test rung drill-proof rung-image test-long docs lock clean
+.PHONY: help setup demo test check format bench bench-nodes bench-upgrade bench-bundle kill-test guard-test rung rung-image restore-proof drill-proof test-long docs lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 18
@@ -39,7 +39,7 @@ format: $(STAMP) ## Format the code
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: bench-nodes bench-upgrade ## Run the benchmarks; one JSON object a line, kept in build/bench
+bench: bench-nodes bench-upgrade bench-bundle ## Run the benchmarks; one JSON object a line, kept in build/bench
 
 bench-nodes: setup ## Node preparation against 50 OpenSSH hosts, beside a bare floor, Ansible and pyinfra
 	@mkdir -p build/bench
@@ -48,6 +48,10 @@ bench-nodes: setup ## Node preparation against 50 OpenSSH hosts, beside a bare f
 bench-upgrade: setup ## Upgrade of 3 servers and 50 agents on the lab, against the critical path of the run itself
 	@mkdir -p build/bench
 	@set -o pipefail; $(BIN)/python -m benchmarks.upgrade | tee build/bench/upgrade.json
+
+bench-bundle: $(STAMP) ## A snapshot of 1 GiB sealed and sent into a store, against a plain upload of it
+	@mkdir -p build/bench
+	@set -o pipefail; $(BIN)/python -m benchmarks.bundle | tee build/bench/bundle.json
 
 kill-test: setup ## Kill the deploy and the upgrade at 72 points, start again, compare the end states (POINTS=n or all)
 	@$(BIN)/python -m tests.kill.run --points $(or $(POINTS),72)
@@ -58,7 +62,10 @@ guard-test: setup ## Upgrade while one fault strikes, at 40 points: two healthy 
 rung: setup rung-image ## Run the tests on containers with systemd and real etcd, the long ones too
 	@$(BIN)/python -m pytest --numprocesses=0 -m "slow or containers" tests/rung
 
-drill-proof: setup rung-image ## Drill 9 spoilt bundles and 20 good ones on the rung: each named, none falsely (RESTORED=n whole drills)
+restore-proof: setup rung-image ## Lose all servers of a cluster and bring it back from a bundle on new ones (OBJECTS=n)
+	@$(BIN)/python -m tests.rung.restore_proof --objects $(or $(OBJECTS),200)
+
+drill-proof: setup rung-image ## Drill 9 spoilt bundles and 20 good ones: each named, no false alarm (RESTORED=n whole ones)
 	@$(BIN)/python -m tests.drill.run --restored $(or $(RESTORED),3)
 
 rung-image: $(STAMP) ## Build the image of the container rung, or say why it cannot be had

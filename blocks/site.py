@@ -9,7 +9,7 @@ from blocks.store import BlockSecrets
 from stackwright.clients.connect import connect
 from stackwright.clients.site import Site
 from stackwright.domain.errors import Problem, SiteFileError
-from stackwright.domain.sitefile import parse_site
+from stackwright.domain.sitefile import parse_shape, parse_site
 from stackwright.domain.spec import StackSpec
 
 
@@ -29,16 +29,32 @@ def site_names() -> list[str]:
 
 def read_spec(name: str) -> StackSpec:
     """Read and check a site file. Raises SiteFileError with every problem at once."""
+    text, path = _site_text(name)
+    return _named(parse_site(text, path), name, path)
+
+
+def read_shape(name: str) -> tuple[StackSpec, list[Problem]]:
+    """Read a site file for a restore, with the rules that it breaks: they stop a deploy, not this."""
+    text, path = _site_text(name)
+    spec, broken = parse_shape(text, path)
+    return _named(spec, name, path), broken
+
+
+def _site_text(name: str) -> tuple[str, str]:
+    """Return a site file's text and path. Raises SiteFileError where there is none."""
     for folder in site_folders():
         path = folder / f"{name}.yaml"
         if path.is_file():
-            spec = parse_site(path.read_text(encoding="utf-8"), str(path))
-            if spec.site != name:
-                problem = Problem("site", "is another name than the file's", "rename one of them", name, spec.site)
-                raise SiteFileError("the site file was refused", [problem], where=str(path))
-            return spec
+            return path.read_text(encoding="utf-8"), str(path)
     problem = Problem(name, "no such site file", f"choose one of {', '.join(site_names()) or '(none)'}")
     raise SiteFileError("the site is not known", [problem], where=", ".join(str(folder) for folder in site_folders()))
+
+
+def _named(spec: StackSpec, name: str, path: str) -> StackSpec:
+    if spec.site != name:
+        problem = Problem("site", "is another name than the file's", "rename one of them", name, spec.site)
+        raise SiteFileError("the site file was refused", [problem], where=path)
+    return spec
 
 
 def state_folder(site: str) -> Path:

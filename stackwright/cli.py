@@ -20,6 +20,7 @@ from rich.table import Table
 from stackwright.cli_backup import add_backup_commands
 from stackwright.cli_certificates import add_commands
 from stackwright.cli_lease import lease
+from stackwright.cli_restore import restore
 from stackwright.domain.errors import (
     ApiUnavailableError,
     LeaseHeldError,
@@ -50,6 +51,7 @@ block_app = typer.Typer(no_args_is_help=True, help="Blocks that keep a site's se
 app.add_typer(tenant_app, name="tenant")
 app.add_typer(block_app, name="block")
 app.command()(lease)
+app.command()(restore)
 upgrade_app = typer.Typer(no_args_is_help=True, help="Upgrading RKE2 to the release of the site file.")
 app.add_typer(upgrade_app, name="upgrade")
 # Off a terminal lines are not wrapped: they are read by programs and greps.

@@ -14,6 +14,8 @@ TenantName = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,53}[a-z0-9])?$
 PlanHash = Annotated[str | None, Field(pattern=r"^[0-9a-f]{12}$")]
 Light = bool
 DryRun = bool
+BundleId = Annotated[str, Field(pattern=r"^([0-9]{8}T[0-9]{6}Z-[0-9a-f]{8})?$", examples=["20261126T100000Z-0a1b2c3d"])]
+ReplaceHealthy = Annotated[str, Field(pattern=r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$")]
 Lifted = Annotated[
     list[Annotated[str, Field(pattern=r"^(pdb|pod):[a-z0-9-]+/[a-z0-9.-]+$")]] | None, Field(examples=[["pdb:shop/db"]])
 ]

@@ -53,7 +53,7 @@ from stackwright.domain.shell import last_lines, read_script, value_section
 from stackwright.domain.spec import Node
 from tasks.cluster import read_sources
 from tasks.nodes import bring_node, look
-from tasks.restore_gates import forget_password, wait_until_back
+from tasks.restore_gates import forget_lease, forget_password, wait_until_back
 from tasks.restore_site import Bundle
 from tasks.scripts import replacing, send
 
@@ -122,7 +122,8 @@ def restore_first(site: Site, node: Node, lease: LeaseHandle, bundle: Bundle, *,
             _send(site, shell, lease, start_step(bundle.manifest, node), start_script(mark, node))
         wait_until_back(site, node, shell, facts, [node], keeps_access=True)
         if not reached(mark.phase, "back"):
-            _send(site, shell, lease, start_step(bundle.manifest, node), back_script(mark))
+            forget_lease(site)
+            _note_back(site, shell, lease, start_step(bundle.manifest, node), mark)
 
 
 def rejoin_server(site: Site, node: Node, lease: LeaseHandle, bundle: Bundle, joined: Sequence[Node]) -> None:
@@ -156,13 +157,12 @@ def _rejoin(site: Site, node: Node, lease: LeaseHandle, bundle: Bundle, servers:
             _send(site, shell, lease, step, rejoin_script(mark, node, files, begun=begun), files)
         wait_until_back(site, node, shell, facts, servers)
         with replacing(node, []):
-            _send(site, shell, lease, step, back_script(mark))
+            _note_back(site, shell, lease, step, mark)
 
 
 def _place(site: Site, node: Node, shell: NodeShell, lease: LeaseHandle, bundle: Bundle, mark: Mark) -> None:
     """Bring the snapshot to the node; in clear it lies here only in a file without a name."""
     step = place_step(bundle.manifest, node)
-    log.info("%s: %s", node.name, step.summary)
     site.workdir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=site.workdir) as spare:
         with bundle.snapshot() as source:
@@ -226,6 +226,12 @@ def _mark_for(site: Site, node: Node, shell: NodeShell, lease: LeaseHandle, bund
 
 def _with(mark: Mark, phase: str) -> Mark:
     return parse_mark(f"{mark.bundle} {mark.run} {phase}")
+
+
+def _note_back(site: Site, shell: NodeShell, lease: LeaseHandle, step: Step, mark: Mark) -> None:
+    """Note that a step's gate was passed."""
+    log.info("%s: is back", step.target)
+    send(site, shell, lease, [Rke2Change(step, back_script(mark))])
 
 
 def _send(

@@ -10,6 +10,7 @@ from pydantic import SecretStr
 from stackwright.clients.site import Site, wait_until
 from stackwright.clients.ssh import NodeShell
 from stackwright.domain.errors import ApiError, NodeUnreachableError, StackError
+from stackwright.domain.lease_object import API, KIND, NAMESPACE, lease_name
 from stackwright.domain.node_facts import NodeFacts
 from stackwright.domain.quorum import Member, check_back
 from stackwright.domain.rke2_facts import ETC
@@ -99,3 +100,11 @@ def forget_password(site: Site, name: str) -> None:
     """Delete the node password of a lost host, so that another one may have its name."""
     if site.kube().delete("v1", "Secret", f"{name}.node-password.rke2", "kube-system"):
         log.info("%s: the password of the host that had this name is forgotten", name)
+
+
+def forget_lease(site: Site) -> None:
+    """Delete the lease that the snapshot holds: it is a run's of the past, most likely the one that took it.
+
+    On new hosts its number may be larger than ours, and nobody could be held to it any more.
+    """
+    site.kube().delete(API, KIND, lease_name(site.spec.site), NAMESPACE)

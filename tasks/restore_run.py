@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from stackwright.clients.site import LeaseHandle, Site
-from stackwright.domain.plan import Plan
+from stackwright.domain.plan import Plan, Step
 from stackwright.domain.restore import first_of
 from stackwright.domain.spec import Node
 from tasks.restore import fence_server, prepare_host, rejoin_agent, rejoin_server, restore_first
@@ -14,6 +14,7 @@ from tasks.restore_end import clean_cluster, close_restore, keep_access
 from tasks.restore_site import Bundle, with_bundle
 
 Tell = Callable[[str], None]
+Look = Callable[[Site], None]
 
 
 def fence_all(site: Site, lease: LeaseHandle, bundle: Bundle, *, anyway: bool) -> None:
@@ -24,15 +25,17 @@ def fence_all(site: Site, lease: LeaseHandle, bundle: Bundle, *, anyway: bool) -
 
 def prepare_all(site: Site, lease: LeaseHandle, plan: Plan) -> None:
     """Make all hosts ready at once that the plan has something for. Raises the first failure."""
-    todo = [node for node in site.spec.nodes if plan.of(node.name, "node") or _installs(plan, node)]
+    todo = [node for node in site.spec.nodes if preparation(plan, node)]
     if not todo:
         return
     with ThreadPoolExecutor(max_workers=min(len(todo), site.spec.ssh.width)) as pool:
         list(pool.map(lambda node: prepare_host(site, node, lease, plan), todo))
 
 
-def _installs(plan: Plan, node: Node) -> bool:
-    return any(step.id.endswith("/install") for step in plan.of(node.name, "restore"))
+def preparation(plan: Plan, node: Node) -> tuple[Step, ...]:
+    """Return the steps that make a host ready."""
+    installs = tuple(step for step in plan.of(node.name, "restore") if step.id.endswith("/install"))
+    return plan.of(node.name, "node") + installs
 
 
 def rejoin_servers(site: Site, lease: LeaseHandle, bundle: Bundle) -> None:
@@ -55,9 +58,12 @@ def end_restore(site: Site, lease: LeaseHandle, bundle: Bundle) -> None:
     close_restore(site, lease, bundle)
 
 
-def restore(site: Site, lease: LeaseHandle, bundle: Bundle, plan: Plan, *, anyway: bool, tell: Tell) -> Site:
+def restore(
+    site: Site, lease: LeaseHandle, bundle: Bundle, plan: Plan, *, anyway: bool, tell: Tell, look: Look | None = None
+) -> Site:
     """Carry a restore out; return the site with the access to the restored cluster. A dead one goes on when called
-    again. `anyway` replaces an etcd that works. `tell` is told what is done next.
+    again. `anyway` replaces an etcd that works. `tell` is told what is done next; `look` looks at the first server
+    before another one writes to it.
     """
     restored = with_bundle(site, bundle.state)
     tell("fencing all servers")
@@ -67,6 +73,8 @@ def restore(site: Site, lease: LeaseHandle, bundle: Bundle, plan: Plan, *, anywa
     first = first_of(site.spec)
     tell(f"restoring {bundle.manifest.id} on {first.name}")
     restore_first(restored, first, lease, bundle)
+    if look is not None:
+        look(restored)
     tell("bringing the other servers back, one by one")
     rejoin_servers(restored, lease, bundle)
     tell("bringing the agents back")

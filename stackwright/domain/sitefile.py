@@ -35,18 +35,31 @@ def parse_site(text: str, source: str) -> StackSpec:
 
     Raises SiteFileError with all problems, each with its path, what was wanted and a remedy; never with a secret.
     """
+    return _parse(text, source, lenient=False)[0]
+
+
+def parse_shape(text: str, source: str) -> tuple[StackSpec, list[Problem]]:
+    """Read a site file of a site that may be half destroyed: return it with the rules that it breaks.
+
+    A restore must not wait for three workers. Raises SiteFileError for what is no site file at all, or holds a secret.
+    """
+    return _parse(text, source, lenient=True)
+
+
+def _parse(text: str, source: str, *, lenient: bool) -> tuple[StackSpec, list[Problem]]:
     data, problems = read_yaml(text)
     hidden: frozenset[str] = frozenset()
-    spec = None
+    spec: StackSpec | None = None
+    rules: list[Problem] = []
     if data is not None or not problems:
         secrets, hidden = check_secrets(data, text)
         spec, shape, rules = _shape_and_rules(data, {problem.where for problem in secrets})
-        problems = [*problems, *secrets, *shape, *rules]
+        problems = [*problems, *secrets, *shape, *([] if lenient else rules)]
     if problems or spec is None:
         unique = dict.fromkeys(masked(problem, hidden) for problem in problems)
         # `from None`: pydantic's and PyYAML's own errors quote the file.
         raise SiteFileError("the site file was refused", list(unique), where=source) from None
-    return spec
+    return spec, [masked(problem, hidden) for problem in rules]
 
 
 def site_schema() -> dict[str, Any]:

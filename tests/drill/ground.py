@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import SecretStr
-from tasks.bundle_making import make_bundle
 
 from stackwright.clients.sealing import new_identity
 from stackwright.clients.site import Site
 from stackwright.domain.spec import Backup, StackSpec
+from tasks.bundle_making import make_bundle
 from tasks.bundles import backup_identity, stores
 from tests.drill.spoil import Parts, put_together, take_apart
 from tests.rung.hosts import Hosts
