@@ -19,6 +19,9 @@ ReplaceHealthy = Annotated[str, Field(pattern=r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-
 Lifted = Annotated[
     list[Annotated[str, Field(pattern=r"^(pdb|pod):[a-z0-9-]+/[a-z0-9.-]+$")]] | None, Field(examples=[["pdb:shop/db"]])
 ]
+Override = Annotated[
+    str | None, Field(pattern=r"^[^:\n]{2,80}: [^\n]{3,400}$", examples=["J. Doe: CVE-2026-1, no spare host"])
+]
 Days = Annotated[int, Field(ge=1, le=300)]
 Age = Annotated[int, Field(ge=0, le=3650)]
 Seconds = Annotated[int, Field(ge=0, le=604800)]
