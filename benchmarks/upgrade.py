@@ -23,7 +23,7 @@ from typing import Any
 import yaml
 
 from stackwright.lab.layout import Layout
-from stackwright.lab.rig import ROOT, Rig
+from stackwright.lab.rig import ROOT, UNREHEARSED, Rig
 from stackwright.lab.server import PrefectServer
 
 BEFORE, TARGET = "v1.33.10+rke2r1", "v1.34.8+rke2r1"
@@ -103,7 +103,7 @@ def measure(rig: Rig, layout: Layout, batch: int) -> dict[str, Any]:
     """Upgrade, and return the line."""
     prepare(rig, layout, batch)
     planned = json.loads(must(rig, "upgrade", "plan", "lab", "--json").splitlines()[-1])["plan"]
-    must(rig, "upgrade", "apply", "lab", "--plan", planned["hash"])
+    must(rig, "upgrade", "apply", "lab", "--plan", planned["hash"], *UNREHEARSED)
     report = rig.report()
     releases = set(rig.lab.snapshot()["rke2"]["releases"].values())
     if releases != {layout.releases[1]}:

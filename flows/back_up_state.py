@@ -9,6 +9,7 @@ from prefect.client.schemas.objects import State
 
 from blocks.site import load_site
 from stackwright.domain.other_state import judge_state, ours
+from tasks.catchup import give_way
 from tasks.common import gather_all, in_thread
 from tasks.other_state import read_state, save_export
 from tasks.parameters import SiteName
@@ -25,6 +26,8 @@ async def back_up_state(site: SiteName) -> State:
     Args:
         site: Name of the site: its file in deployments/sites, without .yaml.
     """
+    if (other := await give_way()) is not None:
+        return other
     spec, place = await in_thread(load_site, site)
     await gather_all(ours(spec), lambda what: save_export(place, what))
     facts = await in_thread(read_state, place)

@@ -7,6 +7,7 @@ from prefect.client.schemas.objects import State
 
 from blocks.site import load_site
 from stackwright.domain.certificates import judge_certificates
+from tasks.catchup import give_way
 from tasks.certificates import publish_certificates, scan_site
 from tasks.common import in_thread
 from tasks.parameters import SiteName
@@ -23,6 +24,8 @@ async def scan_certificates(site: SiteName) -> State:
     Args:
         site: Name of the site: its file in deployments/sites, without .yaml.
     """
+    if (other := await give_way()) is not None:
+        return other
     _, place = await in_thread(load_site, site)
     facts = await scan_site(place)
     await publish_certificates(place, facts)

@@ -11,9 +11,10 @@ from stackwright.domain.windows import check_window
 from tasks.approval import approve
 from tasks.common import in_thread
 from tasks.lease import hold_lease
-from tasks.parameters import DryRun, Lifted, PlanHash, SiteName
+from tasks.parameters import DryRun, Lifted, Override, PlanHash, SiteName
 from tasks.progress import Progress
 from tasks.publish import publish_plan, publish_report
+from tasks.tickets import with_ticket
 from tasks.upgrade import (
     ensure_agents_released,
     ensure_all_staged,
@@ -26,7 +27,11 @@ from tasks.validation import validate_site
 
 @flow(name="upgrade-cluster", flow_run_name="upgrade-{site}")
 async def upgrade_cluster(
-    site: SiteName, plan_hash: PlanHash = None, dry_run: DryRun = False, lifted: Lifted = None
+    site: SiteName,
+    plan_hash: PlanHash = None,
+    dry_run: DryRun = False,
+    lifted: Lifted = None,
+    without_rehearsal: Override = None,
 ) -> State:
     """Bring every node to rke2.version of the site file: servers one by one, then agents in batches.
 
@@ -39,6 +44,8 @@ async def upgrade_cluster(
         dry_run: Only show the plan: every step with its effect, and what stands in the way.
         lifted: Vetoes against drains that you lift for this run, such as pdb:shop/db or pod:shop/job-1. The pods are
             then deleted instead of evicted; it is part of the plan and of its hash.
+        without_rehearsal: Who decides to upgrade without a ticket of rehearse-upgrade, and why, as "NAME: reason".
+            It is kept with the run. Empty: the upgrade is refused without a ticket.
     """
     spec, place = await in_thread(load_site, site)
     vetoes = tuple(lifted or ())
@@ -46,6 +53,7 @@ async def upgrade_cluster(
     # Look, then decide. Nothing above the lease changes anything.
     facts = await read_upgrade(place)
     plan = plan_upgrade(spec, facts, vetoes)
+    plan = await with_ticket(place, facts, plan, plan_hash, without_rehearsal or "", dry_run=dry_run)
     await publish_plan(plan)
     if dry_run:
         return await publish_report(place, plan, [])

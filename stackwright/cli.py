@@ -21,6 +21,7 @@ from stackwright.cli_backup import add_backup_commands
 from stackwright.cli_certificates import add_commands
 from stackwright.cli_lease import lease
 from stackwright.cli_restore import restore
+from stackwright.cli_schedules import schedules
 from stackwright.domain.errors import (
     ApiUnavailableError,
     LeaseHeldError,
@@ -52,6 +53,7 @@ app.add_typer(tenant_app, name="tenant")
 app.add_typer(block_app, name="block")
 app.command()(lease)
 app.command()(restore)
+app.command()(schedules)
 upgrade_app = typer.Typer(no_args_is_help=True, help="Upgrading RKE2 to the release of the site file.")
 app.add_typer(upgrade_app, name="upgrade")
 # Off a terminal lines are not wrapped: they are read by programs and greps.
@@ -63,6 +65,10 @@ SiteArg = Annotated[str, typer.Argument(help="Name of the site: its file in depl
 LiftOption = Annotated[
     list[str] | None,
     typer.Option("--lift", help="Lift a veto against a drain for this run: pdb:NAMESPACE/NAME or pod:NAMESPACE/NAME."),
+]
+OverrideOption = Annotated[
+    str | None,
+    typer.Option("--without-rehearsal", help="Upgrade without a ticket: who decides and why, 'NAME: reason'. Kept."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
@@ -103,8 +109,9 @@ def schema(output: Annotated[Path | None, typer.Option(help="Write to this file.
 def setup() -> None:
     """Bring the Prefect server to the catalogue: block types, work pool, deployments. Safe to run again."""
     from stackwright.runs import set_up
+    from stackwright.schedules import refresh
 
-    for line in set_up():
+    for line in (*set_up(), *asyncio.run(refresh())):
         out.print(line)
 
 
@@ -163,12 +170,14 @@ def upgrade_apply(
         bool, typer.Option("--ask", help="Wait for somebody to approve the plan in the Prefect UI.")
     ] = False,
     lift: LiftOption = None,
+    without_rehearsal: OverrideOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Upgrade: servers one by one, then agents in batches. A run that died is continued by the same command."""
     if bool(plan_hash) == ask:
         raise typer.BadParameter("say which plan you approve: --plan HASH (see `stackwright upgrade plan`), or --ask")
-    _run("upgrade-cluster", {"site": site, "plan_hash": plan_hash, "lifted": lift}, as_json)
+    parameters = {"site": site, "plan_hash": plan_hash, "lifted": lift, "without_rehearsal": without_rehearsal}
+    _run("upgrade-cluster", parameters, as_json)
 
 
 @tenant_app.command("onboard")

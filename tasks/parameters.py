@@ -19,6 +19,12 @@ ReplaceHealthy = Annotated[str, Field(pattern=r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-
 Lifted = Annotated[
     list[Annotated[str, Field(pattern=r"^(pdb|pod):[a-z0-9-]+/[a-z0-9.-]+$")]] | None, Field(examples=[["pdb:shop/db"]])
 ]
+Override = Annotated[
+    str | None, Field(pattern=r"^[^:\n]{2,80}: [^\n]{3,400}$", examples=["J. Doe: CVE-2026-1, no spare host"])
+]
 Days = Annotated[int, Field(ge=1, le=300)]
 Age = Annotated[int, Field(ge=0, le=3650)]
 Seconds = Annotated[int, Field(ge=0, le=604800)]
+BundleName = Annotated[
+    str, Field(pattern=r"^([0-9]{8}T[0-9]{6}Z-[0-9a-f]{8})?$", examples=["20270115T080000Z-0a1b2c3d"])
+]

@@ -38,7 +38,6 @@ def read_content(site: Site) -> Restored:
         revision=max((int(obj["metadata"]["resourceVersion"]) for obj in nodes), default=0),
         counts={},
         exact=False,
-        keys=None,
         known_sha256=known_sum(known.get("data") or {}) if known else None,
         secrets=len(kube.list("v1", "Secret")),
     )

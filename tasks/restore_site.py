@@ -18,12 +18,13 @@ from stackwright.clients.site import Site
 from stackwright.domain.bundle import BundleState, Manifest, file_content
 from stackwright.domain.errors import ApiError, NodeUnreachableError, StackError
 from stackwright.domain.kinds import Kind
-from stackwright.domain.node_facts import NodeFacts, node_script, parse_node_facts
+from stackwright.domain.node_facts import NodeFacts
 from stackwright.domain.restore import Mark, RestoreFacts, parse_mark
 from stackwright.domain.restore_scripts import look_script
 from stackwright.domain.rke2_facts import CONFIG, REGISTRIES, SECRET_KEYS
 from stackwright.domain.spec import Node, StackSpec
 from tasks.cluster import read_sources
+from tasks.nodes import look
 
 log = logging.getLogger(__name__)
 
@@ -153,7 +154,7 @@ def _look(site: Site, node: Node, asked: tuple[str, ...]) -> tuple[NodeFacts, Ma
     try:
         with site.shells.open(node) as shell:
             seen = shell.read(look_script(asked))
-            facts = parse_node_facts(site.spec, node, shell.read(node_script(site.spec, node)), site.clock.now())
+            facts = look(site, node, shell)
     except NodeUnreachableError as error:
         return f"{error.what}: {error.seen}" if error.seen else error.what
     mark = seen["mark"]

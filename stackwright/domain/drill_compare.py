@@ -59,9 +59,8 @@ class RestoredNode:
 class Restored:
     """What was read from the restored cluster.
 
-    `counts` are live keys by what they store, of the kinds that the manifest names; `exact` says that they are as of
-    the snapshot's revision. `keys` is the number of all keys then, None where it is not exact. `known_sha256` is None
-    where the known ConfigMap is not there. `secrets` is how many Secrets the API lists, None where it cannot.
+    `counts` are live keys by what they store; `exact` says that they are as of the snapshot's revision. `known_sha256`
+    is None where the known ConfigMap is not there. `secrets` is how many Secrets the API lists, None where it cannot.
     """
 
     cluster_id: str
@@ -69,7 +68,6 @@ class Restored:
     revision: int
     counts: Mapping[str, int]
     exact: bool
-    keys: int | None
     known_sha256: str | None
     secrets: int | None
 
@@ -95,12 +93,12 @@ def _authority(token: str) -> str:
     return found.group(1) if found else ""
 
 
-def check_counts(manifest: Manifest, revision: int, keys: int, counts: Mapping[str, int]) -> list[Fault]:
+def check_counts(manifest: Manifest, revision: int, counts: Mapping[str, int]) -> list[Fault]:
     """Return how the snapshot's own content differs from what the bundle says of it."""
     note, found = manifest.snapshot, []
-    if (revision, keys) != (note.revision, note.keys):
-        what, wanted = "the snapshot is not the one of the bundle", f"{note.keys} keys at revision {note.revision}"
-        found.append(fault("content-differs", manifest.id, what, wanted, f"{keys} keys at revision {revision}"))
+    if revision != note.revision:
+        what = "the snapshot is not the one of the bundle"
+        found.append(fault("content-differs", manifest.id, what, f"revision {note.revision}", f"revision {revision}"))
     for kind in sorted({*note.counts, *counts}):
         want, have = note.counts.get(kind, 0), counts.get(kind, 0)
         if want != have:
@@ -158,15 +156,12 @@ def _revision(manifest: Manifest, seen: Restored) -> Iterator[Fault]:
 
 def _counts(manifest: Manifest, seen: Restored) -> Iterator[Fault]:
     note = manifest.snapshot
-    for kind, want in sorted(note.counts.items()):
-        have = seen.counts.get(kind, 0)
+    for kind in sorted({*note.counts, *seen.counts}):
+        want, have = note.counts.get(kind, 0), seen.counts.get(kind, 0)
         if seen.exact and have != want:
             yield fault("content-differs", kind, "the number of objects differs", str(want), str(have))
         elif not seen.exact and kind not in VOLATILE and have < want:
             yield fault("content-differs", kind, "objects are missing", f"{want} or more", str(have))
-    if seen.keys is not None and seen.keys != note.keys:
-        what = "etcd holds another number of keys than the snapshot"
-        yield fault("content-differs", manifest.id, what, str(note.keys), str(seen.keys))
 
 
 def _secrets(manifest: Manifest, seen: Restored) -> Iterator[Fault]:

@@ -33,7 +33,11 @@ Verdict = Literal["open", "closed", "unknown"]
 
 @dataclass(frozen=True)
 class Target:
-    """One address that must not answer. `known` says that the controller knows where it is, or it is an IP address."""
+    """One address that must not answer.
+
+    `known` is False for a name that an operator wrote into the fence and that leads nowhere here: a slip of the pen
+    fences nothing. A name of the site's own that leads nowhere, here and there, is simply not served yet.
+    """
 
     host: str
     port: int
@@ -73,10 +77,9 @@ def fence_targets(spec: StackSpec, addresses: Mapping[str, Sequence[str]]) -> tu
     """
     found: list[Target] = []
 
-    def name(host: str, ports: Iterable[int], what: str) -> None:
-        known = addresses.get(host, ())
-        for one in dict.fromkeys((host, *known)):
-            found.extend(Target(one, port, what, bool(known) or _is_ip(one)) for port in ports)
+    def name(host: str, ports: Iterable[int], what: str, *, known: bool = True) -> None:
+        for one in dict.fromkeys((host, *addresses.get(host, ()))):
+            found.extend(Target(one, port, what, known or _is_ip(one)) for port in ports)
 
     api = spec.rke2.api_port
     for node in (*spec.nodes, *spec.removed):
@@ -91,7 +94,8 @@ def fence_targets(spec: StackSpec, addresses: Mapping[str, Sequence[str]]) -> tu
     drill = spec.backup.drill if spec.backup else None
     for entry in drill.fence if drill else ():
         host, _, port = entry.rpartition(":")
-        name(host.strip("[]"), (int(port),), "backup.drill.fence")
+        host = host.strip("[]")
+        name(host, (int(port),), "backup.drill.fence", known=bool(addresses.get(host)))
     return tuple({(target.host, target.port): target for target in reversed(found)}.values())[::-1]
 
 

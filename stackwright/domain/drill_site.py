@@ -67,7 +67,7 @@ def drill_spec(spec: StackSpec, manifest: Manifest, state: BundleState) -> Stack
     want = spec.rke2
     rke2 = {
         **_kept(manifest, state),
-        "version": manifest.rke2_version,
+        **release_of(want, manifest.rke2_version),
         "registration_address": host.address,
         "tls_san": (host.address,),
         "node_cidrs": (),
@@ -90,6 +90,17 @@ def drill_spec(spec: StackSpec, manifest: Manifest, state: BundleState) -> Stack
         "maintenance": Maintenance(),
     }
     return spec.model_copy(update=update)
+
+
+def release_of(want: Rke2, version: str) -> dict[str, object]:
+    """Return the keys of `rke2` for another release: its version, and where its artifacts lie.
+
+    A folder of artifacts that is named by its release has the others beside it; a URL has the release in its path.
+    """
+    artifacts, (before, slash, last) = want.artifacts, (want.artifacts.folder or "").rpartition("/")
+    if last == want.version:
+        artifacts = artifacts.model_copy(update={"folder": f"{before}{slash}{version}"})
+    return {"version": version, "artifacts": artifacts}
 
 
 def drill_registries(want: Rke2) -> Registries:

@@ -96,6 +96,16 @@ def states(spec: StackSpec, facts: UpgradeFacts) -> dict[str, NodeState]:
     }
 
 
+def begun_nodes(spec: StackSpec, facts: UpgradeFacts) -> tuple[str, ...]:
+    """Return the nodes that an upgrade to the site file's release has changed already; none before it was begun."""
+    target = spec.rke2.version
+    return tuple(
+        name
+        for name, state in states(spec, facts).items()
+        if state.touched or (name in facts.seen and facts.seen[name].version == target)
+    )
+
+
 def plan_upgrade(spec: StackSpec, facts: UpgradeFacts, lifted: Collection[str] = ()) -> Plan:
     """Return the steps that are left to bring the cluster to the site file's release; empty when it is there.
 

@@ -20,6 +20,8 @@ from stackwright.lab.layout import Layout
 from stackwright.lab.server import PrefectServer
 
 ROOT = Path(__file__).parent.parent.parent
+UNREHEARSED = ("--without-rehearsal", "lab: nothing but stand-ins would be rehearsed")
+"""For upgrades of a lab that has no spare host."""
 
 
 @dataclass(frozen=True)

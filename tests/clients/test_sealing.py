@@ -50,7 +50,7 @@ def test_another_key_opens_nothing():
     assert "another key" in caught.value.seen
 
 
-@pytest.mark.parametrize("text", ["", "AGE-SECRET-KEY-1PLANTED", recipient_of(KEY)])
+@pytest.mark.parametrize("text", ["", "AGE-SECRET-KEY-1PLANTED", recipient_of(KEY)], ids=["none", "cut", "recipient"])
 def test_what_is_no_identity_is_not_quoted(text):
     for use in (lambda: unseal(b"", SecretStr(text)), lambda: recipient_of(SecretStr(text))):
         with pytest.raises(WrongKeyError) as caught:

@@ -75,5 +75,5 @@ def restored(**changes):
     """Return what a restore of it shows that brought everything back."""
     nodes = {"s1": RestoredNode("uid-1", VERSION), "w1": RestoredNode("uid-2", VERSION)}
     nodes["spare"] = RestoredNode("uid-9", VERSION)
-    made = Restored("uid-system", nodes, 530, COUNTS, True, KEYS, known_sum(DATA), 13)
+    made = Restored("uid-system", nodes, 530, COUNTS, True, known_sum(DATA), 13)
     return replace(made, **changes)

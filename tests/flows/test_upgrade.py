@@ -13,7 +13,7 @@ import yaml
 
 from stackwright.clients.kube import Kube
 from stackwright.lab.layout import Layout
-from stackwright.lab.rig import Rig
+from stackwright.lab.rig import UNREHEARSED, Rig
 from stackwright.lab.server import PrefectServer
 
 OLD, NEW, SKIPPING = "v1.33.10+rke2r1", "v1.34.10+rke2r1", "v1.35.3+rke2r1"
@@ -121,7 +121,7 @@ def test_outside_a_window_nothing_starts(site: Site) -> None:
     """The plan may be made and is refused when it would be carried out; nothing was changed."""
     site.change(lambda document: document.update(maintenance=closed()))
     before = len(site.rig.lab.journal())
-    done = site.rig.run("upgrade", "apply", "lab", "--plan", site.plan()["hash"])
+    done = site.rig.run("upgrade", "apply", "lab", "--plan", site.plan()["hash"], *UNREHEARSED)
     assert done.code == 1 and "outside a maintenance window" in done.output
     assert len(site.rig.lab.journal()) == before
     site.change(lambda document: document.pop("maintenance"))
@@ -138,16 +138,30 @@ def closed() -> dict[str, Any]:
 
 def test_another_plan_than_the_approved_one_is_not_carried_out(site: Site) -> None:
     before = len(site.rig.lab.journal())
-    done = site.rig.run("upgrade", "apply", "lab", "--plan", "0123456789ab")
+    done = site.rig.run("upgrade", "apply", "lab", "--plan", "0123456789ab", *UNREHEARSED)
     assert done.code == PLAN_MOVED and "does not hold any more" in done.output
     assert len(site.rig.lab.journal()) == before
 
 
+def test_an_upgrade_that_was_not_rehearsed_is_refused(site: Site) -> None:
+    """The plan says so, and to carry it out is refused with what there is to do; nothing was changed."""
+    printed = site.rig.run("upgrade", "plan", "lab").output
+    assert "Not rehearsed, and refused so: backup.drill: the site cannot rehearse" in printed
+    before = len(site.rig.lab.journal())
+    done = site.rig.run("upgrade", "apply", "lab", "--plan", site.plan()["hash"])
+    assert done.code == 2 and "the upgrade was not rehearsed" in done.output
+    assert "--without-rehearsal 'NAME: reason'" in done.output
+    assert len(site.rig.lab.journal()) == before
+
+
 def test_the_upgrade_is_killed_continued_and_done(site: Site, tmp_path: Path) -> None:
-    """Killed inside the second server's restart, it is continued under the same hash; then nothing is left to do."""
+    """Killed inside the second server's restart, it is continued under the same hash; then nothing is left to do.
+
+    Who decided to go without a rehearsal is needed once: what was begun is let on.
+    """
     plan = site.plan()
     assert {step["id"].split("/")[1] for step in plan["steps"]} == {*NODES, "cluster"}
-    run = site.rig.spawn("upgrade", "apply", "lab", "--plan", plan["hash"], log=tmp_path / "run.log")
+    run = site.rig.spawn("upgrade", "apply", "lab", "--plan", plan["hash"], *UNREHEARSED, log=tmp_path / "run.log")
     site.rig.lab.fault(kind="kill", match={"action": "upgrade/srv2/restart"}, when="inside", pid=run.pid)
     assert run.wait(timeout=300) == -signal.SIGKILL, (tmp_path / "run.log").read_text()[-3000:]
     seen = site.releases()

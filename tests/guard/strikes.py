@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from stackwright.lab.layout import Layout
+from stackwright.lab.rig import UNREHEARSED
 from tests.guard.rules import said_clearly, violations
 from tests.kill.chains import Lane, approved_upgrade, want_release
 from tests.kill.points import Point, points_of
@@ -133,7 +134,7 @@ class Field:
         if code != 0:
             return [f"after the fault, no plan: {printed[-1200:]}"]
         plan = json.loads(next(line for line in reversed(printed.splitlines()) if line.startswith("{")))["plan"]
-        words = ("upgrade", "apply", "lab", "--plan", plan["hash"])
+        words = ("upgrade", "apply", "lab", "--plan", plan["hash"], *UNREHEARSED)
         code, output = self.lane.controllers.run(*words, log=self.lane.next_log())
         problems = [f"the second start ended with {code}: {output[-1200:]}"] if code else []
         problems += violations(lab.members()[seen:])

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import yaml
 
 from stackwright.lab.layout import Layout
-from stackwright.lab.rig import Rig
+from stackwright.lab.rig import UNREHEARSED, Rig
 from tests.kill.compare import differences, plain
 from tests.kill.controllers import Controllers
 from tests.kill.points import Point
@@ -107,7 +107,7 @@ def approved_upgrade(lane: Lane) -> tuple[str, ...]:
     """Return the command that carries out the upgrade as it is planned now."""
     printed = lane.must("upgrade", "plan", "lab", "--json")
     report = json.loads(next(line for line in reversed(printed.splitlines()) if line.startswith("{")))
-    return ("upgrade", "apply", "lab", "--plan", report["plan"]["hash"])
+    return ("upgrade", "apply", "lab", "--plan", report["plan"]["hash"], *UNREHEARSED)
 
 
 @dataclass

@@ -101,6 +101,7 @@ class Hosts:
         roomy = memory.is_dir() and shutil.disk_usage(memory).free > MEMORY_NEED
         self._memory = memory / f"{LABEL}-{os.getpid()}" if roomy else self.folder / "data"
         self.network, self.prefix = self._make_network()
+        self._fenced: tuple[Any, str] | None = None
         self.balancer_address = f"{self.prefix}.1"
         self._count = 0
         self._loop = asyncio.new_event_loop()
@@ -119,14 +120,14 @@ class Hosts:
     def _call(self, work: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
 
-    def _make_network(self) -> tuple[Any, str]:
-        """Make a network with addresses of our choice, the first that is free."""
+    def _make_network(self, *, internal: bool = False) -> tuple[Any, str]:
+        """Make a network with addresses of our choice, the first that is free. An `internal` one leads nowhere else."""
         for prefix in NETWORKS:
             pool = docker.types.IPAMPool(subnet=f"{prefix}.0/24", gateway=f"{prefix}.1")
             try:
                 made = self.client.networks.create(
                     f"{LABEL}-{os.getpid()}-{prefix}", ipam=docker.types.IPAMConfig(pool_configs=[pool]),
-                    labels={LABEL: str(os.getpid())},
+                    labels={LABEL: str(os.getpid())}, internal=internal,
                 )  # fmt: skip
             except docker.errors.APIError as error:
                 if "overlap" in str(error):
@@ -142,8 +143,18 @@ class Hosts:
         for name in names:
             self._wait_for_boot(self.hosts[name])
 
-    def _start(self, name: str) -> None:
-        address = f"{self.prefix}.{10 + self._count}"
+    def add_fenced(self, name: str) -> None:
+        """Switch on a host on a network of its own: this machine reaches it, and it reaches no other host."""
+        if self._fenced is None:
+            self._fenced = self._make_network(internal=True)
+        self._start(name, *self._fenced)
+        self._wait_for_boot(self.hosts[name])
+        # The bridge leads to this machine, and the balancer listens at its other address: let the way out lead nowhere.
+        self.hosts[name].sh(f"ip route replace default via {self._fenced[1]}.254")
+
+    def _start(self, name: str, network: Any = None, prefix: str = "") -> None:
+        network = network or self.network
+        address = f"{prefix or self.prefix}.{10 + self._count}"
         etc = self.folder / name
         etc.mkdir(exist_ok=True)
         (etc / "settings.json").write_text(json.dumps({"address": address, **SETTINGS}))
@@ -153,8 +164,8 @@ class Hosts:
             .with_kwargs(
                 hostname=name, cap_add=["ALL"], cap_drop=["SYS_RESOURCE"], security_opt=["seccomp=unconfined"],
                 restart_policy={"Name": "always"}, **({"cgroupns": "host"} if UNIFIED else {}),
-                network=self.network.name, labels={LABEL: str(os.getpid())},
-                networking_config={self.network.name: self._endpoint(address)},
+                network=network.name, labels={LABEL: str(os.getpid())},
+                networking_config={network.name: self._endpoint(address)},
             )
             .with_tmpfs_mount("/run", "size=256m,mode=755,exec")
             .with_tmpfs_mount("/tmp", "size=256m,exec")
@@ -218,6 +229,8 @@ class Hosts:
             host.owner.stop()
         shutil.rmtree(self._memory, ignore_errors=True)
         self.network.remove()
+        if self._fenced is not None:
+            self._fenced[0].remove()
         self.client.close()
 
 
