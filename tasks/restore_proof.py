@@ -5,47 +5,35 @@ from __future__ import annotations
 from dataclasses import replace
 
 from stackwright.clients.site import Site
-from stackwright.domain.bundle import KNOWN_NAME, KNOWN_NAMESPACE, Manifest, known_sum
-from stackwright.domain.cluster import Obj, node_status
-from stackwright.domain.drill_compare import Restored, RestoredNode, compare
+from stackwright.domain.bundle import Manifest
+from stackwright.domain.cluster import node_status
+from stackwright.domain.drill_compare import Restored, compare
 from stackwright.domain.errors import ApiError
 from stackwright.domain.evidence import Evidence
+from stackwright.domain.restore import first_of
 from stackwright.domain.restore_evidence import address_evidence, content_evidence, node_evidence, rto_evidence
+from stackwright.domain.spec import StackSpec
+from tasks.drill import read_restored
 from tasks.restore_site import Bundle
 
 
 def prove_content(site: Site, bundle: Bundle) -> list[Evidence]:
-    """Compare what the first server holds with the bundle: identities, known content, Secrets that can be read."""
-    manifest = bundle.manifest
-    parts = compare(_uncounted(manifest), read_content(site))
-    return content_evidence(manifest, {part: parts[part] for part in ("identity", "content")}, site.clock.now())
+    """Compare what the first server holds with the bundle, before anything else writes to it."""
+    alone = site.spec.model_copy(update={"nodes": (first_of(site.spec),)})
+    seen = read_restored(replace(site, spec=alone), bundle.manifest)
+    wanted = expected(site.spec, bundle.manifest, seen)
+    return content_evidence(wanted, compare(wanted, seen), site.clock.now())
 
 
-def _uncounted(manifest: Manifest) -> Manifest:
-    """Return the manifest without counts: they are of etcd's keys, and only the API is looked at here."""
-    return replace(manifest, snapshot=replace(manifest.snapshot, counts={}))
-
-
-def read_content(site: Site) -> Restored:
-    """Return what the restored cluster's API shows."""
-    kube = site.kube()
-    system = kube.get("v1", "Namespace", "kube-system")
-    known = kube.get("v1", "ConfigMap", KNOWN_NAME, KNOWN_NAMESPACE)
-    nodes = kube.list("v1", "Node")
-    return Restored(
-        cluster_id=system["metadata"]["uid"] if system else "",
-        nodes={obj["metadata"]["name"]: _node(obj) for obj in nodes},
-        revision=max((int(obj["metadata"]["resourceVersion"]) for obj in nodes), default=0),
-        counts={},
-        exact=False,
-        known_sha256=known_sum(known.get("data") or {}) if known else None,
-        secrets=len(kube.list("v1", "Secret")),
-    )
-
-
-def _node(obj: Obj) -> RestoredNode:
-    info = (obj.get("status") or {}).get("nodeInfo") or {}
-    return RestoredNode(obj["metadata"]["uid"], str(info.get("kubeletVersion", "")))
+def expected(spec: StackSpec, manifest: Manifest, seen: Restored) -> Manifest:
+    """Return what the manifest asks for on this site: a run that goes on may have removed Nodes of hosts that the site
+    file does not have, and a restored server says its own release, which may be newer than the bundle's."""
+    known = {node.name for node in (*spec.nodes, *spec.removed)}
+    wanted = replace(manifest, nodes=tuple(note for note in manifest.nodes if note.name in known))
+    node = seen.nodes.get(manifest.snapshot.node)
+    if node is not None and node.version == spec.rke2.version:
+        wanted = replace(wanted, rke2_version=spec.rke2.version)
+    return wanted
 
 
 def prove_end(site: Site, bundle: Bundle, seconds: float) -> list[Evidence]:

@@ -15,7 +15,8 @@ from pydantic import SecretStr
 
 from stackwright.clients.site import Site
 from stackwright.domain import shell
-from stackwright.domain.bundle import SNAPSHOT, BundleError, BundleState, Manifest, SnapshotNote, StoredFile
+from stackwright.domain.bundle import SNAPSHOT, BundleError, BundleState, Manifest, NodeNote, SnapshotNote, StoredFile
+from stackwright.domain.drill_compare import Restored, RestoredNode
 from stackwright.domain.errors import FencedError, NodeUnreachableError, RemoteStepError, StackError
 from stackwright.domain.quorum import QuorumError
 from stackwright.domain.restore import Mark, reset_step
@@ -25,6 +26,7 @@ from stackwright.domain.token_archive import archive_block, parse_archive, token
 from tasks import restore as restoring
 from tasks.restore import _send, fence_server, read_mark, rejoin_agent, rejoin_server, restore_first
 from tasks.restore_end import clean_cluster, close_restore, keep_access
+from tasks.restore_proof import expected
 from tasks.restore_site import BundleSecrets, bundle_config, ca_hash_of, with_bundle
 from tasks.scripts import replacing
 from tests.domain.nodes_seen import VERSION, etcd_view, make_spec, prepared, status
@@ -451,3 +453,14 @@ def test_what_is_written_into_the_bundles_secrets_stays_there():
     assert behind.text("cluster-access", "k", "kubeconfig") == "x"
     with pytest.raises(StackError, match="nothing is kept"):
         secrets.pass_on("secret-text", "none")
+
+
+def test_the_proof_asks_for_what_a_continued_restore_can_show(case):
+    """A Node that was removed meanwhile is not missed; a server that says the site file's newer release is no fault."""
+    notes = (NodeNote("s1", "u1", "192.0.2.11", True), NodeNote("old", "u0", "192.0.2.77", True))
+    made = replace(case.bundle.manifest, nodes=notes, rke2_version="v1.33.9+rke2r1")
+    seen = Restored("uid", {"s2": RestoredNode("u2", VERSION)}, 9, {}, True, "", 0)
+    wanted = expected(case.spec, made, seen)
+    assert [note.name for note in wanted.nodes] == ["s1"] and wanted.rke2_version == VERSION
+    older = replace(seen, nodes={"s2": RestoredNode("u2", "v1.33.9+rke2r1")})
+    assert expected(case.spec, made, older).rke2_version == "v1.33.9+rke2r1"
