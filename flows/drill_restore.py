@@ -6,6 +6,7 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 
 from blocks.site import load_site
+from tasks.catchup import give_way
 from tasks.common import in_thread
 from tasks.drill_news import hold_drill, publish_drill
 from tasks.parameters import BundleName, SiteName
@@ -23,6 +24,8 @@ async def drill_restore(site: SiteName, bundle: BundleName = "") -> State:
         site: Name of the site: its file in deployments/sites, without .yaml.
         bundle: Name of a bundle. Empty: the newest one of the store.
     """
+    if (other := await give_way()) is not None:
+        return other
     _, place = await in_thread(load_site, site)
     judged = await hold_drill(place, bundle)
     await publish_drill(place, judged)

@@ -20,6 +20,7 @@ from tasks.backup import (
     view_site_backups,
 )
 from tasks.bundles import backup_of
+from tasks.catchup import give_way
 from tasks.common import in_thread
 from tasks.lease import hold_lease
 from tasks.parameters import Seconds, SiteName
@@ -39,6 +40,8 @@ async def snapshot_etcd(site: SiteName, fresh_s: Seconds = 3600, wait_s: Seconds
         fresh_s: Make no other bundle when the newest one is not older than so many seconds. 0 makes one in any case.
         wait_s: Wait so many seconds for another run that changes the site, such as an upgrade, before giving up.
     """
+    if (other := await give_way()) is not None:
+        return other
     _, place = await in_thread(load_site, site)
     plan = await plan_site_backup(place, fresh_s)
     await publish_plan(plan)

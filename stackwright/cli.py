@@ -160,6 +160,12 @@ def upgrade_plan(site: SiteArg, lift: LiftOption = None, as_json: JsonOption = F
     _run("upgrade-cluster", {"site": site, "dry_run": True, "lifted": lift}, as_json)
 
 
+@upgrade_app.command("rehearse")
+def upgrade_rehearse(site: SiteArg, lift: LiftOption = None, as_json: JsonOption = False) -> None:
+    """Carry the upgrade out on a restored copy behind the fence, and go back again. Leaves a ticket in the store."""
+    _run("rehearse-upgrade", {"site": site, "lifted": lift}, as_json)
+
+
 @upgrade_app.command("apply")
 def upgrade_apply(
     site: SiteArg,

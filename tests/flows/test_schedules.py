@@ -25,10 +25,13 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.events.filters import EventFilter, EventNameFilter
 from prefect.states import Completed, Crashed, Failed, Pending, Running
+from typer.testing import CliRunner
 
+from blocks.site import read_spec
 from stackwright import runs
+from stackwright.cli import app
 from stackwright.domain.errors import NotFoundError
-from stackwright.domain.schedules import FAILED, MISSED, Scheduled, Timing
+from stackwright.domain.schedules import FAILED, MISSED, Scheduled, Timing, wanted_on
 from stackwright.lab.rig import ROOT
 from stackwright.lab.server import PrefectServer
 from stackwright.schedules import declared, set_schedules, sites_on
@@ -155,15 +158,23 @@ def test_a_flow_or_a_block_that_is_not_on_the_server_is_named(site: str) -> None
     assert site not in asyncio.run(sites_on())
 
 
-def test_setup_leaves_a_sites_schedules_as_they_are(site: str) -> None:
-    """A deploy of the catalogue touches its own deployments only: the third command has nothing to change."""
-    runs.set_up()
-    rows = [row for row in declared() if row.flow in ("scan-certificates", "validate-stack")]
-    assert all(line.endswith("created") or "created (" in line for line in put(site, *rows))
-    runs.set_up()
-    again = put(site, *rows)
-    assert len(again) == 6 and all(line.endswith("there") or "there (" in line for line in again), again
-    put(site)
+def test_the_commands_turn_them_on_keep_them_and_take_them_away() -> None:
+    """`schedules SITE` a second time, and `setup` after it, find everything there; `--off` leaves nothing."""
+
+    def says(*words: str) -> list[str]:
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == 0, done.output
+        return [line for line in done.output.splitlines() if "example-ha" in line]
+
+    assert says("setup") == []
+    made = says("schedules", "example-ha")
+    rows = wanted_on(read_spec("example-ha"), declared())[0]
+    assert len(made) == 3 * len(rows) >= 6 and all("created" in line for line in made)
+    assert all("there" in line for line in says("schedules", "example-ha"))
+    kept = says("setup")
+    assert len(kept) == len(made) and all("there" in line for line in kept), kept
+    assert all("removed" in line for line in says("schedules", "example-ha", "--off"))
+    assert says("setup") == []
 
 
 # --- what watches them -----------------------------------------------------------------------------------------------

@@ -1,0 +1,33 @@
+"""Rehearse the upgrade of a site on a restored copy of it."""
+
+from __future__ import annotations
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+
+from blocks.site import load_site
+from tasks.catchup import give_way
+from tasks.common import in_thread
+from tasks.parameters import Lifted, SiteName
+from tasks.rehearsal import hold_rehearsal, nothing_to_rehearse, publish_rehearsal, wanted_of
+from tasks.upgrade import read_upgrade
+
+
+@flow(name="rehearse-upgrade", flow_run_name="rehearse-{site}")
+async def rehearse_upgrade(site: SiteName, lifted: Lifted = None) -> State:
+    """Restore the newest proven bundle behind the fence, upgrade it to rke2.version, look at it, and go back again.
+
+    Production is only looked at. The ticket lets upgrade-cluster carry out the plan that was rehearsed, for
+    upgrade.ticket_max_age_h; the report says until when and how one can return.
+
+    Args:
+        site: Name of the site: its file in deployments/sites, without .yaml.
+        lifted: Vetoes against drains that the upgrade will lift: they are part of the plan that the ticket is for.
+    """
+    if (other := await give_way()) is not None:
+        return other
+    _, place = await in_thread(load_site, site)
+    want = wanted_of(place, await read_upgrade(place), tuple(lifted or ()))
+    if want.nothing:
+        return nothing_to_rehearse(want)
+    return await publish_rehearsal(place, await hold_rehearsal(place, want))
