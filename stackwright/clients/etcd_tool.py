@@ -27,10 +27,22 @@ def snapshot_status(path: Path) -> EtcdFile:
     with path.open("rb") as file:
         number = file.fileno()
         found = read_etcd_file(lambda offset, length: os.pread(number, length, offset), os.fstat(number).st_size)
-    tool = next((one for one in map(shutil.which, TOOLS) if one), None)
+    tool = next((one for one in map(shutil.which, TOOLS) if one and _has_status(one)), None)
     if tool is not None:
         _compare(tool, path, found)
     return found
+
+
+def _has_status(tool: str) -> bool:
+    """Tell whether the tool has the command. etcd 3.6 took it out of etcdctl; its help then shows what is left."""
+    try:
+        done = subprocess.run(
+            [tool, "snapshot", "status", "--help"],
+            capture_output=True, text=True, timeout=30, env={**os.environ, "ETCDCTL_API": "3"}, check=False,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return "snapshot status" in done.stdout
 
 
 def _compare(tool: str, path: Path, found: EtcdFile) -> None:

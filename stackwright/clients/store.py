@@ -40,7 +40,7 @@ from stackwright.domain.spec import BackupStore
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-CONNECT_S, READ_S = 10.0, 60.0
+CONNECT_S, READ_S = 10.0, 120.0  # a store may take long to join the parts of a large object
 ATTEMPTS = 3
 """Calls of one part: a stream of gigabytes is not begun again for one lost packet. All else is the task's to repeat."""
 PART = 8 << 20

@@ -223,6 +223,9 @@ class KubeApi:
     def objects(self, kind: str) -> Any:
         return self._state.objects(kind)
 
+    def stored(self) -> Any:
+        return self._state.stored()
+
     async def serve(
         self, address: str, port: int, context: ssl.SSLContext, version: str
     ) -> Callable[[], Awaitable[None]]:

@@ -184,6 +184,7 @@ def test_a_version_that_yaml_takes_for_a_number_is_told():
 
 
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.c2lnbmF0dXJl"
+AGE = f"AGE-SECRET-KEY-1{'Q' * 58}"
 PEM = "-----BEGIN OPENSSH PRIVATE KEY-----"
 
 
@@ -220,6 +221,7 @@ PEM = "-----BEGIN OPENSSH PRIVATE KEY-----"
             "layers.clearml.values.note",
             "AKIAIOSFODNN7EXAMPLE",
         ),
+        ("[age1r4xjadfc46ga8zugttwlhdjl2mh44nw873tmgmcc0sa48gsc840s5jpywe]", f"[{AGE}]", "backup.recipients[0]", AGE),
         ("{adopt: false}", f"{{values: {{note: '{PEM}'}}}}", "layers.clearml.values.note", "PRIVATE KEY-"),
         ("  api_port: 6443", f"  api_port: 6443\n  cafe: K10{'ab' * 32}::server:{PLANTED}", "rke2.cafe", PLANTED),
         (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import threading
 from base64 import b64decode
 from collections.abc import Iterator
@@ -47,6 +48,12 @@ class DictApi:
 
     def objects(self, kind):
         return [obj for key, obj in self.kept.items() if key[0] == kind]
+
+    def stored(self):
+        return [
+            ("/".join(("/registry", f"{kind.lower()}s", *filter(None, place))), json.dumps(obj).encode())
+            for (kind, *place), obj in self.kept.items()
+        ]
 
     async def serve(self, address, port, context, version):
         async def ready(request):

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from pydantic import SecretStr
 
+from stackwright.clients.etcd_tool import snapshot_status
 from stackwright.domain.errors import NodeUnreachableError
 from stackwright.domain.snapshots import FOLDER, SnapshotError
 from tasks.snapshots import read_snapshots, take_snapshot, verify_snapshot
@@ -30,6 +31,17 @@ def test_a_snapshot_is_taken_verified_and_found_again(up):
     assert found.sha256 == lab.sh("s2", f"sha256sum {found.path}").out.split()[0]
     assert replace(found, file_bytes=None, sha256="") in read_snapshots(site)
     assert verify_snapshot(site, node, found.name, want_sha256=found.sha256) == found
+
+
+def test_a_snapshot_of_the_lab_is_a_file_of_etcd(up, tmp_path):
+    """Fetched over SSH, read by our reader and by the real tool where it is installed: it holds the API's objects."""
+    _, site = up
+    node = site.spec.servers[0]
+    found = take_snapshot(site, node, Held(), "real")
+    with site.shells.open(node) as shell, shell.fetch(found.path) as stream:
+        (tmp_path / "snapshot").write_bytes(stream.read())
+    status = snapshot_status(tmp_path / "snapshot")
+    assert status.counts["nodes"] == 2 and status.sha256 == found.sha256
 
 
 def test_a_fresh_one_is_not_taken_twice_and_an_old_one_is(up):

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from stackwright.domain.etcd_file import GROUP_OF, STORED_AS
+
 ALL_VERBS = ("create", "delete", "deletecollection", "get", "list", "patch", "update", "watch")
 
 
@@ -142,3 +144,13 @@ _MODELS = {"Event": "CoreV1Event"}
 
 def _split(text: str) -> tuple[str, ...]:
     return tuple(part for part in text.split(",") if part)
+
+
+def etcd_key(group: str, plural: str, namespace: str, name: str) -> str:
+    """Return where Kubernetes keeps an object in etcd: kinds that it brings itself lie there without their group."""
+    old = next((old for old, new in STORED_AS.items() if new == plural), plural)
+    if not group:
+        stored = {"services": "services/specs", "endpoints": "services/endpoints"}.get(plural, old)
+    else:
+        stored = old if GROUP_OF.get(old) == group else f"{group}/{plural}"
+    return "/".join(part for part in ("/registry", stored, namespace, name) if part)

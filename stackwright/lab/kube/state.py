@@ -20,7 +20,7 @@ from stackwright.lab.kube import crds, lifecycle, writes
 from stackwright.lab.kube.access import User, default_rules
 from stackwright.lab.kube.controllers import Controllers
 from stackwright.lab.kube.fieldsets import note_update
-from stackwright.lab.kube.kinds import Resource
+from stackwright.lab.kube.kinds import Resource, etcd_key
 from stackwright.lab.kube.schema import Schema, model_schema
 from stackwright.lab.kube.snapshot import snapshot
 from stackwright.lab.kube.store import Event, Key, Store
@@ -103,6 +103,14 @@ class KubeState(Store):
         except LookupError:
             return []
         return [copy(kept.obj) for _, kept in self.sorted_kept(key, namespace)]
+
+    def stored(self) -> list[tuple[str, bytes]]:
+        """Return every object as etcd would hold it, as (key, JSON), in the order of their last changes."""
+        found = []
+        for resource in self.resources.values():
+            for (namespace, name), kept in self.sorted_kept(resource.key):
+                found.append((kept.version, etcd_key(*resource.key, namespace, name), kept.json))
+        return [(key, value) for _, key, value in sorted(found)]
 
     def get(self, kind: str | Key, namespace: str | None, name: str) -> Obj | None:
         """Return a copy of one object, or None; None also where the kind is not known."""

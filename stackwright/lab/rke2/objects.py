@@ -36,6 +36,9 @@ class ClusterApi(Protocol):
     def objects(self, kind: str) -> Iterable[Obj]:
         """Return all objects of a kind."""
 
+    def stored(self) -> Iterable[tuple[str, bytes]]:
+        """Return every object as it lies in etcd, as (key, value), in the order of their last changes."""
+
     async def serve(self, address: str, port: int, context: ssl.SSLContext, version: str) -> Close:
         """Serve the API of a server of this version over HTTPS; return what stops it."""
 
@@ -54,6 +57,10 @@ class NoApi:
         """Delete nothing."""
 
     def objects(self, kind: str) -> Iterable[Obj]:
+        """Return nothing."""
+        return ()
+
+    def stored(self) -> Iterable[tuple[str, bytes]]:
         """Return nothing."""
         return ()
 

@@ -1,5 +1,7 @@
 """`rke2 etcd-snapshot` of the stand-in: save, ls, delete, prune, and the records that RKE2 keeps of the files.
 
+A snapshot is a file as etcd's own: the API's objects, and the cluster's bootstrap data sealed by the server token.
+
 A file `lab/snapshot-lies` below the machine's /run lets the next save say that it worked and leave an empty file, as a
 disk does that lost it.
 """
@@ -13,6 +15,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from stackwright.lab.machines.hand import Answer
+from stackwright.lab.rke2.bootstrap import bootstrap_data, bootstrap_key
+from stackwright.lab.rke2.etcd_writer import etcd_snapshot
 from stackwright.lab.rke2.state import SERVER, ClusterState
 
 if TYPE_CHECKING:
@@ -67,12 +71,15 @@ def _save(cluster: Rke2Cluster, machine: Machine, state: ClusterState, words: li
         )
         return Answer()
     file = f"{option(words, '--name', 'on-demand')}-{machine.name}-{int(time.time())}"
-    content = json.dumps({"cluster": state.id, "members": sorted(state.members), "token": short_hash(state.token)})
+    api = cluster.api_of(state)
+    content = etcd_snapshot([(bootstrap_key(state.token), bootstrap_data(state)), *api.stored()])
     lies = machine.path(LIES).exists()
     machine.path(LIES).unlink(missing_ok=True)
-    machine.write(f"{SNAPSHOTS}/{file}", "" if lies else content + "\n", 0o600)
+    machine.write(f"{SNAPSHOTS}/{file}", "", 0o600)
     machine.path(SNAPSHOTS).chmod(0o700)
-    cluster.api_of(state).put(snapshot_record(machine.name, state.token, file, len(content) + 1))
+    if not lies:
+        machine.path(f"{SNAPSHOTS}/{file}").write_bytes(content)
+    api.put(snapshot_record(machine.name, state.token, file, len(content)))
     return Answer(0, f'time="{_now()}" level=info msg="Snapshot {file} saved."\n')
 
 
