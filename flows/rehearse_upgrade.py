@@ -9,6 +9,7 @@ from blocks.site import load_site
 from tasks.catchup import give_way
 from tasks.common import in_thread
 from tasks.parameters import Lifted, SiteName
+from tasks.publish import publish_report
 from tasks.rehearsal import hold_rehearsal, nothing_to_rehearse, publish_rehearsal, wanted_of
 from tasks.upgrade import read_upgrade
 
@@ -30,4 +31,5 @@ async def rehearse_upgrade(site: SiteName, lifted: Lifted = None) -> State:
     want = wanted_of(place, await read_upgrade(place), tuple(lifted or ()))
     if want.nothing:
         return nothing_to_rehearse(want)
-    return await publish_rehearsal(place, await hold_rehearsal(place, want))
+    found = await publish_rehearsal(place, await hold_rehearsal(place, want))
+    return await publish_report(place, None, found)

@@ -8,20 +8,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 
 from prefect import task
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.events import emit_event
-from prefect.states import Completed, Failed
+from prefect.states import Completed
 
 from stackwright.clients.kube import KubeClient
 from stackwright.clients.site import LeaseHandle, Site, wait_until
+from stackwright.domain.drill import iso
 from stackwright.domain.drill_compare import compare
 from stackwright.domain.drill_site import release_of
 from stackwright.domain.errors import ApiError, NotFoundError, PlanRefusedError, Problem, StackError
+from stackwright.domain.evidence import Evidence
 from stackwright.domain.layers import chart_versions
 from stackwright.domain.plan import Effect, Step
 from stackwright.domain.rehearsal import (
@@ -35,6 +36,7 @@ from stackwright.domain.rehearsal import (
     check_conversions,
     check_lost,
     check_removed,
+    judge_rehearsal,
     read_release,
     rehearsal_markdown,
     way_back,
@@ -133,8 +135,7 @@ def rehearse(site: Site, want: Wanted) -> Rehearsal:
     """
     bundle = proven_bundle(site)
     found = rehearsal_of(site, want, bundle)
-    at = datetime.fromtimestamp(site.clock.now(), UTC).isoformat(timespec="seconds")
-    keep_ticket(site, bundle, found.ticket(site.spec.site, chart_versions(site.spec)[0], at))
+    keep_ticket(site, bundle, found.ticket(site.spec.site, chart_versions(site.spec)[0], iso(site.clock.now())))
     return found
 
 
@@ -273,8 +274,8 @@ def nothing_to_rehearse(want: Wanted) -> State[None]:
     return Completed(message=f"nothing to rehearse: every node runs {want.target}")
 
 
-async def publish_rehearsal(site: Site, found: Rehearsal) -> State[None]:
-    """Show the report as an artifact, tell the verdict as an event, and return the state that it earns."""
+async def publish_rehearsal(site: Site, found: Rehearsal) -> list[Evidence]:
+    """Show the page `rehearsal-<site>`, tell the verdict as an event, and return the evidence."""
     name = site.spec.site
     headline = f"{found.running} to {found.target}: " + (
         "rehearsed, the ticket is in the store" if found.passed else f"{len(found.problems)} problem(s) forbid it"
@@ -289,4 +290,4 @@ async def publish_rehearsal(site: Site, found: Rehearsal) -> State[None]:
             "problems": len(found.problems), "seconds": round(found.seconds),
         },
     )  # fmt: skip
-    return Completed(message=headline) if found.passed else Failed(name="ChecksFailed", message=headline)
+    return judge_rehearsal(found, iso(site.clock.now()))

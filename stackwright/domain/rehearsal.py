@@ -18,6 +18,7 @@ import yaml
 from stackwright.domain.bundle import Manifest
 from stackwright.domain.cluster import Obj
 from stackwright.domain.errors import Problem
+from stackwright.domain.evidence import Evidence
 from stackwright.domain.ticket import Ticket
 from stackwright.domain.upgrade_path import has_etcd36
 from stackwright.domain.versions import Version, parse_rke2
@@ -51,6 +52,7 @@ REMOVED: Mapping[tuple[str, str], tuple[tuple[int, int], str]] = {
     ),
 }
 CRD_API, CRD = "apiextensions.k8s.io/v1", "CustomResourceDefinition"
+GUIDE = "5.2"
 RELEASE_LABELS = "owner=helm,status=deployed"
 Use = tuple[str, str]
 """apiVersion and kind."""
@@ -205,6 +207,32 @@ def way_back(running: str, target: str, manifest: Manifest) -> str:
         )
     why = "over a minor release" if old is None or new is None or old.line != new.line else "from etcd 3.6 to 3.5"
     return f"only this, {why}: {lost}. A newer bundle of {running}, made right before the upgrade, loses less"
+
+
+def judge_rehearsal(found: Rehearsal, at: str) -> list[Evidence]:
+    """Return the evidence of a rehearsal: what was carried out in the fence, and each problem as a failure."""
+
+    def one(name: str, title: str, wanted: str, seen: str, *, target: str = "", remedy: str = "") -> Evidence:
+        return Evidence(f"rehearsal/{name}", title, "fail", wanted, seen, GUIDE, at, target, remedy=remedy)
+
+    bad = [
+        one(
+            f"problem-{number}", problem.what, problem.wanted, problem.seen, target=problem.where, remedy=problem.remedy
+        )
+        for number, problem in enumerate(found.problems, 1)
+    ]
+    if bad:
+        return bad
+    done = (
+        ("upgrade", f"the copy was upgraded to {found.target}", f"{found.upgrade_s:.0f} s"),
+        ("way-back", f"the way back: {found.way_back}", f"{found.back_s:.0f} s"),
+    )
+    return [
+        Evidence(
+            f"rehearsal/{name}", title, "pass", "done, the content as in the bundle", seen, GUIDE, at, found.bundle
+        )
+        for name, title, seen in done
+    ]
 
 
 def rehearsal_markdown(found: Rehearsal, site: str) -> str:

@@ -122,15 +122,25 @@ def parse_ticket(text: str) -> Ticket | None:
 def check_ticket(
     seen: Sequence[SeenTicket], want: Upgrade, now_s: float, max_age_h: float, where: str
 ) -> tuple[Ticket | None, list[Problem]]:
-    """Return the newest ticket that allows the upgrade and no problem, or None and why not: of the newest ticket."""
+    """Return the ticket that allows the upgrade and no problem, or None and every reason why not.
+
+    The newest ticket of this very plan decides: a later rehearsal that failed takes back what an earlier one allowed.
+    One that is not what a rehearsal wrote decides nothing. Without any of this plan, the newest of all is spoken of.
+    """
     ordered = sorted(seen, key=lambda one: one.ticket.at_s, reverse=True)
-    for one in ordered:
-        if not any(_problems(one, want, now_s, max_age_h)):
-            return one.ticket, []
     if not ordered:
         what = "no rehearsal of this upgrade was ever done"
         return None, [Problem(where, what, f"{REHEARSE} {OVERRIDE}", "a ticket", "none")]
-    return None, list(_problems(ordered[0], want, now_s, max_age_h))
+    of_it = [one for one in ordered if _is_of(one, want)]
+    decides = (of_it or ordered)[0]
+    problems = list(_problems(decides, want, now_s, max_age_h))
+    return (None, problems) if problems else (decides.ticket, [])
+
+
+def _is_of(seen: SeenTicket, want: Upgrade) -> bool:
+    """Tell whether a ticket is of this plan, and nobody else's work as far as its bundle can be asked."""
+    genuine = seen.seal is None or is_sealed_ticket(seen.ticket, seen.seal)
+    return genuine and (seen.ticket.plan, seen.ticket.to_version) == (want.plan, want.target)
 
 
 def _problems(seen: SeenTicket, want: Upgrade, now_s: float, max_age_h: float) -> Iterator[Problem]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -16,6 +17,7 @@ from stackwright.domain.rehearsal import (
     check_conversions,
     check_lost,
     check_removed,
+    judge_rehearsal,
     read_release,
     rehearsal_markdown,
     way_back,
@@ -169,6 +171,10 @@ def test_the_ticket_holds_the_verdict_and_the_page_says_all_of_it() -> None:
     ticket = found.ticket("north", {"rancher": "2.13.1"}, "2026-05-04T03:02:01+00:00")
     assert not ticket.passed and ticket.findings == ("shop/web: it goes", "a note") and ticket.plan == "0123456789ab"
     assert parse_ticket(render_ticket(ticket)) == ticket
+    (fail,) = judge_rehearsal(found, "now")
+    assert (fail.verdict, fail.target, fail.title, fail.remedy) == ("fail", "shop/web", "it goes", "mend it")
+    passed = judge_rehearsal(replace(found, problems=()), "now")
+    assert [(one.verdict, one.seen) for one in passed] == [("pass", "60 s"), ("pass", "30 s")]
     page = rehearsal_markdown(found, "north")
     for part in ("FAILED: 1 problem(s)", "shop/web: it goes", "a note", "way back | so", "0123456789ab"):
         assert part in page

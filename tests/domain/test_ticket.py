@@ -80,11 +80,15 @@ def test_no_ticket_is_a_reason_too() -> None:
     assert reasons() == ["no rehearsal of this upgrade was ever done"]
 
 
-def test_any_ticket_that_fits_will_do_and_the_newest_one_is_blamed() -> None:
-    """A later rehearsal of another plan does not spoil an earlier one of this."""
-    later = seen(plan="ffffffffffff", at=datetime(2026, 5, 4, 3, 30, tzinfo=UTC).isoformat())
-    assert reasons(later, seen()) == []
-    assert reasons(seen(passed=False), later) == ["it is for another plan"]
+def test_the_newest_ticket_of_this_plan_decides() -> None:
+    """A later rehearsal of another plan, or a forged one, spoils nothing; a later one of this plan that failed does."""
+    later = datetime(2026, 5, 4, 3, 30, tzinfo=UTC).isoformat()
+    assert reasons(seen(plan="ffffffffffff", at=later), seen()) == []
+    assert reasons(seen(passed=False), seen(plan="ffffffffffff", at=later)) == ["the rehearsal failed"]
+    assert reasons(seen(), seen(passed=False, at=later)) == ["the rehearsal failed"]
+    assert reasons(seen(passed=False), seen(at=later)) == []
+    assert reasons(seen(), SeenTicket(replace(TICKET, passed=False, at=later), SEAL)) == []
+    assert reasons(seen(plan="ffffffffffff")) == ["it is for another plan"]
 
 
 def test_several_problems_are_all_said() -> None:
