@@ -114,8 +114,9 @@ RKE2 = rows(
       Limit("The flow snapshot-etcd puts them there with all that a restore needs, sealed and read back; its schedule "
             "is switched on by the operator.", "docs/backup.md"))),
     ("rke2-recovery", "etcd Data Protection", "Be able to restore the cluster.",
-     (Field("rke2.token_block"), Limit("Restoring is not part of a deploy; the token that a restore needs is kept in "
-                                       "its block from the first moment."))),
+     (Field("rke2.token_block"), Field("backup.drill"),
+      Limit("A flow of its own, restore-cluster, and `stackwright restore` from a bare shell; drill-restore proves that "
+            "it works.", "docs/restore.md"))),
     ("rke2-ssh-keys", "Security", "SSH with keys only.",
      (Field("ssh.key_block"), Rule("host key"),
       Limit("Stackwright logs in with a key only; switching off sshd's password logins is the operator's.", HOSTS))),

@@ -113,7 +113,7 @@ SECURITY = rows(
     ("security-etcd", "Backup", "etcd's backups hold the objects of security.",
      (Field("rke2.snapshot_cron"), Step("rke2/*/config"))),
     ("security-restore", "Backup", "Try restoring now and then.",
-     (Limit("Drills are a flow of their own; a deploy restores nothing."),)),
+     (Field("backup.drill"), Limit("A flow of its own, drill-restore, on a fenced spare host.", "docs/drills.md"))),
     ("security-install", "last paragraph", "Install as its documents say.",
      (Layer("security"), Layer("security", gate="security-api"))),
 )  # fmt: skip
