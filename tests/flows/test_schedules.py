@@ -255,6 +255,7 @@ def test_a_failed_run_raises_an_event_and_calls_the_block(site: str, bell: Any) 
     put(other)
 
 
+@pytest.mark.slow
 def test_a_missing_run_raises_an_event_and_calls_the_block(site: str, bell: Any) -> None:
     """Nothing ends well within period and margin: one event a time, and a call that says what was wanted."""
     block, told = bell
@@ -266,6 +267,7 @@ def test_a_missing_run_raises_an_event_and_calls_the_block(site: str, bell: Any)
     put(site)
 
 
+@pytest.mark.slow
 def test_a_run_that_nobody_takes_is_missed_before_its_period_is_over(site: str, bell: Any) -> None:
     """With all workers away, the alarm comes a margin after the run was due, not a period later."""
     block, _ = bell
@@ -316,6 +318,7 @@ def deployed(tmp_path: Path, site: str) -> UUID:
     return on_server(make)
 
 
+@pytest.mark.slow
 def test_of_five_late_runs_one_does_the_work(deployed: UUID, tmp_path: Path) -> None:
     """The workers come back after an outage: the newest late run works, each other ends as Superseded."""
     late = late_runs(deployed, 5)
@@ -331,6 +334,7 @@ def test_of_five_late_runs_one_does_the_work(deployed: UUID, tmp_path: Path) -> 
     assert "was due at" in ended[0].state.message
 
 
+@pytest.mark.slow
 def test_a_run_that_is_due_while_another_works_gives_way(deployed: UUID, tmp_path: Path, site: str) -> None:
     """The one that began before goes on; the later one does nothing. A run that a person starts does its work."""
     end = tmp_path / "end"

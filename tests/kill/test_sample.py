@@ -7,7 +7,7 @@ import json
 import pytest
 
 from stackwright.lab.layout import Layout
-from tests.kill.chains import Deploy, run_chain, undisturbed
+from tests.kill.chains import Deploy, run_chain, settled, undisturbed
 from tests.kill.points import Point
 from tests.kill.run import lane
 
@@ -33,6 +33,7 @@ def test_a_deploy_survives_being_killed_at_point_after_point(tmp_path) -> None:
         outcome = run_chain(one, scenario, POINTS, want.end)
         one.lab.stop()
         one.lab.start(speed=one.rig.speed)
+        settled(one)  # the machines boot, and RKE2 on them
         planned = one.must("plan", "lab", "--json")
     assert outcome.problems == []
     assert set(outcome.killed) == set(POINTS)

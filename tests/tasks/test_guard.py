@@ -22,6 +22,7 @@ from tasks.cluster import read_cluster
 from tasks.nodes import look_at_servers, read_node, read_nodes
 from tasks.rke2 import bring_server
 from tasks.scripts import check_permitted, guarded, joining, outside_cluster, send
+from tests.sampling import sampled
 from tests.tasks.lab_site import site_of, spec_of
 from tests.tasks.test_nodes import Held
 from tests.tasks.test_rke2 import ROLES, bring, plan_of, resite
@@ -198,7 +199,7 @@ STEPS = {
 }
 
 
-@pytest.mark.parametrize("what", STEPS)
+@pytest.mark.parametrize("what", sampled(STEPS, "a reboot"))
 def test_every_step_that_takes_a_server_down_asks_the_guard(up, what):
     """With an alarm raised each of them is refused, names the member, and etcd is not touched."""
     lab, site = up

@@ -14,7 +14,6 @@ from stackwright.clients.store import StoreError
 from stackwright.domain.cluster import HttpAnswer
 from stackwright.domain.errors import ApiError, SecretMissingError, StackError
 from stackwright.domain.layers import security
-from stackwright.domain.other_state import KEPT
 from tasks import other_state
 from tests.store_server import ACCESS, SECRET, Fault, running_store
 from tests.tasks.layer_site import FakeSite
@@ -133,9 +132,10 @@ def test_a_copy_that_comes_back_damaged_is_not_counted(fake, server):
     assert other_state.read_exports(fake.site) == {}
 
 
-def test_only_so_many_copies_stay(fake):
+def test_only_so_many_copies_stay(fake, monkeypatch):
+    monkeypatch.setattr(other_state, "KEPT", 2)
     keys = []
-    for _ in range(KEPT + 3):
+    for _ in range(5):
         keys.append(other_state.export(fake.site, "blocks", io.BytesIO(b"x")))
         fake.clock.wait(60)
     left = {one.key for one in fake.store.list(other_state.exports_prefix(fake.site, "blocks"))}
