@@ -115,8 +115,8 @@ RKE2 = rows(
             "is switched on by the operator.", "docs/backup.md"))),
     ("rke2-recovery", "etcd Data Protection", "Be able to restore the cluster.",
      (Field("rke2.token_block"), Field("backup.drill"),
-      Limit("A flow of its own, restore-cluster, and `stackwright restore` from a bare shell; drill-restore proves that "
-            "it works.", "docs/restore.md"))),
+      Limit("A flow of its own, restore-cluster, and `stackwright restore` from a bare shell; drill-restore proves "
+            "that it works.", "docs/restore.md"))),
     ("rke2-ssh-keys", "Security", "SSH with keys only.",
      (Field("ssh.key_block"), Rule("host key"),
       Limit("Stackwright logs in with a key only; switching off sshd's password logins is the operator's.", HOSTS))),
