@@ -45,7 +45,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Build and run the SUSE AI + ClearML platform. Every command below starts the same flows as the Prefect UI.",
+    help="Build and run the SUSE AI + ClearML platform. Commands start the same flows as the Prefect UI.",
 )
 tenant_app = typer.Typer(no_args_is_help=True, help="Tenants of a site.")
 block_app = typer.Typer(no_args_is_help=True, help="Blocks that keep a site's secrets.")

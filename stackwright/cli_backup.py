@@ -1,4 +1,4 @@
-"""Commands for a site's bundles: `stackwright backup list|now|key ...`."""
+"""Commands for a site's backups: `stackwright backup list|now|drill|state|key ...`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BROKEN = 1  # exit code when a bundle cannot be relied on, or when there is none
 
 def add_backup_commands(app: typer.Typer, run: Run) -> None:
     """Add the command group; `run(deployment, parameters, as_json)` starts a run of the catalogue."""
-    backup = typer.Typer(no_args_is_help=True, help="Bundles of a site's etcd in its store.")
+    backup = typer.Typer(no_args_is_help=True, help="Backups of a site: bundles, drills, other state.")
     app.add_typer(backup, name="backup")
 
     @backup.command("list")
@@ -45,6 +45,20 @@ def add_backup_commands(app: typer.Typer, run: Run) -> None:
     def now(site: Site, as_json: Json = False) -> None:
         """Make a bundle now, however fresh the newest one is."""
         run("snapshot-etcd", {"site": site, "fresh_s": 0}, as_json)
+
+    @backup.command("drill")
+    def drill(
+        site: Site,
+        bundle: Annotated[str, typer.Option(help="The bundle's name. Empty: the newest one.")] = "",
+        as_json: Json = False,
+    ) -> None:
+        """Restore a bundle on the fenced spare host, compare it with what it says, and wipe the host."""
+        run("drill-restore", {"site": site, "bundle": bundle}, as_json)
+
+    @backup.command("state")
+    def state(site: Site, as_json: Json = False) -> None:
+        """Export what etcd does not hold, and judge the age of every copy that others make."""
+        run("back-up-state", {"site": site}, as_json)
 
     @backup.command("key")
     def key(site: Site) -> None:

@@ -5,7 +5,6 @@ What is to be saved, and when a copy is late, is in stackwright/domain/other_sta
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import logging
@@ -23,46 +22,30 @@ from prefect.cache_policies import NO_CACHE
 from prefect.settings import get_current_settings
 from sqlalchemy.engine import make_url
 
-from stackwright.clients.sealing import opened, recipient_of, sealed
-from stackwright.clients.secrets import need
+from stackwright.clients.sealing import opened, sealed
 from stackwright.clients.site import Site
-from stackwright.clients.store import Store, connect_store
+from stackwright.clients.store import Store
+from stackwright.domain.bundle import site_prefix
 from stackwright.domain.cluster import Obj
 from stackwright.domain.errors import NotFoundError, StackError
 from stackwright.domain.kinds import Kind
 from stackwright.domain.layers import rancher_backup, security, storage
 from stackwright.domain.other_state import KEPT, Export, StateFacts
 from stackwright.domain.site_blocks import block_names
-from stackwright.domain.spec import Backup
+from tasks.bundles import backup_identity, backup_of, recipients_of, stores
 from tasks.common import in_thread, only_transient
 from tasks.security import security_session
+from tasks.streams import Summed, drain
 
 log = logging.getLogger(__name__)
 
 KEY_VARIABLE = "PREFECT_SERVER_ENCRYPTION_KEY"
-CHUNK = 1 << 20
 SUM = ".sha256"
 
 
 def exports_prefix(site: Site, what: Export) -> str:
     """Return where a site's exports of one kind lie in its store."""
-    folder = need_backup(site).folder.strip("/")
-    return "/".join(part for part in (folder, site.spec.site, "state", what) if part) + "/"
-
-
-def need_backup(site: Site) -> Backup:
-    """Return the section `backup`. Raises StackError where the site file has none."""
-    if site.spec.backup is None:
-        raise StackError(
-            "the site has no store for backups", where=f"{site.spec.site}: backup", wanted="a section `backup`",
-            remedy="Give the site file a section `backup`.",
-        )  # fmt: skip
-    return site.spec.backup
-
-
-def bundle_store(site: Site) -> Store:
-    """Return the site's first store. Raises StackError where there is none, SecretMissingError."""
-    return connect_store(need_backup(site), site.secrets, site.spec.dns.hosts)
+    return site_prefix(backup_of(site).folder, site.spec.site, f"state/{what}")
 
 
 # --- looking ---------------------------------------------------------------------------------------------------------
@@ -96,7 +79,7 @@ def read_state(site: Site) -> StateFacts:
 
 def read_exports(site: Site) -> dict[str, float]:
     """Return the time of the newest export of each kind in the store, for those that have one."""
-    store, found = bundle_store(site), {}
+    store, found = stores(site)[0], {}
     for what in get_args(Export):
         times = [one.modified_s for one in store.list(exports_prefix(site, what)) if one.key.endswith(SUM)]
         if times:
@@ -130,27 +113,24 @@ def export(site: Site, what: Export, source: BinaryIO) -> str:
     A copy counts once the sum of what was read back lies beside it (`sha256sum -c`); without that it is no copy.
     Raises StackError when what is read back is not what was sent.
     """
-    backup, store = need_backup(site), bundle_store(site)
-    identity = need(site.secrets, "secret-text", backup.key_block)["value"]
-    recipients = [recipient_of(identity), *backup.recipients]
+    store, identity = stores(site)[0], backup_identity(site)
     key = f"{exports_prefix(site, what)}{datetime.fromtimestamp(site.clock.now(), UTC):%Y%m%dT%H%M%SZ}.age"
-    sent = _Summed(source)
-    with sealed(cast(BinaryIO, sent), recipients) as stream:
+    sent = Summed(source)
+    with sealed(sent.stream, recipients_of(site)) as stream:
         store.put(key, stream)
     with store.open(key) as stored:
-        kept = _Summed(stored)
-        with opened(cast(BinaryIO, kept), identity) as plain:
-            back = _Summed(plain)
-            while back.read(CHUNK):
-                pass
-    if (back.count, back.sum) != (sent.count, sent.sum):
+        kept = Summed(stored)
+        with opened(kept.stream, identity) as plain:
+            back = Summed(plain)
+            drain(back.stream)
+    if (back.bytes, back.sha256) != (sent.bytes, sent.sha256):
         raise StackError(
-            f"the export of {what} cannot be read back", where=store.where, wanted=f"{sent.count} bytes as sent",
-            seen=f"{back.count} other bytes", remedy="Look at the store, then start again.",
+            f"the export of {what} cannot be read back", where=store.where, wanted=f"{sent.bytes} bytes as sent",
+            seen=f"{back.bytes} other bytes", remedy="Look at the store, then start again.",
         )  # fmt: skip
-    store.write(f"{key}{SUM}", f"{kept.sum}  {key.rpartition('/')[2]}\n".encode())
+    store.write(f"{key}{SUM}", f"{kept.sha256}  {key.rpartition('/')[2]}\n".encode())
     _drop_old(store, exports_prefix(site, what))
-    log.info("%s: %s exported and read back: %d bytes", site.spec.site, what, back.count)
+    log.info("%s: %s exported and read back: %d bytes", site.spec.site, what, back.bytes)
     return key
 
 
@@ -160,26 +140,6 @@ def _drop_old(store: Store, prefix: str) -> None:
     whole = sorted((key for key in keys if key.endswith(SUM)), reverse=True)
     if len(whole) > KEPT:
         store.delete([key for key in keys if key < whole[KEPT - 1].removesuffix(SUM)])
-
-
-class _Summed(io.RawIOBase):
-    """A stream that counts and sums up what is read of it."""
-
-    def __init__(self, source: BinaryIO) -> None:
-        self._source, self.count, self._sha = source, 0, hashlib.sha256()
-
-    @property
-    def sum(self) -> str:
-        return self._sha.hexdigest()
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        part = self._source.read(size)
-        self.count += len(part)
-        self._sha.update(part)
-        return part
 
 
 def blocks_document(site: Site) -> bytes:

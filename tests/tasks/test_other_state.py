@@ -147,7 +147,7 @@ def test_without_store_or_key_it_is_refused_by_name(fake):
     with pytest.raises(SecretMissingError, match="backup-key"):
         other_state._saved(fake.site, "blocks")
     object.__setattr__(fake.site, "spec", fake.spec.model_copy(update={"backup": None}))
-    with pytest.raises(StackError, match="no store for backups"):
+    with pytest.raises(StackError, match="has no backup"):
         other_state._saved(fake.site, "blocks")
 
 
