@@ -27,6 +27,7 @@ from tests.store_server import ACCESS, SECRET, Fault, running_store
 from tests.tasks.bundle_site import TurnedClock
 from tests.tasks.test_nodes import Held
 
+pytestmark = pytest.mark.slow
 PLANTED = "RUNG-PLANTED-CONTENT"
 
 

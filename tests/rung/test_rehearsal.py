@@ -13,6 +13,7 @@ from tests.drill.ground import SERVER, SPARE, STORE, lay_ground
 from tests.rung.sites import NEXT, VERSION, spec_of, with_spec
 from tests.store_server import running_store
 
+pytestmark = pytest.mark.slow
 WANT = Wanted(VERSION, NEXT, "0123456789ab", ())
 
 

@@ -19,6 +19,7 @@ DONE = (
     "Backup and delete ${datadir}/server/db on each peer etcd server and rejoin the nodes."
 )
 SNAPSHOT = "/root/saved"
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +83,7 @@ def test_a_wrong_token_or_a_damaged_file_restores_nothing(pair):
 
 def test_an_older_minor_refuses_a_newer_ones_data(pair):
     hosts, _ = pair
+    wait(lambda: hosts["r1"].sh(f"ls -d {DB}/etcd-old-$(date +%s)", check=False).startswith("ls:"), "another second")
     program = "/usr/lib/stackwright-lab/rke2 v1.33.9+rke2r1 server --cluster-reset"
     said = hosts["r1"].sh(f"{program} --cluster-reset-restore-path={SNAPSHOT} 2>&1; echo exit=$?")
     assert "invalid downgrade" in said and said.rstrip().endswith("exit=1")

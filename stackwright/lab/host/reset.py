@@ -132,7 +132,10 @@ def _restore(disk: HostDisk, node: str, file: Path) -> str:
     data = disk.path(etcdpod.FOLDER)
     if data.exists():
         old = data.with_name(f"etcd-old-{int(time.time())}")
-        data.rename(old)
+        try:
+            data.rename(old)
+        except OSError as error:  # the last reset was in this very second: its old data lie there
+            raise FatalError(PREPARING + f"rename {data} {old}: {error.strerror}") from error
         say("info", f"Pre-restore etcd database moved to {old}")
     data.parent.mkdir(parents=True, exist_ok=True)
     name, peer = f"{node}-{secrets.token_hex(4)}", f"https://{disk.spec.address}:2380"
