@@ -27,6 +27,7 @@ class SmallSshd:
         self.cut_after_command = False
         self.port = 0
         self._sessions: set[asyncio.Task] = set()
+        self.open: set[asyncssh.SSHServerConnection] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
 
@@ -62,7 +63,11 @@ class SmallSshd:
         class Login(asyncssh.SSHServer):
             def connection_made(self, conn):
                 outer.connections += 1
+                outer.open.add(conn)
                 self.conn = conn
+
+            def connection_lost(self, exc):
+                outer.open.discard(self.conn)
 
             def begin_auth(self, username):
                 return True
@@ -80,6 +85,8 @@ class SmallSshd:
         self.port = self._server.get_port()
 
     async def _stop(self) -> None:
+        for connection in [*self.open]:  # a session may wait for a reader that has gone
+            connection.abort()
         for task in [*self._sessions]:
             task.cancel()
         await asyncio.gather(*self._sessions, return_exceptions=True)
@@ -115,7 +122,7 @@ class SmallSshd:
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
-            await child.wait()
+            await child.communicate()  # its end is seen only once what it wrote is read
 
     async def _carry(self, process, child) -> None:
         feed = asyncio.create_task(self._feed(process, child))
