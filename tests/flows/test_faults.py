@@ -23,7 +23,7 @@ from tests.flows.ground import JOIN_LIMIT_S, Ended, Ground, set_lease_back, told
 from tests.kill.compare import differences
 
 SPEED = 12  # quick, but a learner must not be given up (after five minutes of lab time) before the run gives up waiting
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.slow]  # minutes: `make test-long`
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from tests.flows.ground import Document, Ended, Ground, told
 
 SPEED = 60
 JOIN_LIMIT_S = 20
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.slow]  # minutes: `make test-long`
 
 
 class Nodes(Ground):

@@ -158,6 +158,7 @@ def test_a_flow_or_a_block_that_is_not_on_the_server_is_named(site: str) -> None
     assert site not in asyncio.run(sites_on())
 
 
+@pytest.mark.slow
 def test_the_commands_turn_them_on_keep_them_and_take_them_away() -> None:
     """`schedules SITE` a second time, and `setup` after it, find everything there; `--off` leaves nothing."""
 

@@ -117,6 +117,7 @@ def test_repair_and_upgrade_never_mix(site: Site) -> None:
     site.change(lambda document: document["dns"]["hosts"].pop("new.lab.test"))
 
 
+@pytest.mark.slow
 def test_outside_a_window_nothing_starts(site: Site) -> None:
     """The plan may be made and is refused when it would be carried out; nothing was changed."""
     site.change(lambda document: document.update(maintenance=closed()))
@@ -177,6 +178,7 @@ def test_the_upgrade_is_killed_continued_and_done(site: Site, tmp_path: Path) ->
     assert hosts[:3] == ["srv1", "srv2", "srv3"] and sorted(hosts[3:]) == ["agt1", "agt2", "agt3"]
 
 
+@pytest.mark.slow
 def test_a_second_upgrade_and_a_deploy_have_nothing_to_do(site: Site) -> None:
     before = len(site.rig.lab.journal())
     assert site.plan()["steps"] == []

@@ -15,6 +15,7 @@ from tests.rung.kept_bundle import keep_bundle
 from tests.rung.sites import bring, plan_of, site_of, spec_of
 from tests.tasks.test_nodes import Held
 
+pytestmark = pytest.mark.slow
 ROLES = {"t1": ["server"], "t2": ["server"], "t3": ["worker"]}
 
 

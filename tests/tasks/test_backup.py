@@ -80,6 +80,7 @@ def test_a_first_run_makes_copies_and_shows_it_and_a_second_has_nothing_to_do(wo
     assert not [method for server in ground[1:] for method, _ in server.seen if method not in ("GET", "HEAD")]
 
 
+@pytest.mark.slow
 def test_another_bundle_is_made_when_the_newest_is_older_than_asked(world):
     run(world)
     world.clock.ahead += 4000
@@ -88,6 +89,7 @@ def test_another_bundle_is_made_when_the_newest_is_older_than_asked(world):
     assert len(list_bundles(stores(world.site)[0], "north")) == 2
 
 
+@pytest.mark.slow
 def test_a_run_that_waited_finds_the_other_runs_bundle_fresh(world):
     """Catching up after an outage makes one bundle, not many."""
     plan = plan_backup(world.site.spec, look(world.site), 3600)
@@ -117,6 +119,7 @@ def test_a_second_store_that_fails_fails_the_evidence_and_nothing_else(world, gr
     assert passed(evidence) and world.shells.saves == 1
 
 
+@pytest.mark.slow
 def test_a_second_store_that_cannot_even_be_listed_is_told(world, ground):
     ground[2].fault = Fault("refused", "GET")
     evidence, view = run(world)
@@ -130,6 +133,7 @@ def test_a_first_store_that_fails_fails_the_run(world, ground):
     assert caught.value.reason == "store-refused" and world.shells.saves == 0
 
 
+@pytest.mark.slow
 def test_both_stores_keep_what_the_rules_say(world):
     first, second = stores(world.site)
     names = [bundle_in(world, store, hours=hours) for hours in (30, 60, 90) for store in (first,)]
@@ -152,6 +156,7 @@ def test_the_disk_of_the_server_does_not_fill(world):
     assert len(found) == LOCAL_KEPT
 
 
+@pytest.mark.slow
 def test_nothing_is_changed_once_the_lease_is_lost(world):
     run(world)
     world.clock.ahead += 90_000

@@ -96,6 +96,7 @@ def test_a_step_that_was_cut_is_continued(up, act, when):
     assert plan_of(site, 1).empty and read_keys(site)["s2"].active_key != old
 
 
+@pytest.mark.slow
 def test_somebody_elses_rotation_is_left_alone(up):
     """Begun by hand: refused while it is under way; once it has finished, only the owed restarts are left."""
     lab, site = up

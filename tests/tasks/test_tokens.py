@@ -97,6 +97,7 @@ def test_a_rotation_reaches_every_node_and_a_second_run_is_empty(up):
     assert not plan_of(site).empty
 
 
+@pytest.mark.slow
 def test_snapshots_of_before_stay_restorable(up):
     """The archive has the token of the earlier snapshot, found by the hash that RKE2 wrote beside it."""
     _, site = up
@@ -177,6 +178,7 @@ def test_a_step_that_was_cut_is_continued(up, act, when):
     assert plan_of(site, older_than_days=1).empty
 
 
+@pytest.mark.slow
 def test_a_server_that_restarted_too_early_is_brought_back(up):
     """Between the rotation and its new file a server starts anew: it loops with the old token, until it is written."""
     lab, site = up
@@ -191,6 +193,7 @@ def test_a_server_that_restarted_too_early_is_brought_back(up):
     assert lab.sh("s2", f"cat {SERVER_TOKEN}").out.strip() == token_of(site)
 
 
+@pytest.mark.slow
 def test_a_datastore_that_refuses_leaves_the_old_token_in_force(up):
     """The endpoint writes its file and fails, as k3s#12982: the old token is put back, and the next run goes on."""
     lab, site = up
@@ -253,6 +256,7 @@ def test_an_unreachable_node_a_strange_token_and_bad_certificates_are_refused(up
         plan_of(respec(site, kubelet_args=("max-pods=200",)))
 
 
+@pytest.mark.slow
 def test_nothing_is_done_unapproved_or_outside_a_window(up):
     lab, site = up
     settle(site)
