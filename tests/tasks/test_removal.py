@@ -114,7 +114,6 @@ def steps(plan):
     return [step.id.removeprefix("remove/") for step in plan.steps]
 
 
-@pytest.mark.slow
 def test_servers_and_agents_are_added_one_at_a_time(lab, place):
     """From three servers to five, with another agent: each waits for the vote of the one before."""
     first = place("s1 s2 s3 a1")

@@ -145,7 +145,7 @@ def test_a_token_is_seen_in_no_log_argument_journal_or_error(up, caplog, capsys)
     assert not [(place, which) for place, text in places.items() for which in (old, new) if which in text]
 
 
-@pytest.mark.parametrize("count", sampled(range(1, 11), 4))
+@pytest.mark.parametrize("count", sampled(range(1, 11)))
 def test_a_run_that_died_between_two_steps_is_continued_under_its_approval(up, count):
     """After any number of steps: the rest is a part of the same plan, and ends in one token everywhere."""
     lab, site = up
@@ -159,10 +159,8 @@ def test_a_run_that_died_between_two_steps_is_continued_under_its_approval(up, c
     assert {lab.sh(name, f"cat {SERVER_TOKEN}").out.strip() for name in ("s1", "s2", "s3")} == {token_of(site)}
 
 
-@pytest.mark.parametrize("when", sampled(["before", "inside", "after"], "inside"))
-@pytest.mark.parametrize(
-    "act", sampled(["token/s1/rotate", "token/s2/config", "token/s2/restart", "token/a1/restart"], "token/s1/rotate")
-)
+@pytest.mark.parametrize("when", ["before", "inside", "after"])
+@pytest.mark.parametrize("act", sampled(["token/s1/rotate", "token/s2/config", "token/s2/restart", "token/a1/restart"]))
 def test_a_step_that_was_cut_is_continued(up, act, when):
     """The link is lost at three moments of a step: the next run looks, and completes what is left."""
     lab, site = up
