@@ -172,7 +172,7 @@ def security_document(site: Site) -> bytes:
 def save_prefect(site: Site) -> str | None:
     """Export a consistent copy of Prefect's database with its encryption key; None where it is not on this machine.
 
-    The copy lies for a moment in the site's own folder, in a file that has no name.
+    The copy is made in a folder that only this user can enter, and has no name while it is sent.
     """
     path = prefect_database()
     if path is None:
