@@ -43,6 +43,13 @@ class BlockSecrets:
             BLOCKS[kind](**fields).save(name, overwrite=True, _sync=True)  # type: ignore[call-arg]
             self._seen[(kind, name)] = dict(fields)
 
+    def remove(self, kind: Kind, name: str) -> None:
+        """Remove a block; one that is not there is no error."""
+        with self._lock:
+            self._seen.pop((kind, name), None)
+            if self._load(kind, name) is not None:
+                BLOCKS[kind].delete(name, _sync=True)  # type: ignore[call-arg]
+
     def _load(self, kind: Kind, name: str) -> Block | None:
         try:
             return BLOCKS[kind].load(name, _sync=True)  # type: ignore[call-arg,return-value]

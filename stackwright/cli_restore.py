@@ -51,6 +51,10 @@ class GivenSecrets:
         """Keep fields in memory."""
         self._kept[kind, name] = dict(fields)
 
+    def remove(self, kind: Kind, name: str) -> None:
+        """Forget fields."""
+        self._kept.pop((kind, name), None)
+
 
 def parse_secrets(items: Sequence[str], read: ReadSource) -> GivenSecrets:
     """Read `KIND/NAME.FIELD=SOURCE` items; `read` opens a source. Raises typer.BadParameter; it repeats no value."""

@@ -79,6 +79,10 @@ class DrillSecrets:
         """Keep a block for as long as the drill lasts."""
         self._kept[kind, name] = dict(fields)
 
+    def remove(self, kind: Kind, name: str) -> None:
+        """Forget a block of the drill's own; the site's are out of reach."""
+        self._kept.pop((kind, name), None)
+
 
 Connect = Callable[[StackSpec, Secrets, Path], Site]
 

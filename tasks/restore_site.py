@@ -62,6 +62,10 @@ class BundleSecrets:
         """Keep fields for the time of the restore."""
         self._front[kind, name] = dict(fields)
 
+    def remove(self, kind: Kind, name: str) -> None:
+        """Count a block as gone for the time of the restore."""
+        self._front[kind, name] = None
+
     def pass_on(self, kind: Kind, name: str) -> None:
         """Write what is kept here to the site's own secrets."""
         fields = self._front.get((kind, name))

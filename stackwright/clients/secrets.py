@@ -22,6 +22,10 @@ class Secrets(Protocol):
         """Create or replace a block."""
         ...
 
+    def remove(self, kind: Kind, name: str) -> None:
+        """Remove a block; one that is not there is no error."""
+        ...
+
 
 def need(secrets: Secrets, kind: Kind, name: str) -> Mapping[str, SecretStr]:
     """Return the fields of a block. Raises SecretMissingError when it does not exist."""

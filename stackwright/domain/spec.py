@@ -343,7 +343,40 @@ class Queue(Model):
     name: str
     gpus: int = Field(0, ge=0)
     """GPUs of one job of this queue."""
+    fraction: float | None = Field(None, gt=0, lt=1)
+    """Share of one GPU for a job of this queue, by ClearML's fractional GPU injector: 0.0625, 0.125, 0.25 ... 0.875."""
+    mig: str | None = Field(None, pattern=r"^[1-9]g\.[0-9]{1,3}gb$", examples=["1g.10gb"])
+    """MIG profile of which a job of this queue gets one slice."""
     max_pods: int = Field(5, ge=1)
+
+
+class Policy(Model):
+    """ClearML's resource policy of a tenant: what it is sure of, and how far it may go beyond. Whole GPUs."""
+
+    reservation: int = Field(0, ge=0)
+    """GPUs that the tenant gets whenever it asks."""
+    limit: int = Field(0, ge=0)
+    """GPUs that it may use while others leave theirs idle (over-quota). Never below the reservation."""
+    pools: tuple[str, ...] = ()
+    """Resource pools of the server that jobs may spill over into, first choice first. Empty: the tenant's own alone."""
+
+
+class Identity(Model):
+    """How the tenant's people log in: by addresses that are let in, or by an identity provider of their own."""
+
+    domains: tuple[str, ...] = ()
+    """E-mail domains whose users belong to this tenant. No other tenant may name them."""
+    emails: tuple[str, ...] = ()
+    """Single addresses that may join, whatever their domain."""
+    provider: str | None = None
+    """Identity provider as ClearML names it (sso.get_supported_providers), such as keycloak."""
+    client_id: str | None = None
+    client_block: BlockName | None = None
+    """Block (secret text) with the provider's client secret."""
+    base_url: str | None = None
+    """Address of the provider's realm, https://..."""
+    admin_groups: tuple[str, ...] = ()
+    """Groups of the provider whose members administer the tenant."""
 
 
 class Tenant(Model):
@@ -357,6 +390,13 @@ class Tenant(Model):
     """Port range of the application gateway's TCP sessions."""
     allowed_namespaces: tuple[str, ...] = ()
     """Namespaces whose pods may reach the tenant's pods, beside its own and the ingress controller's."""
+    workspace_gib: int = Field(0, ge=0)
+    """Size of a volume that all jobs of the tenant share (ReadWriteMany). 0: none."""
+    policy: Policy | None = None
+    """Resource policy. None: the server's policies are left alone."""
+    identity: Identity | None = None
+    suspended: bool = False
+    """Nothing of the tenant starts any more; what runs is let finish, and its data stays."""
 
     @property
     def namespace(self) -> str:

@@ -28,6 +28,9 @@ class MemorySecrets:
     def write(self, kind, name, fields):
         self.kept[kind, name] = dict(fields)
 
+    def remove(self, kind, name):
+        self.kept.pop((kind, name), None)
+
     def text(self, kind, name, key="value"):
         return self.kept[kind, name][key].get_secret_value()
 

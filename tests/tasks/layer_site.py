@@ -40,6 +40,9 @@ class DictSecrets:
         self.made.append(name)
         self.blocks[(kind, name)] = {key: value.get_secret_value() for key, value in fields.items()}
 
+    def remove(self, kind, name):
+        self.blocks.pop((kind, name), None)
+
 
 class StepClock:
     """Time that only waiting moves."""
