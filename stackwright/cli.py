@@ -154,6 +154,23 @@ def validate(
     _run("validate-stack", {"site": site, "light": light}, as_json)
 
 
+@app.command()
+def capacity(site: SiteArg, as_json: JsonOption = False) -> None:
+    """Tell what the site has, what is asked of it, and what to buy or to move. Changes nothing."""
+    from stackwright.reports.store import reports_folder
+
+    run_id = _run("report-capacity", {"site": site}, as_json)
+    folder = reports_folder() / site / run_id
+    found = json.loads((folder / "capacity.json").read_text(encoding="utf-8"))
+    if as_json:
+        sys.stdout.write(json.dumps(found) + "\n")
+        return
+    for one in found["advice"]:
+        out.print(f"{'now: ' if one['urgent'] else ''}{one['text']} ({one['why']})", markup=False, soft_wrap=True)
+    out.print(f"{site}: {found['headline']}", markup=False, soft_wrap=True)
+    out.print(f"report: {folder / 'capacity.html'}", soft_wrap=True)
+
+
 @upgrade_app.command("plan")
 def upgrade_plan(site: SiteArg, lift: LiftOption = None, as_json: JsonOption = False) -> None:
     """Show every step of the upgrade with its effect, and what stands in the way. Changes nothing."""
@@ -255,8 +272,8 @@ def _secret_from(source: str, label: str) -> str:
     raise typer.BadParameter(f"{label}: give @file, env:VARIABLE or -, never the value itself")
 
 
-def _run(name: str, parameters: dict[str, Any], as_json: bool) -> None:
-    """Start one run of the catalogue here, then print its report; exit by its verdict."""
+def _run(name: str, parameters: dict[str, Any], as_json: bool) -> str:
+    """Start one run of the catalogue here, then print its report; exit by its verdict. Return the run's id."""
     from stackwright.reports.store import report_of
     from stackwright.runs import start_here
 
@@ -274,6 +291,7 @@ def _run(name: str, parameters: dict[str, Any], as_json: bool) -> None:
         if found is None:
             err.print(f"[bold]{state.name}[/]: {state.message}")
         raise typer.Exit(EXIT["failed"])
+    return str(run.id)
 
 
 async def _error_of(state: Any) -> Any:
