@@ -6,8 +6,8 @@ Deciding is in stackwright/domain/tenants.py. Each step is a function of its own
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from prefect import task
@@ -151,6 +151,38 @@ def tenant_client(site: Site, tenant: Tenant) -> Clearml | None:
 # --- changing --------------------------------------------------------------------------------------------------------
 
 
+@dataclass
+class Bringing:
+    """One tenant on its way: what was last seen of it, what that asks for, and the right to change it."""
+
+    site: Site
+    tenant: Tenant
+    lease: LeaseHandle
+    approved: tuple[Step, ...] | None
+    """Steps that may be carried out; None: those of the first look."""
+    facts: TenantFacts
+    change: TenantChange
+    logged_in: bool = False
+
+    def look(self) -> None:
+        """Look again. Raises PlanMovedError where a step is needed that was not approved."""
+        self.facts = read_tenant(self.site, self.tenant, run_dead=True)
+        self.change = _decide(self.site, self.tenant, self.facts, self.approved)
+
+
+def look_for_bringing(
+    site: Site, tenant: Tenant, lease: LeaseHandle, approved: tuple[Step, ...] | None = None
+) -> Bringing:
+    """Look at a tenant and decide what it needs. Changes nothing.
+
+    Raises PlanRefusedError where something belongs to somebody else, PlanMovedError where a step is needed that was not
+    approved.
+    """
+    facts = read_tenant(site, tenant, run_dead=True)
+    change = _decide(site, tenant, facts, approved)
+    return Bringing(site, tenant, lease, change.steps if approved is None else approved, facts, change)
+
+
 def bring_tenant(site: Site, tenant: Tenant, lease: LeaseHandle, approved: tuple[Step, ...]) -> list[Evidence]:
     """Bring one tenant to a working queue, and return what its own key then lists.
 
@@ -158,45 +190,80 @@ def bring_tenant(site: Site, tenant: Tenant, lease: LeaseHandle, approved: tuple
     PlanMovedError where a step is needed that was not approved, GateTimeoutError where its queues stay unseen.
     Guide: 5.7.2, 5.8.3, 5.9.
     """
-    facts = read_tenant(site, tenant, run_dead=True)
-    change = _decide(site, tenant, facts, approved)
-    if not change.steps:
-        return listed_evidence(site, tenant, facts)
-    if not facts.platform:
+    return carry_on(look_for_bringing(site, tenant, lease, approved))
+
+
+def carry_on(work: Bringing, begin: Callable[[str], None] = lambda what: None) -> list[Evidence]:
+    """Carry out every step that the tenant needs, in order, and return what its own key then lists.
+
+    `begin` is told each step's name before it is begun.
+    """
+    if work.change.steps and not work.facts.platform:
         raise ApiUnavailableError(
-            "ClearML does not answer yet", where=f"tenant {tenant.name}", wanted="the ClearML layer up"
+            "ClearML does not answer yet", where=f"tenant {work.tenant.name}", wanted="the ClearML layer up"
         )
-    if any(change.needs(what) for what in ("company", "user", "credentials")):
-        bring_account(site, tenant, lease, facts)
-        facts = read_tenant(site, tenant, run_dead=True)
-        change = _decide(site, tenant, facts, approved)
-    kube = site.kube()
-    for what in OBJECT_STEPS:
-        apply_objects(site, kube, change.objects[what], lease)
-    if any(release.action.changes for release in change.releases.values()):
-        log_in(site, site.helm(), BY_NAME["clearml"])  # one registry login serves ClearML's server and tenants
-    for what, release in change.releases.items():
-        apply_objects(site, kube, change.objects.get(what, ()), lease)
-        bring_release(site, tenant, release, lease)
-    return listed_evidence(site, tenant, wait_listed(site, tenant))
+    changed = bool(work.change.steps)
+    for what, act in ACTS.items():
+        if work.change.needs(what):
+            begin(what)
+            act(work)
+    if changed:
+        work.facts = wait_listed(work.site, work.tenant)
+    return listed_evidence(work.site, work.tenant, work.facts)
 
 
-def _decide(site: Site, tenant: Tenant, facts: TenantFacts, approved: Iterable[Step]) -> TenantChange:
+def _decide(site: Site, tenant: Tenant, facts: TenantFacts, approved: Iterable[Step] | None) -> TenantChange:
     where = f"tenant {tenant.name}"
     change = decide_tenant(site.spec, tenant, facts)
     if change.problems:
         raise PlanRefusedError("the tenant may not be changed", list(change.problems), where=where)
-    check_steps_approved(change.steps, approved, where)
+    if approved is not None:
+        check_steps_approved(change.steps, approved, where)
     return change
 
 
-def bring_account(site: Site, tenant: Tenant, lease: LeaseHandle, facts: TenantFacts) -> None:
-    """Make what is missing of company, administrator and key pair; each is looked for before it is made."""
-    system = system_client(site)
-    company_id = facts.company_id or ensure_company(tenant, lease, system)
-    admin_id = facts.admin_id or ensure_admin(tenant, lease, system, company_id)
-    if facts.admin_id is None or not facts.key_good:
-        ensure_credentials(site, tenant, lease, system, admin_id)
+def _company(work: Bringing) -> None:
+    made = ensure_company(work.tenant, work.lease, system_client(work.site))
+    work.facts = replace(work.facts, company_id=made)
+
+
+def _user(work: Bringing) -> None:
+    made = ensure_admin(work.tenant, work.lease, system_client(work.site), work.facts.company_id or "")
+    work.facts = replace(work.facts, admin_id=made)
+
+
+def _credentials(work: Bringing) -> None:
+    """Make and keep the key pair; then look again: what follows depends on what the pair shows."""
+    ensure_credentials(work.site, work.tenant, work.lease, system_client(work.site), work.facts.admin_id or "")
+    work.look()
+
+
+def _objects(what: str) -> Callable[[Bringing], None]:
+    return lambda work: apply_objects(work.site, work.site.kube(), work.change.objects[what], work.lease)
+
+
+def _release(what: str) -> Callable[[Bringing], None]:
+    def bring(work: Bringing) -> None:
+        release = work.change.releases[what]
+        if release.action.changes and not work.logged_in:
+            log_in(work.site, work.site.helm(), BY_NAME["clearml"])  # one registry login serves server and tenants
+            work.logged_in = True
+        apply_objects(work.site, work.site.kube(), work.change.objects.get(what, ()), work.lease)
+        bring_release(work.site, work.tenant, release, work.lease)
+
+    return bring
+
+
+ACTS: Mapping[str, Callable[[Bringing], None]] = {
+    "company": _company,
+    "user": _user,
+    "credentials": _credentials,
+    **{what: _objects(what) for what in OBJECT_STEPS},
+    "agent": _release("agent"),
+    "gateway": _release("gateway"),
+    "queues": lambda work: None,  # what all of them lead to is waited for at the end, whichever were needed
+}
+"""What carries out each step of a tenant, by its name, in the order in which they are carried out."""
 
 
 def ensure_company(tenant: Tenant, lease: LeaseHandle, system: Clearml) -> str:
