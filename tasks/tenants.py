@@ -387,7 +387,9 @@ def _pods(site: Site, tenant: Tenant) -> str:
 
 
 def listed_evidence(site: Site, tenant: Tenant, facts: TenantFacts) -> list[Evidence]:
-    """Return what the tenant's own key lists, as evidence."""
+    """Return what the tenant's own key lists, as evidence; none of a suspended tenant."""
+    if tenant.suspended:
+        return []
     missing = set(unlisted(tenant, facts))
     checks = [("tenant/queue", queue.name, f"queue {queue.name}") for queue in tenant.queues]
     checks += [("tenant/worker", queue.name, f"a worker of queue {queue.name}") for queue in tenant.queues]
