@@ -56,7 +56,7 @@ APISERVER = f"{SERVER_RELEASE}-apiserver"
 OBJECT_STEPS = ("namespace", "quota", "limits", "network", "pull-secret")
 
 
-class TenantTakenError(StackError):
+class TenantTakenError(ConflictError):
     """A name or an address belongs to somebody else on this ClearML server."""
 
     remedy = "Choose another name or address in the site file."
