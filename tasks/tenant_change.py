@@ -32,6 +32,7 @@ from stackwright.domain.tenant_isolation import release_of
 from stackwright.domain.tenant_objects import AGENT_RELEASE, GATEWAY_RELEASE, QUOTA
 from stackwright.domain.tenant_record import TenantRecord
 from stackwright.domain.tenant_request import TenantChanges, TenantRequest
+from stackwright.domain.tenant_saga import is_refusal
 from stackwright.domain.tenants import credentials_label
 from tasks.tenant_register import write_record
 from tasks.tenant_undo import remove_releases
@@ -53,9 +54,14 @@ def change_tenant(site: Site, record: TenantRecord, request: TenantRequest, leas
     problems = check_change(site.spec, before, after, read_change_facts(site, before))
     if problems:
         raise PlanRefusedError("the change is refused", problems, where=f"tenant {before.name}")
-    settle(site, after, lease)
-    left = _drop_queues(site, after, dropped_queues(before, after), lease)
-    return record.model_copy(update={"wanted": after, "reason": "; ".join(left)})
+    try:
+        settle(site, after, lease)
+    except StackError as error:
+        if is_refusal(error):
+            settle(site, before, lease)  # half a change is none: what was begun goes back
+        raise
+    _drop_queues(site, after, dropped_queues(before, after), lease)
+    return record.model_copy(update={"wanted": after})
 
 
 def read_change_facts(site: Site, tenant: Tenant) -> ChangeFacts:
@@ -74,9 +80,9 @@ def settle(site: Site, tenant: Tenant, lease: LeaseHandle) -> None:
     carry_on(look_for_bringing(replace(site, spec=with_tenant(site.spec, tenant)), tenant, lease))
 
 
-def _drop_queues(site: Site, tenant: Tenant, names: tuple[str, ...], lease: LeaseHandle) -> list[str]:
-    """Delete queues that no agent serves any more; one that got a task meanwhile is kept, and named."""
-    left, own = [], _own(site, tenant)
+def _drop_queues(site: Site, tenant: Tenant, names: tuple[str, ...], lease: LeaseHandle) -> None:
+    """Delete queues that no agent serves any more; one that got a task meanwhile stays, and is named every night."""
+    own = _own(site, tenant)
     for name in names:
         found = own.find_queue(name)
         if found is None:
@@ -87,8 +93,7 @@ def _drop_queues(site: Site, tenant: Tenant, names: tuple[str, ...], lease: Leas
         except ApiError as error:
             if error.code != QUEUE_NOT_EMPTY:
                 raise
-            left.append(f"queue {name} got a task meanwhile: it stays, and nobody serves it")
-    return left
+            log.warning("tenant %s: queue %s got a task meanwhile: it stays, and nobody serves it", tenant.name, name)
 
 
 def suspend_tenant(site: Site, record: TenantRecord, request: TenantRequest, lease: LeaseHandle) -> TenantRecord:
@@ -97,14 +102,14 @@ def suspend_tenant(site: Site, record: TenantRecord, request: TenantRequest, lea
     Jobs' pods are no part of the agent's release. Quota, logins and data stay.
     """
     remove_releases(site, record.wanted, lease, (GATEWAY_RELEASE, AGENT_RELEASE))
-    return record.model_copy(update={"wanted": record.wanted.model_copy(update={"suspended": True}), "reason": ""})
+    return record.model_copy(update={"wanted": record.wanted.model_copy(update={"suspended": True})})
 
 
 def resume_tenant(site: Site, record: TenantRecord, request: TenantRequest, lease: LeaseHandle) -> TenantRecord:
     """Bring agent and gateway back, and wait until they report."""
     tenant = record.wanted.model_copy(update={"suspended": False})
     settle(site, tenant, lease)
-    return record.model_copy(update={"wanted": tenant, "reason": ""})
+    return record.model_copy(update={"wanted": tenant})
 
 
 # --- rotation --------------------------------------------------------------------------------------------------------
@@ -128,7 +133,7 @@ def rotate_tenant(site: Site, record: TenantRecord, request: TenantRequest, leas
         wait_reporting(site, tenant)
     wait_logged_in(site, tenant)
     _revoke_others(site, tenant, record.replaces, lease)
-    return record.model_copy(update={"replaces": "", "reason": ""})
+    return record.model_copy(update={"replaces": ""})
 
 
 def _make_pair(site: Site, tenant: Tenant, admin_id: str, old: str, lease: LeaseHandle) -> None:
@@ -161,7 +166,7 @@ def _revoke_others(site: Site, tenant: Tenant, old: str, lease: LeaseHandle) -> 
 def wait_reporting(site: Site, tenant: Tenant) -> None:
     """Wait until the releases' pods of now have reported: a worker of each queue, and the router.
 
-    The pods of before are gone first; then a report that comes after a look is by the new ones. Raises GateTimeoutError.
+    The pods of before are gone first; then a report that comes after a look is by the new ones.
     """
     _wait(site, tenant, lambda: _unready(site, tenant), "agent and gateway rolled out")
     before = _stamps(site, tenant)
