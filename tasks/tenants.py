@@ -81,12 +81,12 @@ def read_tenant(site: Site, tenant: Tenant, *, run_dead: bool = False) -> Tenant
         found = kube.get(key.api_version, key.kind, key.name, key.namespace or None)
         if found is not None:
             objects[key] = found
-    releases = _read_releases(kube, tenant)
+    releases = read_releases(kube, tenant)
     facts = TenantFacts(now, objects=objects, releases=releases, opened=opened, run_dead=run_dead)
     return _read_account(site, tenant, kube, facts)
 
 
-def _read_releases(kube: KubeClient, tenant: Tenant) -> dict[str, SeenRelease]:
+def read_releases(kube: KubeClient, tenant: Tenant) -> dict[str, SeenRelease]:
     stored = kube.list("v1", "Secret", tenant.namespace, label_selector=OWNER_SELECTOR)
     return {name: seen for (_, name), seen in seen_releases(stored).items()}
 
@@ -387,7 +387,9 @@ def _pods(site: Site, tenant: Tenant) -> str:
 
 
 def listed_evidence(site: Site, tenant: Tenant, facts: TenantFacts) -> list[Evidence]:
-    """Return what the tenant's own key lists, as evidence."""
+    """Return what the tenant's own key lists, as evidence; none of a suspended tenant."""
+    if tenant.suspended:
+        return []
     missing = set(unlisted(tenant, facts))
     checks = [("tenant/queue", queue.name, f"queue {queue.name}") for queue in tenant.queues]
     checks += [("tenant/worker", queue.name, f"a worker of queue {queue.name}") for queue in tenant.queues]

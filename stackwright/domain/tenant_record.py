@@ -87,6 +87,8 @@ class TenantRecord(BaseModel):
     hand_over: HandOver | None = None
     kept: tuple[str, ...] = ()
     """What is left of an archived tenant, for people."""
+    replaces: str = ""
+    """Access key of the pair that is being replaced; empty while no rotation is under way."""
     version: str = Field("", exclude=True)
 
     @property

@@ -137,7 +137,7 @@ def decide_tenant(spec: StackSpec, tenant: Tenant, facts: TenantFacts) -> Tenant
             steps.append(_objects_step(tenant, what, objects[what], differ[what]))
     for what, release in releases.items():
         around = objects.get(what, ())
-        if release.action.changes or differ.get(what):
+        if not tenant.suspended and (release.action.changes or differ.get(what)):
             steps.append(_release_step(tenant, what, release, around))
     if missing := unlisted(tenant, facts):
         steps.append(_queues_step(tenant, missing))
@@ -258,7 +258,12 @@ def _step(
 
 
 def unlisted(tenant: Tenant, facts: TenantFacts) -> list[str]:
-    """Return what the tenant's own key does not list yet: queues, workers of queues, the router."""
+    """Return what the tenant's own key does not list yet: queues, workers of queues, the router.
+
+    Nothing is wanted of a suspended tenant.
+    """
+    if tenant.suspended:
+        return []
     names = [queue.name for queue in tenant.queues]
     missing = [f"queue {name}" for name in names if name not in facts.queues]
     missing += [f"a worker of queue {name}" for name in names if name not in facts.served]
