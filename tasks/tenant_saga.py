@@ -34,6 +34,7 @@ from stackwright.domain.tenant_saga import (
     is_refusal,
     outcome_of,
     state_before,
+    with_begun,
 )
 from stackwright.domain.tenants import decide_tenant
 from tasks.tenant_hands import HANDS, Hands
@@ -77,9 +78,8 @@ class Work:
 
     def begin(self, what: str) -> None:
         """Note a step in the record before it is begun: whatever happens, it is known that it may have to be undone."""
-        record = self.record
-        if record and what not in record.begun and what not in record.adopted:
-            self.update(begun=(*record.begun, what))
+        if self.record and (noted := with_begun(self.record, what)) != self.record:
+            self.write(noted)
         self.done.append(what)
         self.tell.step(what)
 

@@ -62,6 +62,8 @@ EVENTS: Mapping[Action, str] = {
     "archive": "left",
     "delete": "left",
 }
+BRINGS: Mapping[str, tuple[str, ...]] = {"agent": ("queues",)}
+"""Steps that another one may carry out by itself, and which are undone after it: the agent makes its queues."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,14 @@ def final_state(action: Action, wanted: Tenant) -> State:
 def state_before(action: Action, wanted: Tenant) -> State:
     """Return the state to which an action that was refused goes back."""
     return "archived" if action == "delete" else "suspended" if wanted.suspended else "ready"
+
+
+def with_begun(record: TenantRecord, what: str) -> TenantRecord:
+    """Return the record with a step noted as begun, unless it is noted, or something of it was there before."""
+    if what in record.begun or what in record.adopted:
+        return record
+    more = tuple(name for name in (*BRINGS.get(what, ()), what) if name not in record.begun)
+    return record.model_copy(update={"begun": (*record.begun, *more)})
 
 
 def is_refusal(error: StackError) -> bool:
