@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from stackwright.clients.site import LeaseHandle, Site
-from stackwright.domain.errors import StackError
 from stackwright.domain.spec import Tenant
 from stackwright.domain.tenant_record import TenantRecord
 from stackwright.domain.tenant_request import Action, TenantRequest
+from tasks.tenant_change import change_tenant, resume_tenant, rotate_tenant, suspend_tenant
+from tasks.tenant_leave import archive_tenant, delete_tenant
+from tasks.tenant_undo import undo_step
 
 Move = Callable[[Site, TenantRecord, TenantRequest, LeaseHandle], TenantRecord]
 UndoStep = Callable[[Site, Tenant, str, TenantRecord, LeaseHandle], None]
@@ -23,8 +25,14 @@ class Hands:
     moves: Mapping[Action, Move] = field(default_factory=dict)
 
 
-def _not_offered(site: Site, tenant: Tenant, what: str, record: TenantRecord, lease: LeaseHandle) -> None:
-    raise StackError(f"{what} cannot be undone by this release", where=f"tenant {tenant.name}")
-
-
-HANDS = Hands(_not_offered)
+HANDS = Hands(
+    undo_step,
+    {
+        "change": change_tenant,
+        "suspend": suspend_tenant,
+        "resume": resume_tenant,
+        "rotate": rotate_tenant,
+        "archive": archive_tenant,
+        "delete": delete_tenant,
+    },
+)

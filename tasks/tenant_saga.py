@@ -76,10 +76,13 @@ class Work:
             raise StackError("the tenant has no record", where=f"tenant {self.request.tenant}")
         return self.write(self.record.model_copy(update=values))
 
-    def begin(self, what: str) -> None:
+    def begin(self, what: str, company_id: str | None = None) -> None:
         """Note a step in the record before it is begun: whatever happens, it is known that it may have to be undone."""
-        if self.record and (noted := with_begun(self.record, what)) != self.record:
-            self.write(noted)
+        if self.record is not None:
+            noted = with_begun(self.record, what)
+            noted = noted.model_copy(update={"company_id": company_id or noted.company_id})
+            if noted != self.record:
+                self.write(noted)
         self.done.append(what)
         self.tell.step(what)
 
@@ -146,7 +149,8 @@ def preview(site: Site, request: TenantRequest, *, adopt: bool = False) -> tuple
         problems = [*check_state(record, request), *check_wanted(_others(site, tenant), tenant)]
     facts = read_tenant(site, tenant, run_dead=True)
     change = decide_tenant(site.spec, tenant, facts)
-    foreign = check_foreign(site.spec, tenant, facts) if fresh and not adopt else []
+    known = record.company_id if record else ""
+    foreign = check_foreign(site.spec, tenant, facts, known) if fresh and not adopt else []
     return change.steps, [*problems, *change.problems, *foreign]
 
 
@@ -183,16 +187,18 @@ def _onboard(work: Work, resuming: bool) -> Outcome:
         _refuse(check_wanted(_others(work.site, tenant), tenant), request)
     bringing = look_for_bringing(work.site, tenant, work.lease)
     if not (resuming and record and (record.begun or record.adopted)):
+        known = work.record.company_id if work.record else ""
         if not work.adopt:
-            _refuse(check_foreign(work.site.spec, tenant, bringing.facts), request)
-        adopted = found_before(work.site.spec, tenant, bringing.facts, bringing.change)
-        record = record if resuming and record else _first_record(work, tenant)
+            _refuse(check_foreign(work.site.spec, tenant, bringing.facts, known), request)
+        adopted = found_before(work.site.spec, tenant, bringing.facts, bringing.change, known)
+        ours = ("company",) if known and bringing.facts.company_id == known else ()
         work.tell.plan(bringing.change.steps)
-        work.write(record.model_copy(update={"adopted": adopted}))
-    carry_on(bringing, work.begin)
+        record = record if resuming and record else _first_record(work, tenant)
+        work.write(record.model_copy(update={"adopted": adopted, "begun": ours}))
+    carry_on(bringing, lambda what: work.begin(what, bringing.facts.company_id))
     task = ""
     if work.site.spec.validation.workload:
-        work.tell.step("smoke")
+        work.begin("smoke")
         task = run_smoke(work.site, tenant, request.id)
     hand_over = hand_over_of(work.site.spec, tenant, task, work.now())
     text = f"tenant {tenant.name} is ready in namespace {tenant.namespace}"
@@ -205,7 +211,10 @@ def _first_record(work: Work, tenant: Tenant) -> TenantRecord:
         site=work.site.spec.site, wanted=tenant, state="onboarding", request=work.request.id, doing=work.request
     )
     before = work.record
-    return fresh.model_copy(update={"handled": before.handled, "version": before.version}) if before else fresh
+    if before is None:
+        return fresh
+    kept = {"handled": before.handled, "version": before.version, "company_id": before.company_id}
+    return fresh.model_copy(update=kept)
 
 
 def _complete_again(work: Work, record: TenantRecord) -> Outcome:
@@ -267,7 +276,7 @@ def _undo(work: Work, reason: str) -> Outcome:
         raise
     except StackError as error:
         return work.left(error, f"it was refused ({reason}), and is not undone yet: {error}")
-    return work.ended("undone", reason, state="undone", company_id="", adopted=())
+    return work.ended("undone", reason, state="undone", adopted=())
 
 
 # --- small parts -----------------------------------------------------------------------------------------------------

@@ -115,7 +115,7 @@ def undo_step(site: Site, tenant: Tenant, what: str, record: TenantRecord, lease
 
 
 def remove_releases(site: Site, tenant: Tenant, lease: LeaseHandle, names: tuple[str, ...]) -> None:
-    """Uninstall releases that are ours, and wait until what they ran is gone. Jobs' pods are no part of one."""
+    """Uninstall releases that are ours, and wait for the end of their workloads. Jobs' pods are no part of one."""
     kube, seen = site.kube(), read_releases(site.kube(), tenant)
     for name in names:
         release = seen.get(name)

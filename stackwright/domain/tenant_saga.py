@@ -198,20 +198,25 @@ def _rules(spec: StackSpec) -> list[Problem]:
     return [*check_tenant_names(spec), *check_platform(spec)]
 
 
-def check_foreign(spec: StackSpec, tenant: Tenant, facts: TenantFacts) -> list[Problem]:
-    """Return what exists under the tenant's name although no record says that it was made here."""
+def check_foreign(spec: StackSpec, tenant: Tenant, facts: TenantFacts, known_company: str = "") -> list[Problem]:
+    """Return what exists under the tenant's name although no record says that it was made here.
+
+    `known_company` is one that was made here before: a server that cannot delete it keeps it, empty.
+    """
     where, problems = f"tenant {tenant.name}", []
     remedy = "Choose another name, or let an operator take it over: flow onboard-tenant with `adopt`."
-    if facts.company_id is not None:
+    if facts.company_id not in (None, known_company):
         what = "a company of this name exists, and no record says that it was made here"
-        problems.append(Problem(where, what, remedy, "no such company", facts.company_id))
+        problems.append(Problem(where, what, remedy, "no such company", facts.company_id or ""))
     if namespace(spec, tenant).key in facts.objects:
         what = f"the namespace {tenant.namespace} exists, and no record says that it was made here"
         problems.append(Problem(where, what, remedy, "no such namespace", tenant.namespace))
     return problems
 
 
-def found_before(spec: StackSpec, tenant: Tenant, facts: TenantFacts, change: TenantChange) -> tuple[str, ...]:
+def found_before(
+    spec: StackSpec, tenant: Tenant, facts: TenantFacts, change: TenantChange, known_company: str = ""
+) -> tuple[str, ...]:
     """Return the steps of which something was there before the saga: they are never undone.
 
     The users of a company that was there cannot be listed without a key: unknown is not absent.
@@ -219,7 +224,7 @@ def found_before(spec: StackSpec, tenant: Tenant, facts: TenantFacts, change: Te
     objects, needed = objects_of(spec, tenant), [step.id.rsplit("/", 1)[1] for step in change.steps]
     there = {what for what, items in objects.items() if any(item.key in facts.objects for item in items)}
     there |= {what for what, release in change.releases.items() if release.seen is not None}
-    there |= {"company", "user"} if facts.company_id is not None else set()
+    there |= {"company", "user"} if facts.company_id not in (None, known_company) else set()
     return tuple(what for what in needed if what in there)
 
 
