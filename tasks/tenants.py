@@ -31,7 +31,9 @@ from stackwright.domain.layers.clearml import RELEASE as SERVER_RELEASE
 from stackwright.domain.layers.facts import OWNER_SELECTOR, SeenRelease, seen_releases
 from stackwright.domain.plan import Step, check_steps_approved
 from stackwright.domain.spec import Tenant
+from stackwright.domain.tenant_names import SeenName
 from stackwright.domain.tenant_objects import GATEWAY_RELEASE
+from stackwright.domain.tenant_policy import SeenPolicy, pool_queues
 from stackwright.domain.tenants import (
     ADMIN_ROLE,
     ReleaseChange,
@@ -49,6 +51,10 @@ from tasks.common import in_thread, only_transient
 from tasks.gates import unready_pods
 from tasks.layers import apply_objects, check_stored, log_in
 from tasks.markers import open_markers
+from tasks.tenant_identity import ensure_identity, read_client_secret, read_identity
+from tasks.tenant_names import name_evidence, read_name, wait_name
+from tasks.tenant_policy import ensure_policy, read_policy
+from tasks.tenant_workspace import wait_bound
 
 log = logging.getLogger(__name__)
 
@@ -83,12 +89,19 @@ def read_tenant(site: Site, tenant: Tenant, *, run_dead: bool = False) -> Tenant
             objects[key] = found
     releases = read_releases(kube, tenant)
     facts = TenantFacts(now, objects=objects, releases=releases, opened=opened, run_dead=run_dead)
+    facts = replace(facts, client_secret=read_client_secret(site, tenant), name=_read_name(site, tenant, releases))
     return _read_account(site, tenant, kube, facts)
 
 
 def read_releases(kube: KubeClient, tenant: Tenant) -> dict[str, SeenRelease]:
     stored = kube.list("v1", "Secret", tenant.namespace, label_selector=OWNER_SELECTOR)
     return {name: seen for (_, name), seen in seen_releases(stored).items()}
+
+
+def _read_name(site: Site, tenant: Tenant, releases: Mapping[str, SeenRelease]) -> SeenName | None:
+    """Look at the tenant's name once its gateway is there: before, no certificate of its can be served."""
+    gateway = releases.get(GATEWAY_RELEASE)
+    return None if gateway is None or gateway.deployed is None or tenant.suspended else read_name(site, tenant)
 
 
 def _read_account(site: Site, tenant: Tenant, kube: KubeClient, facts: TenantFacts) -> TenantFacts:
@@ -105,7 +118,7 @@ def _read_account(site: Site, tenant: Tenant, kube: KubeClient, facts: TenantFac
             facts = replace(facts, company_id=company.id, company_active=company.active)
         facts = replace(facts, key=key)
         if own and key.state == "works" and key.company_id == facts.company_id and key.role == ADMIN_ROLE:
-            facts = _read_inside(tenant, own, facts)
+            facts = _read_inside(site, tenant, own, facts)
     except ApiUnavailableError:
         if kube.rollout("Deployment", APISERVER, SERVER_NAMESPACE).ready:
             raise
@@ -113,18 +126,42 @@ def _read_account(site: Site, tenant: Tenant, kube: KubeClient, facts: TenantFac
     return facts
 
 
-def _read_inside(tenant: Tenant, own: Clearml, facts: TenantFacts) -> TenantFacts:
-    """Add what the tenant's own administrator may see."""
+def _read_inside(site: Site, tenant: Tenant, own: Clearml, facts: TenantFacts) -> TenantFacts:
+    """Add what the tenant's own administrator may see, and the logins, which the platform sets for it."""
     admin = own.find_user(facts.company_id or "", tenant.admin_email)
+    policy = read_policy(own, tenant)
     names = {queue.id: queue.name for queue in own.queues()}
+    identity = None
+    if admin is not None:
+        identity = read_identity(system_client(site), tenant, facts.company_id or "", admin.id)
     return replace(
         facts,
         admin_id=admin.id if admin else None,
         admin_role=admin.role if admin else ADMIN_ROLE,
         queues=frozenset(names.values()),
-        served=frozenset(names.get(queue, queue) for worker in own.workers() for queue in worker.queues),
+        served=frozenset(served_queues(tenant, own, names, policy)),
         routers={router.name: router.last_update for router in own.routers()},
+        policy=policy,
+        identity=identity,
     )
+
+
+def served_queues(
+    tenant: Tenant, own: Clearml, names: Mapping[str, str], policy: SeenPolicy | None
+) -> dict[str, list[str]]:
+    """Return the workers of each queue that has any, by the queue's name; `names` are the queues' names by id.
+
+    A queue of the resource policy is served where one of the queues of its pools is.
+    """
+    served: dict[str, list[str]] = {}
+    for worker in own.workers():
+        for queue in worker.queues:
+            served.setdefault(names.get(queue, queue), []).append(worker.id)
+    for name, ids in pool_queues(tenant, policy).items():
+        found = [worker for queue in ids for worker in served.get(names.get(queue, queue), ())]
+        if found:
+            served[name] = found
+    return served
 
 
 def _seen_key(own: Clearml | None) -> SeenKey:
@@ -207,7 +244,7 @@ def carry_on(work: Bringing, begin: Callable[[str], None] = lambda what: None) -
         if work.change.needs(what):
             begin(what)
             act(work)
-    if changed:
+    if changed and not work.tenant.suspended:
         work.facts = wait_listed(work.site, work.tenant)
     return listed_evidence(work.site, work.tenant, work.facts)
 
@@ -242,6 +279,30 @@ def _objects(what: str) -> Callable[[Bringing], None]:
     return lambda work: apply_objects(work.site, work.site.kube(), work.change.objects[what], work.lease)
 
 
+def _workspace(work: Bringing) -> None:
+    _objects("workspace")(work)
+    if work.site.spec.layers.storage.enabled:
+        wait_bound(work.site, work.tenant)
+
+
+def _policy(work: Bringing) -> None:
+    """Set the policy up; then look again: the agent serves the queues that were made for it."""
+    own = tenant_client(work.site, work.tenant)
+    if own is not None:
+        company = work.facts.company_id or ""
+        ensure_policy(work.site, work.tenant, work.lease, system_client(work.site), own, company)
+    work.look()
+
+
+def _identity(work: Bringing) -> None:
+    company, admin = work.facts.company_id or "", work.facts.admin_id or ""
+    ensure_identity(work.site, work.tenant, work.lease, system_client(work.site), company, admin)
+
+
+def _names(work: Bringing) -> None:
+    wait_name(work.site, work.tenant)
+
+
 def _release(what: str) -> Callable[[Bringing], None]:
     def bring(work: Bringing) -> None:
         release = work.change.releases[what]
@@ -259,8 +320,12 @@ ACTS: Mapping[str, Callable[[Bringing], None]] = {
     "user": _user,
     "credentials": _credentials,
     **{what: _objects(what) for what in OBJECT_STEPS},
+    "workspace": _workspace,
+    "policy": _policy,
+    "identity": _identity,
     "agent": _release("agent"),
     "gateway": _release("gateway"),
+    "names": _names,
     "queues": lambda work: None,  # what all of them lead to is waited for at the end, whichever were needed
 }
 """What carries out each step of a tenant, by its name, in the order in which they are carried out."""
@@ -387,14 +452,14 @@ def _pods(site: Site, tenant: Tenant) -> str:
 
 
 def listed_evidence(site: Site, tenant: Tenant, facts: TenantFacts) -> list[Evidence]:
-    """Return what the tenant's own key lists, as evidence; none of a suspended tenant."""
+    """Return what the tenant's own key lists, as evidence, and where its name leads. A suspended tenant has neither."""
     if tenant.suspended:
         return []
     missing = set(unlisted(tenant, facts))
     checks = [("tenant/queue", queue.name, f"queue {queue.name}") for queue in tenant.queues]
     checks += [("tenant/worker", queue.name, f"a worker of queue {queue.name}") for queue in tenant.queues]
     checks += [("tenant/router", "", f"router {GATEWAY_RELEASE}")]
-    return [
+    listed = [
         evidence_of(
             site.spec,
             check,
@@ -405,6 +470,7 @@ def listed_evidence(site: Site, tenant: Tenant, facts: TenantFacts) -> list[Evid
         )
         for check, part, what in checks
     ]
+    return [*listed, name_evidence(site, tenant, facts.name)]
 
 
 @task(

@@ -51,7 +51,9 @@ from tasks.gates import evidence_of as gate_evidence
 from tasks.isolation import look_access, look_network
 from tasks.looking import look_at, now_of, unread
 from tasks.public import public_get
-from tasks.tenants import system_client, tenant_client
+from tasks.tenant_names import judge, read_name
+from tasks.tenant_policy import read_policy
+from tasks.tenants import served_queues, system_client, tenant_client
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +95,7 @@ def stages(spec: StackSpec, light: bool, tenants: tuple[Tenant, ...] | None = No
     first = [] if tenants is not None else [CheckGroup("cluster", look_cluster), CheckGroup("layers", look_layers)]
     if not spec.layers.clearml.enabled:
         return [first]
-    chosen = spec.tenants if tenants is None else tenants
+    chosen = tuple(tenant for tenant in (spec.tenants if tenants is None else tenants) if not tenant.suspended)
     works = spec.validation.workload and not light
     first.append(CheckGroup("clearml", look_server))
     awake = [tenant for tenant in chosen if not tenant.suspended]
@@ -172,6 +174,7 @@ def look_tenant(site: Site, tenant: Tenant) -> list[Evidence]:
     checks: dict[str, Callable[[Site, Tenant], Outcome]] = {
         "tenant/login": _login,
         "tenant/router": _router,
+        "tenant/name": _name,
         "tenant/quota": _quota,
         "tenant/capacity": _capacity,
     }
@@ -187,9 +190,7 @@ def _look_queues(site: Site, tenant: Tenant) -> list[Evidence]:
     try:
         own = _own(site, tenant)
         names = {queue.id: queue.name for queue in own.queues()}
-        for worker in own.workers():
-            for queue in worker.queues:
-                served.setdefault(names.get(queue, queue), []).append(worker.id)
+        served = served_queues(tenant, own, names, read_policy(own, tenant))
     except StackError as error:
         blind = unread(error)
     found = []
@@ -222,6 +223,10 @@ def _own(site: Site, tenant: Tenant) -> Clearml:
 def _router(site: Site, tenant: Tenant) -> Outcome:
     routers = {router.name: router.last_update for router in _own(site, tenant).routers()}
     return judge_router(GATEWAY_RELEASE, routers, now_of(site))
+
+
+def _name(site: Site, tenant: Tenant) -> Outcome:
+    return judge(read_name(site, tenant))
 
 
 def _quota(site: Site, tenant: Tenant) -> Outcome:

@@ -14,14 +14,6 @@ from typing import Any, Protocol
 from pydantic import SecretStr
 
 from stackwright.clients.clearml_platform_types import (
-    GroupInfo,
-    LoginRules,
-    PolicyInfo,
-    ResourceConfiguration,
-    RouteInfo,
-    SsoConfiguration,
-    TenantInfo,
-    TenantResources,
     configuration_body,
     configuration_of,
     group_of,
@@ -33,6 +25,16 @@ from stackwright.clients.clearml_platform_types import (
     tenant_of,
 )
 from stackwright.clients.clearml_types import TaskInfo, task_of
+from stackwright.domain.clearml_facts import (
+    GroupInfo,
+    LoginRules,
+    PolicyInfo,
+    ResourceConfiguration,
+    RouteInfo,
+    SsoConfiguration,
+    TenantInfo,
+    TenantResources,
+)
 from stackwright.domain.errors import ApiError, NotFoundError
 
 log = logging.getLogger(__name__)

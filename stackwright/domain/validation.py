@@ -98,6 +98,11 @@ CATALOGUE: tuple[Check, ...] = (
         "Look at the gateway's router pod in the tenant's namespace.", GATEWAY,
     ),
     Check(
+        "tenant/name", "The router's name leads to the platform", "5.9",
+        "the ingress controller's address, with a trusted certificate for the name",
+        "Make the DNS record, or look at the Certificate in the tenant's namespace.", GATEWAY,
+    ),
+    Check(
         "tenant/quota", "The namespace's quota is in force", "5.8.2", "hard limits as the site file says",
         "Onboard the tenant again: the quota is then applied.", KUBERNETES,
     ),
