@@ -323,5 +323,7 @@ UNDO: Mapping[str, Callable[[Leaving], None]] = {
     "gateway": _gateway,
     "names": _nothing,
     "queues": _nothing,
+    "policy": _nothing,
+    "identity": _nothing,
     "smoke": _smoke,
 }

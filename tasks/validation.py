@@ -101,9 +101,9 @@ def stages(spec: StackSpec, light: bool, tenants: tuple[Tenant, ...] | None = No
     awake = [tenant for tenant in chosen if not tenant.suspended]
     first += [CheckGroup(f"tenant-{tenant.name}", _bound(look_tenant, tenant)) for tenant in awake]
     first += [CheckGroup(f"workload-{tenant.name}", _bound(run_training, tenant)) for tenant in awake if works]
-    last = [CheckGroup(f"isolation-{tenant.name}", _bound(look_isolation, tenant)) for tenant in awake]
-    last += [CheckGroup(f"access-{tenant.name}", _bound(look_access, tenant)) for tenant in awake]
+    last = [CheckGroup(f"access-{tenant.name}", _bound(look_access, tenant)) for tenant in awake]
     last += [CheckGroup(f"network-{tenant.name}", _bound(look_network, tenant)) for tenant in awake if works]
+    last += [CheckGroup(f"isolation-{tenant.name}", _bound(look_isolation, tenant)) for tenant in awake]
     return [first, last]
 
 

@@ -153,7 +153,7 @@ def decide_tenant(spec: StackSpec, tenant: Tenant, facts: TenantFacts) -> Tenant
     steps += [*_policy_steps(spec, tenant, facts), *_identity_steps(tenant, facts)]
     for what, release in releases.items():
         around = objects.get(what, ())
-        if not tenant.suspended and (release.action.changes or differ.get(what)):
+        if release.action.changes or differ.get(what):
             steps.append(_release_step(spec, tenant, what, release, around))
     steps += _seen_steps(spec, tenant, facts)
     refused = [release.action.problem for release in releases.values() if release.action.problem]
