@@ -62,7 +62,7 @@ APISERVER = f"{SERVER_RELEASE}-apiserver"
 OBJECT_STEPS = ("namespace", "quota", "limits", "network", "pull-secret")
 
 
-class TenantTakenError(StackError):
+class TenantTakenError(ConflictError):
     """A name or an address belongs to somebody else on this ClearML server."""
 
     remedy = "Choose another name or address in the site file."
@@ -87,13 +87,13 @@ def read_tenant(site: Site, tenant: Tenant, *, run_dead: bool = False) -> Tenant
         found = kube.get(key.api_version, key.kind, key.name, key.namespace or None)
         if found is not None:
             objects[key] = found
-    releases = _read_releases(kube, tenant)
+    releases = read_releases(kube, tenant)
     facts = TenantFacts(now, objects=objects, releases=releases, opened=opened, run_dead=run_dead)
     facts = replace(facts, client_secret=read_client_secret(site, tenant), name=_read_name(site, tenant, releases))
     return _read_account(site, tenant, kube, facts)
 
 
-def _read_releases(kube: KubeClient, tenant: Tenant) -> dict[str, SeenRelease]:
+def read_releases(kube: KubeClient, tenant: Tenant) -> dict[str, SeenRelease]:
     stored = kube.list("v1", "Secret", tenant.namespace, label_selector=OWNER_SELECTOR)
     return {name: seen for (_, name), seen in seen_releases(stored).items()}
 

@@ -74,15 +74,21 @@ class TenantRecord(BaseModel):
     state: State
     request: str = ""
     """Id of the request that is being carried out, or was last."""
+    doing: TenantRequest | None = None
+    """The request that is being carried out: the next start goes on with it. None in a state of rest."""
     reason: str = ""
     """Why it is in this state, for people."""
     company_id: str = ""
     begun: tuple[str, ...] = ()
+    adopted: tuple[str, ...] = ()
+    """Steps of which something was there before: they are never undone."""
     handled: tuple[Handled, ...] = ()
     """The last requests, newest first."""
     hand_over: HandOver | None = None
     kept: tuple[str, ...] = ()
     """What is left of an archived tenant, for people."""
+    replaces: str = ""
+    """Access key of the pair that is being replaced; empty while no rotation is under way."""
     version: str = Field("", exclude=True)
 
     @property

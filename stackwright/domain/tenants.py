@@ -330,7 +330,12 @@ def _step(
 
 
 def unlisted(tenant: Tenant, facts: TenantFacts) -> list[str]:
-    """Return what the tenant's own key does not list yet: queues, workers of queues, the router."""
+    """Return what the tenant's own key does not list yet: queues, workers of queues, the router.
+
+    Nothing is wanted of a suspended tenant.
+    """
+    if tenant.suspended:
+        return []
     names = [queue.name for queue in tenant.queues]
     missing = [f"queue {name}" for name in names if name not in facts.queues]
     missing += [f"a worker of queue {name}" for name in names if name not in facts.served]
