@@ -129,7 +129,8 @@ def _shown(value: Any, loc: Iterable[Any]) -> str:
             type(value).__name__, "an object" if isinstance(value, Mapping) else "a list"
         )
     text = str(value)
-    if any(is_secret_key(str(part)) for part in loc) or looks_secret(text):
+    # Where a block's name belongs, people write the secret itself.
+    if any(is_secret_key(str(part)) or str(part).endswith("_block") for part in loc) or looks_secret(text):
         return MASK
     return ascii(text[:60]) if isinstance(value, str) else text[:60]
 

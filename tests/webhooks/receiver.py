@@ -1,4 +1,4 @@
-"""A receiver of the tests' own: the real application, a store in a folder, an orchestrator in memory, a clock to turn."""
+"""A receiver of the tests' own: the real application and store, an orchestrator in memory, a clock to turn."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class FakeSecrets:
 
 
 class FakeRuns:
-    """An orchestrator that keeps Prefect's promises: one run a key, the first parameters win, a deleted run frees it."""
+    """An orchestrator with Prefect's promises: one run a key, the first parameters win, a deleted run frees it."""
 
     def __init__(self) -> None:
         self.runs: dict[str, RunSeen] = {}
@@ -162,7 +162,8 @@ class Receiver:
         """Send one signed request. `over` replaces headers, and `raw` what is sent."""
         raw = over.pop("raw", b"" if body is None else json.dumps(body).encode())
         signer = {"portal": (KEY_ID, KEY), "other": (OTHER_ID, OTHER_KEY)}[caller]
-        idempotency = (key or uuid.uuid4().hex) if method in ("POST", "PATCH", "DELETE") else ""
+        idempotency = uuid.uuid4().hex if key is None else key
+        idempotency = idempotency if method in ("POST", "PATCH", "DELETE", "PUT") else ""
         headers = signed_headers(caller, *signer, self.stamp(), method, target, idempotency, raw)
         if raw:
             headers["Content-Type"] = "application/json"
