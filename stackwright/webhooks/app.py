@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from blocks.store import BlockSecrets
 from stackwright.clients.secrets import Secrets
@@ -112,14 +113,22 @@ async def _invalid(_: Request, error: Exception) -> Response:
     return as_response(RefusedError(422, "the request has wrong fields", problems))
 
 
-async def _other(_: Request, error: Exception) -> Response:
+async def _other(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for it
     status = error.status_code
     known = {404: "no such address", 405: "this address has no such method"}
     what = known.get(status, "the request cannot be read")
     refused = refuse(status, "request", what, "See the OpenAPI document at /openapi.json.")
     refused.headers.update(error.headers or {})
+    if status == 405:
+        refused.headers["Allow"] = ", ".join(_methods(request))
     return as_response(refused)
+
+
+def _methods(request: Request) -> list[str]:
+    """Return every method of this address: Starlette names those of the first route that it finds."""
+    routes = [route for route in request.app.routes if route.matches(dict(request.scope))[0] is not Match.NONE]
+    return sorted({method for route in routes for method in getattr(route, "methods", None) or ()})
 
 
 async def _no_store(_: Request, error: Exception) -> Response:
