@@ -94,7 +94,7 @@ class Process:
             "STACKWRIGHT_STATE": str(folder / "state"), "STACKWRIGHT_SITES": str(ROOT / "deployments" / "sites"),
         }  # fmt: skip
         self.log = folder / "receiver.log"
-        done = self.command("webhooks", "key", "rotate", "portal")
+        done = self.command("webhooks", "key", "rotate", "portal", "--drop-previous")
         assert done.returncode == 0, done.stderr
         name, self.key = done.stdout.split()
         self.key_id = name.partition(":")[2]
