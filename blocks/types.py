@@ -108,7 +108,7 @@ class WebhookKeys(Block):
 
     _block_type_name: ClassVar[str] = "Stackwright webhook keys"
     _block_type_slug: ClassVar[str] = "stackwright-webhook-keys"
-    _description: ClassVar[str] = "Signing keys of one caller: the current one, and the one before it until it is retired."
+    _description: ClassVar[str] = "Signing keys of one caller: the current one, and the one before until it is retired."
 
     key_id: SecretStr = Field(description="Name of the current key")
     key: SecretStr = Field(description="Current key, 64 hexadecimal digits")
