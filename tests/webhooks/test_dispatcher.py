@@ -387,6 +387,7 @@ NOW = datetime.fromtimestamp(T0, UTC)
         ("COMPLETED", "Ready", 1, "ended", "completed"),
         ("FAILED", "Failed", 1, "ended", "failed"),
         ("FAILED", "Undone", 1, "ended", "undone"),
+        ("FAILED", "ToBeCompleted", 1, "ended", "to be completed"),
         ("COMPLETED", "Refused", 1, "ended", "refused"),
         ("CANCELLED", "Cancelled", 1, "ended", "cancelled"),
     ],
