@@ -103,8 +103,9 @@ class Dispatcher:
             if run is not None and run.state != entry.run_state:
                 await self._store.mark_state(entry, run.state)
             return
-        if verdict.dead:
-            await self._runs.give_up(entry.run_id, f"given up by the webhook receiver: {verdict.message}")
+        why = f"given up by the webhook receiver: {verdict.message}"
+        if verdict.dead and not await self._runs.give_up(entry.run_id, why):
+            return  # it has started after all
         if verdict.kind == "again" and entry.attempt < self._settings.attempts:
             await self._again(entry, verdict.message)
             return

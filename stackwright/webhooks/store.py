@@ -15,6 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from asyncpg import PostgresError
 from sqlalchemy import (
     BigInteger,
     Column,
@@ -239,7 +240,7 @@ class Store:
                 yield db
         except IntegrityError:
             raise
-        except (DBAPIError, PoolTimeout, OSError, TimeoutError) as error:
+        except (DBAPIError, PoolTimeout, PostgresError, OSError, TimeoutError) as error:
             seen = type(getattr(error, "orig", None) or error).__name__
             # `from None`: SQLAlchemy's text quotes the statement's values.
             raise StoreUnavailableError("the store does not answer", where="webhook store", seen=seen) from None
@@ -248,7 +249,11 @@ class Store:
 async def open_store(address: str) -> Store:
     """Open a store and create what is missing in it. Raises StoreUnavailableError, also for a newer program's store."""
     url = _with_driver(make_url(address))
-    engine = _sqlite(url) if url.get_backend_name() == "sqlite" else create_async_engine(url, pool_pre_ping=True)
+    engine = (
+        _sqlite(url)
+        if url.get_backend_name() == "sqlite"
+        else create_async_engine(url, pool_pre_ping=True, hide_parameters=True)
+    )
     store = Store(engine)
     try:
         await _set_up(store)
@@ -288,7 +293,12 @@ def _sqlite(url: URL) -> AsyncEngine:
     _private(Path(url.database or ""))
     # One connection: writers of one process wait for each other here, and not with SQLite's errors.
     engine = create_async_engine(
-        url, connect_args={"timeout": BUSY_S}, poolclass=AsyncAdaptedQueuePool, pool_size=1, max_overflow=0
+        url,
+        connect_args={"timeout": BUSY_S},
+        poolclass=AsyncAdaptedQueuePool,
+        pool_size=1,
+        max_overflow=0,
+        hide_parameters=True,
     )
 
     @event.listens_for(engine.sync_engine, "connect")

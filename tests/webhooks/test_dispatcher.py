@@ -15,13 +15,16 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from prefect.client.schemas.filters import FlowRunFilter
+from prefect.client.schemas.objects import FlowRun
+from prefect.states import Running
 from sqlalchemy import text
 
 from stackwright.domain.tenant_request import Action, TenantRequest, WantedTenant
 from stackwright.webhooks.dispatcher import Dispatcher, judge
 from stackwright.webhooks.ledger import Entry, Order
 from stackwright.webhooks.metrics import Metrics
-from stackwright.webhooks.runs import RunRefusedError, RunSeen, RunsUnavailableError
+from stackwright.webhooks.runs import PrefectRuns, RunRefusedError, RunSeen, RunsUnavailableError
 from stackwright.webhooks.settings import Settings
 from stackwright.webhooks.store import Store, StoreUnavailableError, open_store
 from tests.webhooks.receiver import SETTINGS, FakeRuns
@@ -262,10 +265,10 @@ def test_many_runs_are_looked_at_together(path: str) -> None:
             desk = Desk(store)
             await desk.dispatcher.turn()
             assert desk.runs.looks == []
-            await desk.accept(*(ask(f"team-{n}") for n in range(250)))
+            await desk.accept(*(ask(f"team-{n}") for n in range(120)))
             for _ in range(4):
                 await desk.dispatcher.turn()
-            assert len(desk.runs.created) == 250 and desk.runs.looks[-1] == 250
+            assert len(desk.runs.created) == 120 and desk.runs.looks[-1] == 120
 
     asyncio.run(run())
 
@@ -314,6 +317,52 @@ def test_a_run_that_nobody_starts_is_given_up_first(path: str) -> None:
             assert len(desk.runs.of("green")) == 2
 
     asyncio.run(run())
+
+
+def test_a_run_that_starts_at_the_last_moment_goes_on(path: str) -> None:
+    """Between the look and the giving up it became Running: it is not killed, and gets no successor."""
+
+    async def run() -> None:
+        async with opened(path) as store:
+            desk = Desk(store)
+            await desk.accept(ask("green"))
+            await desk.dispatcher.turn()
+            (first,) = desk.runs.of("green")
+            desk.runs.put(first, "PENDING", since=datetime.fromtimestamp(desk.now - 61, UTC))
+            desk.runs.on_give_up = lambda: desk.runs.put(first, "RUNNING")
+            await desk.dispatcher.turn()
+            assert desk.runs.runs[first].state == "RUNNING" and (await desk.newest("green")).state == "dispatched"
+
+    asyncio.run(run())
+
+
+class Pages:
+    """Prefect's client, as far as a list of runs: it notes how many runs each call asks for."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    async def read_flow_runs(self, *, flow_run_filter: FlowRunFilter, limit: int) -> list[FlowRun]:
+        ids = flow_run_filter.id.any_
+        self.asked.append(len(ids))
+        return [FlowRun(id=run, flow_id=run, name="x", state=Running()) for run in ids[:limit]]
+
+
+def test_a_list_of_runs_is_asked_for_in_pages() -> None:
+    """The server lists 200 at most: the two hundred and first must not look as if it were gone."""
+    client = Pages()
+    ids = [str(uuid.uuid4()) for _ in range(450)]
+    found = asyncio.run(PrefectRuns(client).look(ids))  # type: ignore[arg-type]
+    assert client.asked == [200, 200, 50] and set(found) == set(ids)
+    assert {run.state for run in found.values()} == {"RUNNING"}
+
+
+def test_a_database_that_is_not_there_is_our_error(postgres: str) -> None:
+    """Refused by the server, or nobody listens: said without the address, which may hold a password."""
+    for address in (postgres.replace("/postgres", "/nothing"), "postgresql://u:hunter2@127.0.0.1:9/x"):
+        with pytest.raises(StoreUnavailableError) as caught:
+            asyncio.run(open_store(address))
+        assert "hunter2" not in str(caught.value) and caught.value.__suppress_context__
 
 
 def test_a_dispatcher_that_dies_anywhere_is_continued(path: str) -> None:
