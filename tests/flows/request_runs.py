@@ -1,7 +1,7 @@
 """Runs of requests for tenants on a site of fakes, in a process of their own.
 
-`python -m tests.flows.tenant_flow FOLDER` writes told.json: for each case how its runs ended, the events that they sent,
-and the secrets that they told.
+`python -m tests.flows.request_runs FOLDER` writes told.json: for each case how its runs ended, the events that they
+sent, and the secrets that they told.
 """
 
 from __future__ import annotations
