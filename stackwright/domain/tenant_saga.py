@@ -64,6 +64,8 @@ EVENTS: Mapping[Action, str] = {
 }
 BRINGS: Mapping[str, tuple[str, ...]] = {"agent": ("queues",)}
 """Steps that another one may carry out by itself, and which are undone after it: the agent makes its queues."""
+LOOKS = frozenset({"names"})
+"""Steps that only wait for something to be seen."""
 
 
 @dataclass(frozen=True)
@@ -115,8 +117,8 @@ def state_before(action: Action, wanted: Tenant) -> State:
 
 
 def with_begun(record: TenantRecord, what: str) -> TenantRecord:
-    """Return the record with a step noted as begun, unless it is noted, or something of it was there before."""
-    if what in record.begun or what in record.adopted:
+    """Return the record with a step noted as begun, unless it makes nothing, or something was there before it."""
+    if what in record.begun or what in record.adopted or what in LOOKS:
         return record
     more = tuple(name for name in (*BRINGS.get(what, ()), what) if name not in record.begun)
     return record.model_copy(update={"begun": (*record.begun, *more)})

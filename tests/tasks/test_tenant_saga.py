@@ -24,7 +24,7 @@ from tests.tasks.saga_site import SagaSite, request, wanted
 from tests.tasks.test_tenants import Killed, _kill_at, _watch
 
 BEFORE = ["company", "user", "credentials", "namespace", "quota", "limits", "network", "pull-secret"]
-FORWARD = [*BEFORE, "agent", "gateway", "queues"]
+FORWARD = [*BEFORE, "agent", "gateway", "names", "queues"]
 BEGUN = (*BEFORE, "queues", "agent", "gateway", "smoke")
 
 
@@ -190,7 +190,7 @@ def test_an_operator_may_adopt_it_and_it_is_never_undone(place):
     place.helm.fail = {"clearml-app-gateway": [ConflictError("taken", status=409)]}
     outcome = place.ask(request(), adopt=True)
     assert outcome.verdict == "undone"
-    assert set(place.undone) == set(FORWARD) - {"company", "user", "namespace"}
+    assert set(place.undone) == set(FORWARD) - {"company", "user", "namespace", "names"}
     assert [company.name for company in place.server.companies] == ["green"]
     assert ("v1", "Namespace", "", "clearml-green") in place.kube.objects
     assert place.server.keys == {} and ("api-key", "clearml-tenant-green") not in place.secrets.blocks
