@@ -304,6 +304,15 @@ def test_features_are_told_to_the_companys_administrator(resources):
     assert "resource_policy" in resources.company_features()
 
 
+def test_a_group_is_made_once_and_changed_by_its_id(tenant):
+    """Beside ClearML's own groups of a company there may be others."""
+    assert {"users", "admins"} <= {group.name for group in tenant.client.groups() if group.system}
+    made = tenant.client.save_group("contract-group", ())
+    assert tenant.client.save_group("contract-group", (tenant.admin.id,), group_id=made) == made
+    (found,) = [group for group in tenant.client.groups() if group.name == "contract-group"]
+    assert (found.id, found.system, found.users) == (made, False, (tenant.admin.id,))
+
+
 def test_pools_and_profiles_are_in_force_when_published(resources):
     """Pools get ids from the server, profiles are linked to them by these, and each link has a queue once in force."""
     before = resources.resource_configuration()

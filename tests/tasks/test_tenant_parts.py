@@ -15,6 +15,7 @@ from tasks.tenant_policy import DraftHeldError, WorkWaitsError, drop_policy
 from tasks.tenant_workspace import remove_workspace
 from tasks.tenants import system_client, tenant_client
 from tests.fakes.clearml_platform import FakeCompany
+from tests.tasks import tenant_kills as kills
 from tests.tasks.layer_site import FakeLease
 from tests.tasks.tenant_site import TenantSite
 
@@ -124,6 +125,27 @@ def _shape(place):
         "queues": sorted(queue.name for queue in place.server.queues[place.server.companies[0].id]),
         "logins": (parts.domains, parts.emails, parts.sso, len(parts.providers)),
     }
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_run_killed_at_any_change_of_the_parts_is_completed_by_the_next(tmp_path, moment):
+    """Whatever change a run dies at, the next ends as an undisturbed one, under the same approval."""
+    undisturbed, changes = all_parts(tmp_path), []
+    kills.watch(undisturbed, changes.append)
+    undisturbed.bring()
+    assert len(changes) >= 28
+    for number, changed in enumerate(changes):
+        place = all_parts(tmp_path)
+        approved = place.plan()
+        kills.kill_at(place, number, moment)
+        with pytest.raises(kills.Killed):
+            place.bring(approved=approved)
+        kills.watch(place, lambda action: None)
+        left = place.plan()
+        assert {step.fingerprint for step in left} <= {step.fingerprint for step in approved}, changed
+        place.bring(approved=approved)
+        assert _shape(place) == _shape(undisturbed), changed
+        assert place.plan() == (), changed
 
 
 def test_a_lost_lease_stops_every_change_of_the_parts(tmp_path):
