@@ -32,7 +32,7 @@ from stackwright.domain.tenant_drift import (
     to_repair,
     watched,
 )
-from stackwright.domain.tenant_objects import QUOTA, TENANT_LABEL
+from stackwright.domain.tenant_objects import QUOTA
 from stackwright.domain.tenant_record import TenantRecord
 from stackwright.domain.tenants import ADMIN_ROLE, decide_tenant
 from stackwright.reports.markdown import states_markdown
@@ -127,7 +127,7 @@ def look_around(site: Site) -> Surroundings:
 
     looks: dict[str, Callable[[], None]] = {
         "company": read_companies,
-        "namespace": lambda: namespaces.extend(site.kube().list("v1", "Namespace", label_selector=TENANT_LABEL)),
+        "namespace": lambda: namespaces.extend(site.kube().list("v1", "Namespace")),
         "block": read_blocks,
         "host": lambda: ingresses.extend(site.kube().list("networking.k8s.io/v1", "Ingress")),
     }

@@ -121,8 +121,8 @@ TENANT_CARD = """
 <span class="bar" role="img" aria-label="{{ meter.pct }} percent"><i style="width: {{ [meter.pct, 100] | min }}%"></i></span></div>{% endfor %}
 </div>{% endif %}
 {% if tenant.queues %}<div><h4>Queues</h4>
-<ul class="lines">{% for queue in tenant.queues %}<li><strong>{{ queue.name }}</strong>{% if not queue.wanted %} <span class="soft">not wanted</span>{% endif %}
-<span class="soft">{{ queue.waiting }} waiting · </span><span class="{{ "soft" if queue.workers else "tone-fail alert" }}">{{ queue.workers }} worker(s)</span></li>{% endfor %}</ul></div>{% endif %}
+<ul class="lines">{% for queue in tenant.queues %}<li><strong>{{ queue.name }}</strong>{% if not queue.wanted %} <span class="soft">not wanted</span>{% endif %}<br>
+<span class="soft">{{ queue.waiting }} waiting, </span><span class="{{ "soft" if queue.workers or not queue.wanted else "tone-fail alert" }}">{{ queue.workers }} worker{{ "" if queue.workers == 1 else "s" }}</span></li>{% endfor %}</ul></div>{% endif %}
 <div><h4>Access</h4><ul class="lines">
 {% if tenant.gateway %}<li>Gateway: <span class="tone-{{ tenant.gateway_tone }} alert">{{ tenant.gateway }}</span></li>{% endif %}
 <li>Name: <code>{{ tenant.host }}</code></li>

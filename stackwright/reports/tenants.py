@@ -14,6 +14,7 @@ from stackwright.domain.tenant_record import TenantRecord
 from stackwright.domain.tenants import is_fresh
 
 NEARLY_PCT = 90
+SIZES = ("Memory", "Storage")
 TITLES: Mapping[str, str] = {
     "requests.cpu": "CPU, cores",
     "requests.memory": "Memory",
@@ -22,11 +23,15 @@ TITLES: Mapping[str, str] = {
 }
 GPU_SIGN = "/"  # an extended resource has its vendor before a slash: requests.nvidia.com/gpu
 ISOLATION = "isolation-"
+MARKED: Mapping[str, str] = {"fail": ", differs", "unknown": ", not read"}
 
 
 @dataclass(frozen=True)
 class Meter:
-    """One resource of a quota: what is used of it, as texts, and in percent (0 where the quota is 0)."""
+    """One resource of a quota: what is used of it, as texts, and in percent (0 where the quota is 0).
+
+    A quota in full use is no failure: it is only marked.
+    """
 
     title: str
     used: str
@@ -35,7 +40,7 @@ class Meter:
 
     @property
     def tone(self) -> str:
-        return "fail" if self.pct >= 100 else "unknown" if self.pct >= NEARLY_PCT else "pass"
+        return "unknown" if self.pct >= NEARLY_PCT else "pass"
 
 
 @dataclass(frozen=True)
@@ -124,7 +129,7 @@ def _state(
     return TenantState(
         name=name,
         namespace=tenant.namespace,
-        state=state,
+        state=f"{state}{MARKED.get(_tone(state, seen, left), '')}",
         tone=_tone(state, seen, left),
         asked="asked for by request" if record else "in the site file",
         meters=tuple(_meters(seen)),
@@ -133,7 +138,9 @@ def _state(
         gateway_tone=tone,
         host=router_host(spec, tenant),
         policy=_policy(seen, tenant.policy is not None),
-        last=f"{last.action}, {last.outcome} ({last.at}, {last.caller or 'an operator'})" if last else "",
+        last=f"{last.action}, {last.outcome} ({last.at[:16].replace('T', ' ')}, {last.caller or 'an operator'})"
+        if last
+        else "",
         last_good=last is None or last.outcome.startswith("completed"),
         reason=(seen.unread if seen else "") or (record.reason if record else ""),
         kept=record.kept if record else (),
@@ -156,7 +163,14 @@ def _meters(seen: TenantSeen | None) -> Iterable[Meter]:
         if title:
             used = seen.used.get(name, "0") if seen else "0"
             most = quantity(hard)
-            yield Meter(title, used, hard, int(100 * quantity(used) / most) if most else 0)
+            pct = int(100 * quantity(used) / most) if most else 0
+            yield Meter(title, _amount(title, used), _amount(title, hard), pct)
+
+
+def _amount(title: str, text: str) -> str:
+    """Write an amount for people: cores and pieces as they are, sizes in GiB."""
+    number = quantity(text)
+    return f"{number / 2**30:.4g} GiB" if title in SIZES else f"{float(number):g}"
 
 
 def _queues(seen: TenantSeen | None) -> Iterable[QueueLine]:
@@ -177,7 +191,7 @@ def _gateway(seen: TenantSeen | None) -> tuple[str, str]:
     if stamp is None:
         return "not listed", "fail"
     fresh = is_fresh(stamp, seen.facts.now)
-    return f"last report {stamp}", "unknown" if fresh is None else "pass" if fresh else "fail"
+    return f"last report {stamp[:16].replace('T', ' ')}", "unknown" if fresh is None else "pass" if fresh else "fail"
 
 
 def _policy(seen: TenantSeen | None, wanted: bool) -> str:
