@@ -21,6 +21,17 @@ VERDICT_TEXTS: Mapping[ReportVerdict, str] = {
     "unknown": "Not proven: some checks could not be read",
     "planned": "Planned: nothing was changed, nothing was checked",
 }
+FLOW_TEXTS: Mapping[str, tuple[str, str]] = {
+    "back-up-state": ("What lies beside etcd is backed up", "Not all that lies beside etcd is backed up"),
+    "check-site": ("The hosts are as they must be", "The hosts are not as they must be"),
+    "drill-restore": ("The bundle is proven", "The bundle is not proven"),
+    "encryption-status": ("The encryption is as wanted", "The encryption is not as wanted"),
+    "rehearse-upgrade": ("The upgrade is rehearsed", "The rehearsal forbids the upgrade"),
+    "restore-cluster": ("The cluster is restored", "The cluster is not restored as wanted"),
+    "scan-certificates": ("The certificates are good", "Certificates must be looked after"),
+    "snapshot-etcd": ("The backups are as wanted", "The backups are not as wanted"),
+}
+"""Flows that judge something else than the whole platform: what it says of that when it is well, and when it is not."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +119,9 @@ class DeployReport:
         checked = f"{counts['pass']} of {len(self.evidence)} checks passed"
         bad = [f"{counts[verdict]} {word}" for verdict, word in _BAD if counts[verdict]]
         text = f"{checked}, {', '.join(bad)}" if bad else checked
-        return VERDICT_TEXTS[self.verdict] + (f": {text}." if self.evidence else ".")
+        well, badly = FLOW_TEXTS.get(self.flow, (VERDICT_TEXTS["ok"], VERDICT_TEXTS["failed"]))
+        said = {**VERDICT_TEXTS, "ok": well, "failed": badly}[self.verdict]
+        return said + (f": {text}." if self.evidence else ".")
 
 
 _BAD = (("fail", "failed"), ("unknown", "could not be read"), ("skipped", "skipped"))

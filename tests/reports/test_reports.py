@@ -78,6 +78,18 @@ def test_the_verdict_follows_from_the_evidence(change, verdict):
     assert f"tone-{verdict}" in report_html(report)
 
 
+@pytest.mark.parametrize(
+    ("flow", "verdict", "words"),
+    [("deploy-stack", "pass", "The platform works: 1 of 1"), ("drill-restore", "pass", "The bundle is proven: 1 of 1"),
+     ("rehearse-upgrade", "fail", "The rehearsal forbids the upgrade: 0 of 1")],
+)  # fmt: skip
+def test_the_headline_says_what_was_judged(flow, verdict, words):
+    """A proven bundle says nothing of the platform."""
+    report = replace(samples.good(), flow=flow, plan=None, groups=(), error="")
+    (first, *_) = [check for check in report.evidence if check.must]
+    assert replace(report, evidence=(replace(first, verdict=verdict),)).headline.startswith(words)
+
+
 def test_the_json_holds_what_machines_ask_for():
     """The keys are there, the values plain, the evidence worst first."""
     data = json.loads(json.dumps(to_json(samples.bad())))
