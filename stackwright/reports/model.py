@@ -115,13 +115,23 @@ class DeployReport:
     @property
     def headline(self) -> str:
         """One sentence that says the verdict and what it stands on."""
-        counts = self.counts
-        checked = f"{counts['pass']} of {len(self.evidence)} checks passed"
-        bad = [f"{counts[verdict]} {word}" for verdict, word in _BAD if counts[verdict]]
+        checked = f"{self.counts['pass']} of {len(self.evidence)} checks passed"
+        bad = [text for verdict, word in _BAD for text in self._counted(verdict, word)]
         text = f"{checked}, {', '.join(bad)}" if bad else checked
         well, badly = FLOW_TEXTS.get(self.flow, (VERDICT_TEXTS["ok"], VERDICT_TEXTS["failed"]))
         said = {**VERDICT_TEXTS, "ok": well, "failed": badly}[self.verdict]
         return said + (f": {text}." if self.evidence else ".")
+
+    def _counted(self, verdict: str, word: str) -> list[str]:
+        """Say how many checks ended so; what is optional does not make the verdict, and is counted apart."""
+        of = [check for check in self.evidence if check.verdict == verdict]
+        if verdict == "skipped":
+            return [f"{len(of)} {word}"] if of else []
+        must = sum(check.must for check in of)
+        return [
+            *([f"{must} {word}"] if must else []),
+            *([f"{len(of) - must} optional {word}"] if len(of) > must else []),
+        ]
 
 
 _BAD = (("fail", "failed"), ("unknown", "could not be read"), ("skipped", "skipped"))
