@@ -17,9 +17,9 @@ from stackwright.lab.server import PrefectServer
 
 @pytest.fixture(scope="module")
 def told(prefect_server: PrefectServer, tmp_path_factory) -> dict[str, Any]:
-    """What every case of tenant_flow.py told."""
+    """What every case of request_runs.py told."""
     folder = tmp_path_factory.mktemp("tenants")
-    argv = [sys.executable, "-m", "tests.flows.tenant_flow", str(folder)]
+    argv = [sys.executable, "-m", "tests.flows.request_runs", str(folder)]
     env = {**os.environ, **prefect_server.environment}
     done = subprocess.run(argv, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
