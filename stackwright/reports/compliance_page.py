@@ -1,0 +1,367 @@
+"""The compliance report as one HTML file that needs nothing else, and as short Markdown for Prefect's UI."""
+
+# ruff: noqa: E501  lines of markup are broken where they read best
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from jinja2 import Environment, StrictUndefined
+
+from stackwright.domain.compliance import MEANINGS, ORDER, Answered, Clause, Status
+from stackwright.domain.evidence import Evidence, worst_first
+from stackwright.domain.hardening import BAD, BY_HAND
+from stackwright.domain.results import Result, is_stale
+from stackwright.reports.compliance import ComplianceReport, Verdict, age_text, findings_of
+from stackwright.reports.markdown import table
+from stackwright.reports.page import STYLE
+
+SECTIONS = {
+    "4.9": "Compute: servers, platform and execution nodes",
+    "5": "Order of the deployment",
+    "5.1": "SUSE Linux Enterprise Server",
+    "5.2": "RKE2",
+    "5.3": "Rancher Prime",
+    "5.4": "SUSE Storage",
+    "5.5": "SUSE Security",
+    "5.6": "SUSE AI",
+    "5.7.1": "ClearML: preparation",
+    "5.7.2": "ClearML: server",
+    "5.8": "ClearML: agents",
+    "5.9": "ClearML: application gateways",
+    "6": "Validation",
+}
+LABELS: dict[Status, str] = {
+    "failed": "failed",
+    "unknown": "could not be read",
+    "not proved": "not proved",
+    "stale": "stale",
+    "skipped": "not asked for",
+    "in code": "in code only",
+    "operator": "left to the operator",
+    "stand-in": "proved on a stand-in",
+    "proved": "proved on the product",
+}
+TONES: dict[Status, str] = {
+    "failed": "fail",
+    "unknown": "unknown",
+    "not proved": "open",
+    "stale": "unknown",
+    "skipped": "skipped",
+    "in code": "skipped",
+    "operator": "skipped",
+    "stand-in": "standin",
+    "proved": "pass",
+}
+VERDICTS: dict[Verdict, tuple[str, str]] = {
+    "failed": ("failed", "not compliant"),
+    "unknown": ("unknown", "not known: some of it could not be read"),
+    "not proved": ("planned", "not all proved"),
+    "lab": ("unknown", "proved on stand-ins only"),
+    "proved": ("ok", "proved"),
+}
+LAB = "Made on a lab. What passed on a stand-in proves the flows, and nothing of a real product"
+WORDS = {"pass": "passed", "fail": "failed", "unknown": "could not be read", "skipped": "not asked for"}
+SHOWN_RESULTS, SHOWN_CLAUSES, SHOWN_FINDINGS, SHOWN_NODES = 60, 40, 80, 6
+
+
+@dataclass(frozen=True)
+class Line:
+    """One result as the page shows it."""
+
+    check: Evidence
+    word: str
+    tone: str
+    age: str
+    source: str
+    stale: bool
+
+
+@dataclass(frozen=True)
+class Block:
+    """Results that answer one thing: how they stand together, the worst one, and all of them."""
+
+    kind: str
+    name: str
+    label: str
+    tone: str
+    note: str
+    tally: str
+    lines: tuple[Line, ...]
+    left_out: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One clause as the page shows it."""
+
+    clause: Clause
+    label: str
+    tone: str
+    blocks: tuple[Block, ...]
+
+
+@dataclass(frozen=True)
+class Section:
+    """The clauses of one section of the guide."""
+
+    number: str
+    title: str
+    tally: str
+    rows: tuple[Row, ...]
+
+
+def compliance_html(report: ComplianceReport) -> str:
+    """Return the report as one page: no script, no font, no image from elsewhere."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    tone, word = VERDICTS[report.verdict]
+    found = findings_of(report.scans)
+    return environment.from_string(_PAGE.replace("{{ style }}", STYLE)).render(
+        report=report,
+        tone=tone,
+        word=word,
+        at=report.at.strftime("%Y-%m-%d %H:%M"),
+        lab=LAB if report.stand_ins or report.environment == "lab" else "",
+        figures=[(LABELS[status], report.totals[status], TONES[status]) for status in reversed(ORDER)],
+        meanings=[(LABELS[status], TONES[status], MEANINGS[status]) for status in reversed(ORDER)],
+        open_rows=[_row(report, clause) for clause in report.not_green],
+        sections=_sections(report),
+        cis=_cis_blocks(report),
+        scans=_scan_rows(report),
+        findings=[(finding, _names(nodes)) for finding, nodes in found[:SHOWN_FINDINGS]],
+        findings_left=max(0, len(found) - SHOWN_FINDINGS),
+    )
+
+
+def compliance_markdown(report: ComplianceReport) -> str:
+    """Return the report for the artifact: totals, and what is not green. The page holds everything."""
+    counts = [[LABELS[status], str(report.totals[status]), MEANINGS[status]] for status in reversed(ORDER)]
+    parts = [f"# {report.site}: {VERDICTS[report.verdict][1]}", f"{report.headline}. {report.at:%Y-%m-%d %H:%M} UTC."]
+    if report.stand_ins or report.environment == "lab":
+        parts.append(f"> **{LAB}:** {', '.join(report.stand_ins) or 'every product'}.")
+    parts += [f"> Not read: {line}" for line in report.unread]
+    parts.append(table(("Clauses", "Count", "Meaning"), counts))
+    shown = report.not_green[:SHOWN_CLAUSES]
+    # A list, not a table: Prefect's cells do not wrap, and the reason would lie outside the page.
+    lines = [f"- **{LABELS[one.status]}** {_cited(one)} *{_why(one)}*" for one in shown]
+    more = len(report.not_green) - len(shown)
+    lines += [f"- and {more} more, on the page"] if more else []
+    parts.append("\n".join(["## What is not green", "", *(lines or ["Nothing."])]))
+    parts.append(f"## CIS profile `{report.profile}`\n\n{_told(report.of('cis/'))}")
+    parts.append(f"## SUSE Security's Kubernetes CIS benchmark\n\n{_told(report.of('scan/'))}")
+    return "\n\n".join(parts) + "\n"
+
+
+def _cited(clause: Clause) -> str:
+    return f"{clause.requirement.section} {clause.requirement.place}: {clause.requirement.text}"
+
+
+def _why(clause: Clause) -> str:
+    """Name the answer for which a clause is not green, with what was seen."""
+    answer = next((one for one in clause.answers if one.measurable and one.status == clause.status), None)
+    if answer is None:
+        return "nothing answers it"
+    bad = worst_first(one.evidence for one in answer.results)
+    return f"{answer.kind} {answer.name}: {bad[0].seen if bad else answer.note}"
+
+
+def _told(results: Sequence[Result]) -> str:
+    bad = [one.evidence for one in results if one.evidence.verdict in ("fail", "unknown")]
+    lines = [f"- {WORDS[one.verdict]}: {one.title} ({one.target or 'cluster'}): {one.seen}" for one in bad[:10]]
+    more = [f"- and {len(bad) - 10} more"] if len(bad) > 10 else []
+    return "\n".join([f"{_tally(one.evidence.verdict for one in results)}.", *([""] if lines else []), *lines, *more])
+
+
+def _sections(report: ComplianceReport) -> list[Section]:
+    found: dict[str, list[Clause]] = {}
+    for clause in report.clauses:
+        found.setdefault(clause.requirement.section, []).append(clause)
+    return [
+        Section(number, SECTIONS.get(number, ""), _statuses(clauses), tuple(_row(report, clause) for clause in clauses))
+        for number, clauses in found.items()
+    ]
+
+
+def _statuses(clauses: Iterable[Clause]) -> str:
+    counts = Counter(clause.status for clause in clauses)
+    return ", ".join(f"{counts[status]} {LABELS[status]}" for status in ORDER if counts[status])
+
+
+def _row(report: ComplianceReport, clause: Clause) -> Row:
+    blocks = tuple(_block(report, answer) for answer in clause.answers if answer.kind != "erratum")
+    return Row(clause, LABELS[clause.status], TONES[clause.status], blocks)
+
+
+def _block(report: ComplianceReport, answer: Answered) -> Block:
+    results = [one.evidence.id for one in answer.results]
+    by_id = {one.evidence.id: one for one in answer.results}
+    ordered = [by_id[one.id] for one in worst_first(by_id[name].evidence for name in results)]
+    return Block(
+        answer.kind, answer.name, LABELS[answer.status], TONES[answer.status], answer.note,
+        _tally(one.evidence.verdict for one in ordered), tuple(_line(report, one) for one in ordered[:SHOWN_RESULTS]),
+        max(0, len(ordered) - SHOWN_RESULTS),
+    )  # fmt: skip
+
+
+def _line(report: ComplianceReport, result: Result) -> Line:
+    tones = {"pass": "standin" if result.evidence.stand_in else "pass", "fail": "fail", "unknown": "unknown"}
+    verdict = result.evidence.verdict
+    stale = is_stale(result, report.at)
+    return Line(
+        result.evidence,
+        WORDS[verdict],
+        tones.get(verdict, "skipped"),
+        age_text(result, report.at),
+        result.source,
+        stale,
+    )
+
+
+def _tally(verdicts: Iterable[str]) -> str:
+    counts = Counter(verdicts)
+    return ", ".join(f"{counts[verdict]} {WORDS[verdict]}" for verdict in WORDS if counts[verdict]) or "no result"
+
+
+def _cis_blocks(report: ComplianceReport) -> list[Block]:
+    """Return the profile's results by what was looked at: all nodes together."""
+    found: dict[str, list[Result]] = {}
+    for result in report.of("cis/"):
+        found.setdefault(result.evidence.title, []).append(result)
+    blocks = []
+    for title, results in sorted(found.items()):
+        worst = results[0].evidence.verdict
+        tone = _line(report, results[0]).tone
+        blocks.append(_plain_block(report, title, WORDS[worst], tone, results))
+    return blocks
+
+
+def _plain_block(report: ComplianceReport, title: str, label: str, tone: str, results: list[Result]) -> Block:
+    lines = tuple(_line(report, one) for one in results[:SHOWN_RESULTS])
+    tally = _tally(one.evidence.verdict for one in results)
+    return Block("", title, label, tone, "", tally, lines, max(0, len(results) - SHOWN_RESULTS))
+
+
+def _scan_rows(report: ComplianceReport) -> list[tuple[str, str, str, list[str]]]:
+    """Return node, benchmark, age, and the counts of PASS, of what is bad, of what is for a person, of the rest."""
+    results = {one.evidence.target: one for one in report.of("scan/") if one.evidence.id.endswith("/scan")}
+    rows = []
+    for scan in report.scans:
+        levels = scan.levels
+        counts = [levels.get("PASS", 0), *(levels.get(level, 0) for level in (*BAD, BY_HAND))]
+        rest = sum(levels.values()) - sum(counts)
+        age = age_text(results[scan.node], report.at) if scan.node in results and not scan.why else ""
+        rows.append((scan.node, scan.why or scan.benchmark, age, [str(count) for count in (*counts, rest)]))
+    return rows
+
+
+def _names(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN_NODES} more" if len(names) > SHOWN_NODES else ""
+    return ", ".join(names[:SHOWN_NODES]) + more
+
+
+_MACROS = """
+{% macro badge(label, tone) %}<span class="badge tone-{{ tone }}">{{ label }}</span>{% endmacro %}
+{% macro one(line) %}
+<div class="seen">{{ line.check.seen or "nothing" }}</div>
+<div class="soft small">wanted: {{ line.check.wanted }} · <span{% if line.stale %} class="old"{% endif %}>{{ line.age }}{% if line.stale %}, stale{% endif %}</span>
+{%- if line.source != "this run" %} · from {{ line.source }}{% endif %} · {{ line.check.at }}</div>
+{% if line.check.stand_in %}<span class="stand">stand-in for {{ line.check.stand_in }}</span>{% endif %}
+{% if line.check.remedy and line.check.verdict in ("fail", "unknown") %}<div class="remedy"><b>Remedy:</b> {{ line.check.remedy }}</div>{% endif %}
+{% endmacro %}
+{% macro results(block) %}
+{% if not block.lines %}<div class="soft small">{{ block.note }}</div>
+{% elif block.lines|length == 1 %}{{ one(block.lines[0]) }}
+{% else %}<details class="inner"><summary>{{ block.tally }}: {{ block.lines[0].check.target or block.lines[0].check.title }}: {{ block.lines[0].check.seen }}</summary>
+{% for line in block.lines %}<div class="result">{{ badge(line.word, line.tone) }} <strong>{{ line.check.title }}</strong>
+<span class="id soft">{{ line.check.id }}</span>{{ one(line) }}</div>{% endfor %}
+{% if block.left_out %}<p class="soft">and {{ block.left_out }} more, in the JSON beside this file</p>{% endif %}
+</details>{% endif %}
+{% endmacro %}
+{% macro answers(row) %}
+{% for block in row.blocks %}<div class="answer"><div>{{ badge(block.label, block.tone) }} <span class="soft">{{ block.kind }}</span> <span class="id">{{ block.name }}</span></div>{{ results(block) }}</div>
+{% else %}{% if not row.clause.errata and not row.clause.limits %}<div class="soft">Nothing answers it.</div>{% endif %}{% endfor %}
+{% for erratum in row.clause.errata %}<div class="answer"><span class="badge tone-skipped">erratum</span> <span class="id">{{ erratum.id }}</span>
+<div class="small">Printed: {{ erratum.printed }}. Instead: {{ erratum.correction }}, because: {{ erratum.reason }}.</div>
+<div class="soft small">{{ erratum.source }}. Held by <span class="id">{{ erratum.test }}</span></div></div>{% endfor %}
+{% for limit in row.clause.limits %}<div class="answer"><span class="badge tone-skipped">limit</span> <span class="small">{{ limit.why }}{% if limit.doc %} See {{ limit.doc }}.{% endif %}</span></div>{% endfor %}
+{% endmacro %}
+{% macro rows(list, cite) %}
+<table class="clauses"><thead><tr><th class="w-status">Stands</th><th class="w-clause">Clause</th><th>What answers it, with the last result</th></tr></thead><tbody>
+{% for row in list %}<tr id="{{ 'open-' if cite else '' }}{{ row.clause.requirement.id }}"><td>{{ badge(row.label, row.tone) }}{% if row.clause.stale and row.label != "stale" %}<br><span class="old small">with a stale result</span>{% endif %}</td>
+<td>{{ row.clause.requirement.text }}<br><span class="soft small">{{ row.clause.requirement.section if cite else "" }} {{ row.clause.requirement.place }}</span><br><span class="id soft">{{ row.clause.requirement.id }}</span></td>
+<td>{{ answers(row) }}</td></tr>
+{% endfor %}</tbody></table>
+{% endmacro %}
+"""
+
+_PAGE = (
+    _MACROS
+    + """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ report.site }}: compliance</title>
+<style>{{ style }}
+.tone-open { --tone: var(--skipped); } .badge.tone-open { border-style: dashed; }
+.tone-standin { --tone: var(--lab-ink); } .badge.tone-standin { background: var(--lab-back); border-color: var(--lab-line); }
+.clauses { table-layout: fixed; } .w-status { width: 168px; } .w-clause { width: 30%; }
+.badge { white-space: normal; border-radius: 12px; }
+.small { font-size: 13px; } .old { color: var(--unknown); font-weight: 600; }
+.answer { padding: 2px 0 6px; } .answer + .answer { border-top: 1px dotted var(--line); padding-top: 6px; }
+.seen { overflow-wrap: anywhere; }
+details.inner { border: 0; border-radius: 0; margin: 2px 0; background: none; } details.inner summary { padding: 0; font-size: 14px; }
+.result { border-left: 3px solid var(--line); margin: 6px 0 6px 4px; padding: 2px 0 2px 10px; }
+.figures dd { display: flex; align-items: center; gap: 8px; } .figures dd::before { content: ""; width: 10px; height: 10px; border-radius: 5px; background: var(--tone); border: 1px solid var(--tone); }
+.figures .tone-open dd::before, .figures .tone-skipped dd::before { background: none; }
+@media (max-width: 760px) { .answer { padding-bottom: 8px; } tr > td:first-child { padding-bottom: 6px; } }
+</style>
+</head>
+<body><main>
+<p class="soft">Stackwright compliance report · {{ report.environment }} · {{ at }} UTC</p>
+<section class="verdict tone-{{ tone }}">
+<div class="word">{{ word }}</div>
+<h1>{{ report.site }}: {{ report.headline }}</h1>
+<p class="soft">Against the SUSE AI and ClearML reference configuration, sections 4.9 and 5 to 6.</p>
+</section>
+{% if lab %}<section class="lab"><strong>{{ lab }}.</strong> Stand-ins for: {{ report.stand_ins | join(", ") or "every product" }}.</section>{% endif %}
+{% for line in report.unread %}<p class="lab">Not read: {{ line }}</p>{% endfor %}
+<dl class="figures">
+{% for label, count, tone in figures %}<div class="tone-{{ tone }}"><dt>{{ label }}</dt><dd>{{ count }}</dd></div>{% endfor %}
+</dl>
+<details><summary><strong>What the words mean</strong> <span class="soft">a clause is as good as the worst of what measures it</span></summary>
+<table><tbody>{% for label, tone, meaning in meanings %}<tr><td class="w-status">{{ badge(label, tone) }}</td><td>{{ meaning }}</td></tr>{% endfor %}</tbody></table></details>
+
+<h2>What is not green</h2>
+{% if open_rows %}<details{% if open_rows|length <= 12 %} open{% endif %}><summary><strong>{{ open_rows|length }} clause(s)</strong> <span class="soft">failed, could not be read, not proved or stale; the worst first</span></summary>
+{{ rows(open_rows, true) }}</details>
+{% else %}<p>Nothing: no clause failed, stayed unread, unproved or went stale.</p>{% endif %}
+
+<h2>Clause by clause</h2>
+{% for section in sections %}<details><summary><strong>{{ section.number }} {{ section.title }}</strong> <span class="soft">{{ section.rows|length }} clauses: {{ section.tally }}</span></summary>
+{{ rows(section.rows, false) }}</details>
+{% endfor %}
+
+<h2>CIS profile</h2>
+<p class="soft">The site file asks for profile <code>{{ report.profile }}</code>. This is what RKE2, the nodes and the cluster say of it.</p>
+<table class="clauses"><thead><tr><th class="w-status">Result</th><th class="w-clause">Check</th><th>Seen</th></tr></thead><tbody>
+{% for block in cis %}<tr><td>{{ badge(block.label, block.tone) }}</td><td>{{ block.name }}</td><td>{{ results(block) }}</td></tr>
+{% endfor %}</tbody></table>
+
+<h2>SUSE Security's own scan</h2>
+<p class="soft">The Kubernetes CIS benchmark of each node, as SUSE Security reports it. Its Docker benchmark does not apply: RKE2 runs containerd. Items for a person's eyes are nobody's pass.</p>
+{% if scans %}<table><thead><tr><th>Node</th><th>Benchmark</th><th>Age</th>{% for head in ("Pass", "Warn", "High", "Error", "By hand", "Other") %}<th class="number">{{ head }}</th>{% endfor %}</tr></thead><tbody>
+{% for node, text, age, counts in scans %}<tr><td><strong>{{ node }}</strong></td><td data-label="Benchmark">{{ text }}</td><td data-label="Age">{{ age }}</td>
+{%- for count in counts %}<td class="number" data-label="{{ ("Pass", "Warn", "High", "Error", "By hand", "Other")[loop.index0] }}">{{ count }}</td>{% endfor %}</tr>
+{% endfor %}</tbody></table>
+{% else %}<p>No node was told of: the clauses that stand on the scan say why.</p>{% endif %}
+{% if findings %}<details><summary><strong>{{ findings|length + findings_left }} item(s) that did not pass</strong> <span class="soft">the worst first</span></summary>
+<table><thead><tr><th class="w-effect">Level</th><th class="w-effect">Item</th><th>What it asks</th><th class="w-verify">Nodes</th></tr></thead><tbody>
+{% for finding, nodes in findings %}<tr><td>{{ badge(finding.level, "skipped" if finding.level == "MANUAL" else "fail") }}</td><td data-label="Item"><code>{{ finding.number }}</code></td><td data-label="What it asks">{{ finding.text }}</td><td data-label="Nodes">{{ nodes }}</td></tr>
+{% endfor %}</tbody></table>{% if findings_left %}<p class="soft">and {{ findings_left }} more, in the JSON beside this file</p>{% endif %}</details>{% endif %}
+<footer>A result older than 31 days is stale. Last results are kept in {{ report.kept }}. This file needs no network.</footer>
+</main></body></html>
+"""
+)
