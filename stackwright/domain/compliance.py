@@ -31,7 +31,7 @@ from stackwright.domain.guide.answers import (
 from stackwright.domain.results import Result, family, is_stale
 
 Status = Literal[
-    "failed", "unknown", "not proved", "stale", "skipped", "in code", "operator", "stand-in", "proved"
+    "failed", "unknown", "not proved", "stale", "skipped", "in code", "operator", "stand-in", "in part", "proved"
 ]  # the worst first
 ORDER: tuple[Status, ...] = get_args(Status)
 MEANINGS: dict[Status, str] = {
@@ -43,6 +43,7 @@ MEANINGS: dict[Status, str] = {
     "in code": "held by the code and its tests; nothing of it is measured on the site",
     "operator": "left to the operator, by a field of the site file or with the reason",
     "stand-in": "proved on a stand-in of the product, in a lab",
+    "in part": "what of it is automated was proved on the product itself; the limit beside it says what is not",
     "proved": "proved on the product itself",
 }
 # What this page measures itself, beside the guide's answers: clause to the prefix of its evidence, and what it is.
@@ -190,7 +191,8 @@ def _worst(statuses: Iterable[Status]) -> Status:
 def _clause_status(answers: Sequence[Answered], limits: Sequence[Limit]) -> Status:
     measured = [answer.status for answer in answers if answer.measurable]
     if measured:
-        return _worst(measured)
+        worst = _worst(measured)
+        return "in part" if worst == "proved" and limits else worst
     if any(answer.status == "in code" for answer in answers):
         return "in code"
     return "operator" if answers or limits else "not proved"

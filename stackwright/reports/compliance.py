@@ -55,6 +55,7 @@ class ComplianceReport:
     def headline(self) -> str:
         counts = self.totals
         told = [f"{counts['proved']} of {len(self.clauses)} clauses proved on products"]
+        told += [f"{counts['in part']} more in part"] if counts["in part"] else []
         told += [f"{counts['stand-in']} on stand-ins"] if counts["stand-in"] else []
         told += [f"{counts[status]} {word}" for status, word in _WORDS if counts[status]]
         return ", ".join(told)

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC
 
 from jinja2 import Environment, StrictUndefined
 
@@ -42,6 +43,7 @@ LABELS: dict[Status, str] = {
     "in code": "in code only",
     "operator": "left to the operator",
     "stand-in": "proved on a stand-in",
+    "in part": "proved in part",
     "proved": "proved on the product",
 }
 TONES: dict[Status, str] = {
@@ -53,6 +55,7 @@ TONES: dict[Status, str] = {
     "in code": "skipped",
     "operator": "skipped",
     "stand-in": "standin",
+    "in part": "part",
     "proved": "pass",
 }
 VERDICTS: dict[Verdict, tuple[str, str]] = {
@@ -75,6 +78,7 @@ class Line:
     word: str
     tone: str
     age: str
+    moment: str
     source: str
     stale: bool
 
@@ -208,14 +212,15 @@ def _block(report: ComplianceReport, answer: Answered) -> Block:
 def _line(report: ComplianceReport, result: Result) -> Line:
     tones = {"pass": "standin" if result.evidence.stand_in else "pass", "fail": "fail", "unknown": "unknown"}
     verdict = result.evidence.verdict
-    stale = is_stale(result, report.at)
+    moment = f"{result.moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if result.moment else "without a time"
     return Line(
-        result.evidence,
-        WORDS[verdict],
-        tones.get(verdict, "skipped"),
-        age_text(result, report.at),
-        result.source,
-        stale,
+        check=result.evidence,
+        word=WORDS[verdict],
+        tone=tones.get(verdict, "skipped"),
+        age=age_text(result, report.at),
+        moment=moment,
+        source=result.source,
+        stale=is_stale(result, report.at),
     )
 
 
@@ -266,14 +271,14 @@ _MACROS = """
 {% macro one(line) %}
 <div class="seen">{{ line.check.seen or "nothing" }}</div>
 <div class="soft small">wanted: {{ line.check.wanted }} · <span{% if line.stale %} class="old"{% endif %}>{{ line.age }}{% if line.stale %}, stale{% endif %}</span>
-{%- if line.source != "this run" %} · from {{ line.source }}{% endif %} · {{ line.check.at }}</div>
+{%- if line.source != "this run" %} · from {{ line.source }}{% endif %} · {{ line.moment }}</div>
 {% if line.check.stand_in %}<span class="stand">stand-in for {{ line.check.stand_in }}</span>{% endif %}
 {% if line.check.remedy and line.check.verdict in ("fail", "unknown") %}<div class="remedy"><b>Remedy:</b> {{ line.check.remedy }}</div>{% endif %}
 {% endmacro %}
 {% macro results(block) %}
 {% if not block.lines %}<div class="soft small">{{ block.note }}</div>
 {% elif block.lines|length == 1 %}{{ one(block.lines[0]) }}
-{% else %}<details class="inner"><summary>{{ block.tally }}: {{ block.lines[0].check.target or block.lines[0].check.title }}: {{ block.lines[0].check.seen }}</summary>
+{% else %}<details class="inner"><summary>{{ block.tally }} ({{ block.lines[0].age }}): {{ block.lines[0].check.target or block.lines[0].check.title }}: {{ block.lines[0].check.seen }}</summary>
 {% for line in block.lines %}<div class="result">{{ badge(line.word, line.tone) }} <strong>{{ line.check.title }}</strong>
 <span class="id soft">{{ line.check.id }}</span>{{ one(line) }}</div>{% endfor %}
 {% if block.left_out %}<p class="soft">and {{ block.left_out }} more, in the JSON beside this file</p>{% endif %}
@@ -305,6 +310,7 @@ _PAGE = (
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{{ report.site }}: compliance</title>
 <style>{{ style }}
+.tone-part { --tone: var(--pass); } .badge.tone-part { border-style: dashed; }
 .tone-open { --tone: var(--skipped); } .badge.tone-open { border-style: dashed; }
 .tone-standin { --tone: var(--lab-ink); } .badge.tone-standin { background: var(--lab-back); border-color: var(--lab-line); }
 .clauses { table-layout: fixed; } .w-status { width: 168px; } .w-clause { width: 30%; }
@@ -314,9 +320,9 @@ _PAGE = (
 .seen { overflow-wrap: anywhere; }
 details.inner { border: 0; border-radius: 0; margin: 2px 0; background: none; } details.inner summary { padding: 0; font-size: 14px; }
 .result { border-left: 3px solid var(--line); margin: 6px 0 6px 4px; padding: 2px 0 2px 10px; }
-.figures dd { display: flex; align-items: center; gap: 8px; } .figures dd::before { content: ""; width: 10px; height: 10px; border-radius: 5px; background: var(--tone); border: 1px solid var(--tone); }
-.figures .tone-open dd::before, .figures .tone-skipped dd::before { background: none; }
-@media (max-width: 760px) { .answer { padding-bottom: 8px; } tr > td:first-child { padding-bottom: 6px; } }
+.figures { grid-template-columns: repeat(5, 1fr); } .figures dd { display: flex; align-items: center; gap: 8px; } .figures dd::before { content: ""; width: 10px; height: 10px; border-radius: 5px; background: var(--tone); border: 1px solid var(--tone); }
+.figures .tone-open dd::before, .figures .tone-part dd::before, .figures .tone-skipped dd::before { background: none; }
+@media (max-width: 760px) { .figures { grid-template-columns: repeat(2, 1fr); } .answer { padding-bottom: 8px; } tr > td:first-child { padding-bottom: 6px; } }
 </style>
 </head>
 <body><main>
