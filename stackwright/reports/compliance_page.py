@@ -62,7 +62,7 @@ VERDICTS: dict[Verdict, tuple[str, str]] = {
     "failed": ("failed", "not compliant"),
     "unknown": ("unknown", "not known: some of it could not be read"),
     "not proved": ("planned", "not all proved"),
-    "lab": ("unknown", "proved on stand-ins only"),
+    "lab": ("unknown", "stand-ins were used: not proved on products"),
     "proved": ("ok", "proved"),
 }
 LAB = "Made on a lab. What passed on a stand-in proves the flows, and nothing of a real product"
