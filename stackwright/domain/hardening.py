@@ -37,6 +37,7 @@ NO_PROFILE = "rke2.profile is none: no hardening is asked for"
 BAD = ("WARN", "HIGH", "ERROR")
 BY_HAND = "MANUAL"
 _DEPLOY = "Run deploy-stack; look which file on the node says otherwise."
+_MAKES = "A starting server makes them anew in a namespace that lacks the annotation np.rke2.io (DNS: np.rke2.io/dns)."
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ class _Maker:
                 guide="5.2",
                 at=self.at.isoformat(timespec="seconds"),
                 target=target,
-                remedy=_DEPLOY if verdict == "fail" else "",
+                remedy=(_DEPLOY if self.node else _MAKES) if verdict == "fail" else "",
                 stand_in=KUBERNETES if self.spec.environment == "lab" else "",
             )
         )

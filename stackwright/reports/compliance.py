@@ -58,6 +58,8 @@ class ComplianceReport:
         told += [f"{counts['in part']} more in part"] if counts["in part"] else []
         told += [f"{counts['stand-in']} on stand-ins"] if counts["stand-in"] else []
         told += [f"{counts[status]} {word}" for status, word in _WORDS if counts[status]]
+        unmeasured = counts["skipped"] + counts["in code"] + counts["operator"]
+        told += [f"{unmeasured} not measured"] if unmeasured else []
         return ", ".join(told)
 
     @cached_property

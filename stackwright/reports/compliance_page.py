@@ -42,9 +42,9 @@ LABELS: dict[Status, str] = {
     "skipped": "not asked for",
     "in code": "in code only",
     "operator": "left to the operator",
-    "stand-in": "proved on a stand-in",
+    "stand-in": "proved on stand-in",
     "in part": "proved in part",
-    "proved": "proved on the product",
+    "proved": "proved on product",
 }
 TONES: dict[Status, str] = {
     "failed": "fail",
@@ -128,7 +128,9 @@ def compliance_html(report: ComplianceReport) -> str:
         word=word,
         at=report.at.strftime("%Y-%m-%d %H:%M"),
         lab=LAB if report.stand_ins or report.environment == "lab" else "",
-        figures=[(LABELS[status], report.totals[status], TONES[status]) for status in reversed(ORDER)],
+        figures=[
+            (LABELS[one], count, TONES[one] if count else "skipped") for one, count in reversed(report.totals.items())
+        ],
         meanings=[(LABELS[status], TONES[status], MEANINGS[status]) for status in reversed(ORDER)],
         open_rows=[_row(report, clause) for clause in report.not_green],
         sections=_sections(report),
@@ -152,7 +154,7 @@ def compliance_markdown(report: ComplianceReport) -> str:
     lines = [f"- **{LABELS[one.status]}** {_cited(one)} *{_why(one)}*" for one in shown]
     more = len(report.not_green) - len(shown)
     lines += [f"- and {more} more, on the page"] if more else []
-    parts.append("\n".join(["## What is not green", "", *(lines or ["Nothing."])]))
+    parts.append("\n".join(["## What is open", "", *(lines or ["Nothing."])]))
     parts.append(f"## CIS profile `{report.profile}`\n\n{_told(report.of('cis/'))}")
     parts.append(f"## SUSE Security's Kubernetes CIS benchmark\n\n{_told(report.of('scan/'))}")
     return "\n\n".join(parts) + "\n"
@@ -257,7 +259,8 @@ def _scan_rows(report: ComplianceReport) -> list[tuple[str, str, str, list[str]]
         counts = [levels.get("PASS", 0), *(levels.get(level, 0) for level in (*BAD, BY_HAND))]
         rest = sum(levels.values()) - sum(counts)
         age = age_text(results[scan.node], report.at) if scan.node in results and not scan.why else ""
-        rows.append((scan.node, scan.why or scan.benchmark, age, [str(count) for count in (*counts, rest)]))
+        told = ["-" if scan.why else str(count) for count in (*counts, rest)]
+        rows.append((scan.node, scan.why or scan.benchmark, age, told))
     return rows
 
 
@@ -313,7 +316,7 @@ _PAGE = (
 .tone-part { --tone: var(--pass); } .badge.tone-part { border-style: dashed; }
 .tone-open { --tone: var(--skipped); } .badge.tone-open { border-style: dashed; }
 .tone-standin { --tone: var(--lab-ink); } .badge.tone-standin { background: var(--lab-back); border-color: var(--lab-line); }
-.clauses { table-layout: fixed; } .w-status { width: 168px; } .w-clause { width: 30%; }
+.clauses { table-layout: fixed; } .w-status { width: 196px; } .w-clause { width: 30%; }
 .badge { white-space: normal; border-radius: 12px; }
 .small { font-size: 13px; } .old { color: var(--unknown); font-weight: 600; }
 .answer { padding: 2px 0 6px; } .answer + .answer { border-top: 1px dotted var(--line); padding-top: 6px; }
@@ -322,7 +325,7 @@ details.inner { border: 0; border-radius: 0; margin: 2px 0; background: none; } 
 .result { border-left: 3px solid var(--line); margin: 6px 0 6px 4px; padding: 2px 0 2px 10px; }
 .figures { grid-template-columns: repeat(5, 1fr); } .figures dd { display: flex; align-items: center; gap: 8px; } .figures dd::before { content: ""; width: 10px; height: 10px; border-radius: 5px; background: var(--tone); border: 1px solid var(--tone); }
 .figures .tone-open dd::before, .figures .tone-part dd::before, .figures .tone-skipped dd::before { background: none; }
-@media (max-width: 760px) { .figures { grid-template-columns: repeat(2, 1fr); } .answer { padding-bottom: 8px; } tr > td:first-child { padding-bottom: 6px; } }
+@media (max-width: 760px) { .w-status { width: auto; } .figures { grid-template-columns: repeat(2, 1fr); } .answer { padding-bottom: 8px; } tr > td:first-child { padding-bottom: 6px; } }
 </style>
 </head>
 <body><main>
@@ -340,13 +343,13 @@ details.inner { border: 0; border-radius: 0; margin: 2px 0; background: none; } 
 <details><summary><strong>What the words mean</strong> <span class="soft">a clause is as good as the worst of what measures it</span></summary>
 <table><tbody>{% for label, tone, meaning in meanings %}<tr><td class="w-status">{{ badge(label, tone) }}</td><td>{{ meaning }}</td></tr>{% endfor %}</tbody></table></details>
 
-<h2>What is not green</h2>
+<h2>What is open</h2>
 {% if open_rows %}<details{% if open_rows|length <= 12 %} open{% endif %}><summary><strong>{{ open_rows|length }} clause(s)</strong> <span class="soft">failed, could not be read, not proved or stale; the worst first</span></summary>
 {{ rows(open_rows, true) }}</details>
-{% else %}<p>Nothing: no clause failed, stayed unread, unproved or went stale.</p>{% endif %}
+{% else %}<p>No clause failed, stayed unread or unproved, or went stale{{ ", as far as stand-ins can tell" if lab else "" }}.</p>{% endif %}
 
 <h2>Clause by clause</h2>
-{% for section in sections %}<details><summary><strong>{{ section.number }} {{ section.title }}</strong> <span class="soft">{{ section.rows|length }} clauses: {{ section.tally }}</span></summary>
+{% for section in sections %}<details><summary><strong>{{ section.number }} {{ section.title }}</strong> <span class="soft">{{ section.rows|length }} clause{{ "" if section.rows|length == 1 else "s" }}: {{ section.tally }}</span></summary>
 {{ rows(section.rows, false) }}</details>
 {% endfor %}
 
