@@ -98,18 +98,19 @@ def read_hardening(site: Site) -> tuple[frozenset[tuple[str, str]] | None, str, 
 def _proofs(site: Site, kube: KubeClient, layer: LayerDef) -> Iterator[Evidence]:
     """Yield the result of each gate that writes: from the note that the installation left, at the note's time."""
     for item in proof_objects(site.spec, layer):
-        at, look = "", Look(False, f"no {item.key}: it was never passed")
+        note: dict[str, Any] = {}
+        closed = Look(False, f"no {item.key}: it was never passed")
         try:
-            note = kube.get("v1", "ConfigMap", item.key.name, item.key.namespace)
+            note = kube.get("v1", "ConfigMap", item.key.name, item.key.namespace) or {}
         except StackError as error:
-            note, look = None, Look(None, _reason(error))
-        passed = str(((note or {}).get("data") or {}).get("gates", "")).split()
-        at = str(((note or {}).get("metadata") or {}).get("creationTimestamp") or "")
+            closed = Look(None, _reason(error))
+        passed = str((note.get("data") or {}).get("gates", "")).split()
+        made = (note.get("metadata") or {}).get("creationTimestamp")
         for gate in layer.gates(site.spec):
             if gate.changing:
                 there = Look(True, "passed at the installation; the note lies in the cluster")
-                found = evidence_of(site, layer, gate, there if gate.id in passed else look)
-                yield replace(found, at=at or found.at)
+                found = evidence_of(site, layer, gate, there if gate.id in passed else closed)
+                yield replace(found, at=str(made or found.at))
 
 
 @task(task_run_name="security-scans", cache_policy=NO_CACHE, timeout_seconds=600)

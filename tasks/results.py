@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from stackwright.clients.site import Site
 from stackwright.domain.errors import StackError
 from stackwright.domain.evidence import Evidence
-from stackwright.domain.results import Result, newest, read_document, read_report, results_document
+from stackwright.domain.results import FOREIGN, Result, newest, read_document, read_report, results_document
 from stackwright.reports.store import reports_folder
 from tasks.capacity_history import History, history_of
 
@@ -29,13 +30,18 @@ MOST_REPORTS = 60
 def keep_evidence(site: Site, flow: str, evidence: Iterable[Evidence]) -> None:
     """Add what a run has found to the last results of its flow. A store that is down fails no run."""
     stamp = datetime.fromtimestamp(site.clock.now(), UTC).strftime("%Y-%m-%d %H:%M")
-    found = [Result(one, f"{flow} of {stamp}") for one in evidence]
+    lab = site.spec.environment == "lab"  # what a lab leaves unsaid is no real product either
+    found = [
+        Result(replace(one, stand_in=one.stand_in or (FOREIGN if lab else "")), f"{flow} of {stamp}")
+        for one in evidence
+    ]
     if not (found and flow):
         return
     try:
         _add(history_of(site, WHAT), f"{flow}.json", found, site.clock.now())
     except StackError as error:
-        log.warning("%s: the results of this run are not kept beside the bundles: %s", site.spec.site, error)
+        # They are in this controller's reports all the same, and the next compliance page names the store.
+        log.info("%s: results are kept on this controller only: %s: %s", site.spec.site, error.where, error.what)
 
 
 def _add(history: History, name: str, found: list[Result], now: float) -> None:

@@ -46,11 +46,16 @@ MEANINGS: dict[Status, str] = {
     "in part": "what of it is automated was proved on the product itself; the limit beside it says what is not",
     "proved": "proved on the product itself",
 }
-# What this page measures itself, beside the guide's answers: clause to the prefix of its evidence, and what it is.
-MEASURED_HERE: dict[str, tuple[tuple[str, str], ...]] = {
-    "rke2-cis": (("cis/", "the CIS profile as RKE2 has it"),),
-    "security-scan": (("scan/*/scan", "SUSE Security's Kubernetes CIS benchmark has run"),),
-    "security-templates": (("scan/*/findings", "what SUSE Security's Kubernetes CIS benchmark finds"),),
+# Results beside those of the guide's answers: clause to kind, prefix of the evidence's ids, and what it is.
+BESIDE: dict[str, tuple[str, str, str]] = {
+    "rke2-cis": ("measured here", "cis/", "the CIS profile as RKE2 has it"),
+    "security-scan": ("measured here", "scan/*/scan", "SUSE Security's Kubernetes CIS benchmark has run"),
+    "security-templates": ("measured here", "scan/*/findings", "what SUSE Security's Kubernetes CIS benchmark finds"),
+    "rke2-offsite": ("flow", "backup/", "snapshot-etcd: the bundles in the store"),
+    "rke2-recovery": ("flow", "drill/", "drill-restore: the newest bundle restored on a spare host"),
+    "security-restore": ("flow", "drill/", "drill-restore: the newest bundle restored on a spare host"),
+    "rke2-certificates": ("flow", "certificate/", "scan-certificates: days left of every certificate"),
+    "rke2-upgrade-test": ("flow", "rehearsal/", "rehearse-upgrade: the upgrade on a restored copy"),
 }
 
 
@@ -92,7 +97,8 @@ def judge_clauses(requirements: Iterable[Requirement], results: Sequence[Result]
     found = []
     for entry in requirements:
         answers = [_answered(answer, results, now) for answer in entry.answers if not isinstance(answer, Limit)]
-        answers += [_measured_here(*here, results, now) for here in MEASURED_HERE.get(entry.id, ())]
+        if entry.id in BESIDE:
+            answers.append(_beside(*BESIDE[entry.id], results, now))
         errata = tuple(by_id[answer.erratum] for answer in entry.answers if isinstance(answer, Corrected))
         limits = tuple(answer for answer in entry.answers if isinstance(answer, Limit))
         found.append(Clause(entry, _clause_status(answers, limits), tuple(answers), errata, limits))
@@ -105,9 +111,14 @@ def totals(clauses: Iterable[Clause]) -> dict[Status, int]:
     return {status: counts[status] for status in ORDER}
 
 
-def alarming(results: Iterable[Result]) -> list[Evidence]:
-    """Return the must-have results that failed or could not be read: with any of them the run itself fails."""
-    return [one.evidence for one in results if one.evidence.must and one.evidence.verdict in ("fail", "unknown")]
+def alarming(clauses: Iterable[Clause]) -> list[Evidence]:
+    """Return the must-have results of clauses that failed or could not be read: with any of them the run itself fails.
+
+    Each is told once, and results of other flows, which told of them in their time, are not told again.
+    """
+    found = {one.evidence.id: one for clause in clauses for answer in clause.answers for one in answer.results
+             if answer.kind != "flow"}  # fmt: skip
+    return [one.evidence for one in found.values() if one.evidence.must and one.evidence.verdict in ("fail", "unknown")]
 
 
 def _answered(answer: Answer, results: Sequence[Result], now: datetime) -> Answered:
@@ -136,10 +147,10 @@ def _answered(answer: Answer, results: Sequence[Result], now: datetime) -> Answe
             return Answered("limit", why, False, "operator")
 
 
-def _measured_here(prefix: str, text: str, results: Sequence[Result], now: datetime) -> Answered:
+def _beside(kind: str, prefix: str, text: str, results: Sequence[Result], now: datetime) -> Answered:
     head, star, tail = prefix.partition("*")
     return _measured(
-        "measured here", text, _ids(lambda one: one.startswith(head) and (not star or one.endswith(tail))), results, now
+        kind, text, _ids(lambda one: one.startswith(head) and (not star or one.endswith(tail))), results, now
     )
 
 

@@ -64,6 +64,7 @@ def look_evidence(spec: StackSpec, facts: StackFacts | None, why: str, at: datet
         *(_tenant(look, step) for step in _named(Tenant, "step")),
         *(_host_look(look, name) for name in _named(Preflight, "name")),
         *_checks_not_asked(look),
+        *_flows_not_asked(look),
     ]
 
 
@@ -174,6 +175,18 @@ def _checks_not_asked(look: _Look) -> Iterator[Evidence]:
             why = why or "validation.pipeline is false"
         if why:
             yield evidence_of(spec, check.id, Outcome("skipped", why), look.at)
+
+
+def _flows_not_asked(look: _Look) -> Iterator[Evidence]:
+    """Yield a skipped result for each scheduled proof that this site file has no section for."""
+    backup = look.spec.backup
+    missing = {"backup": backup is None, "drill": backup is None or backup.drill is None}
+    missing["rehearsal"] = missing["drill"]
+    for area, absent in missing.items():
+        section = "backup" if area == "backup" else "backup.drill"
+        about = _About(f"{area}/not-asked", f"{area}: not asked for", f"a section {section}", HOSTS, "5.2")
+        if absent:
+            yield look.judged(about, False, False, "", f"the site file has no section {section}")
 
 
 def _left(targets: Iterable[str], good: str) -> str:

@@ -11,11 +11,15 @@ from stackwright.domain.evidence import Evidence
 from stackwright.domain.spec import StackSpec
 
 NOW = "this run"
-STALE_AFTER_S = 31 * 86400.0
+DAY_S = 86400.0
+STALE_AFTER_S = 31 * DAY_S
+# What its flow looks at more often than monthly is stale sooner: some runs must have been missed by then.
+STALE_SOONER_S = {"backup": 2 * DAY_S, "certificate": 8 * DAY_S}
 AHEAD_S = 300.0  # a result from further in the future than this has a time that cannot be believed
 VERDICTS = ("pass", "fail", "unknown", "skipped")
 FOREIGN = "unnamed products of a lab"
 _WITHOUT_TARGET = ("cluster", "clearml")
+_OF_THE_SITE_FILE = ("tenant", "workload", "layer", "cis", "scan")
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ def age_s(result: Result, now: datetime) -> float | None:
 def is_stale(result: Result, now: datetime) -> bool:
     """Tell whether a result is too old to stand for today. One whose age is not known is."""
     age = age_s(result, now)
-    return age is None or age > STALE_AFTER_S
+    return age is None or age > STALE_SOONER_S.get(result.evidence.id.split("/")[0], STALE_AFTER_S)
 
 
 def family(check_id: str) -> tuple[str, str, str]:
@@ -74,7 +78,8 @@ def latest(spec: StackSpec, fresh: Iterable[Evidence], kept: Iterable[Result]) -
     names = {*(one.name for one in spec.nodes), *(one.name for one in spec.tenants), *type(spec.layers).model_fields}
     for result in newest(kept):
         one = result.evidence
-        if family(one.id) in looked or (one.target and one.target not in names):
+        gone = one.target and one.target not in names and family(one.id)[0] in _OF_THE_SITE_FILE
+        if gone or family(one.id) in looked:
             continue
         found[one.id] = result
     return list(found.values())

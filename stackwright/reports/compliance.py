@@ -65,12 +65,13 @@ class ComplianceReport:
     @cached_property
     def alarms(self) -> list[Evidence]:
         """Must-have results that failed or could not be read, worst first: they fail the run."""
-        return worst_first(alarming(self.results))
+        return worst_first(alarming(self.clauses))
 
     @property
     def stand_ins(self) -> tuple[str, ...]:
         """What was imitated, by name; empty where every result is of a real product."""
-        return tuple(sorted({one.evidence.stand_in for one in self.results if one.evidence.stand_in}))
+        results = [one for clause in self.clauses for one in clause.results]
+        return tuple(sorted({one.evidence.stand_in for one in results if one.evidence.stand_in}))
 
     @property
     def not_green(self) -> list[Clause]:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from stackwright.domain import releases
-from stackwright.domain.compliance import MEANINGS, MEASURED_HERE, ORDER, alarming, judge_clauses, totals
+from stackwright.domain.compliance import BESIDE, MEANINGS, ORDER, alarming, judge_clauses, totals
 from stackwright.domain.compliance_looks import look_evidence, not_asked
 from stackwright.domain.coverage import REQUIREMENTS
 from stackwright.domain.errata import ERRATA
@@ -158,16 +158,47 @@ def test_without_any_result_nothing_of_the_guide_is_green():
 
 
 def test_what_this_page_measures_is_of_clauses_that_exist():
-    assert MEASURED_HERE.keys() <= {entry.id for entry in REQUIREMENTS}
+    assert BESIDE.keys() <= {entry.id for entry in REQUIREMENTS}
     scan = [result("scan/s1/scan"), result("scan/s1/findings", "fail", must=False)]
     found = {one.requirement.id: one for one in judge_clauses(REQUIREMENTS, scan, NOW)}
     assert found["security-templates"].status == "failed"
     assert [one.evidence.id for one in found["security-scan"].results] == ["scan/s1/scan"]
 
 
-def test_only_must_haves_alarm():
-    bad = [result("a", "fail", must=False), result("b", "unknown"), result("c", "fail"), result("d", "skipped")]
-    assert [one.id for one in alarming(bad)] == ["b", "c"]
+def test_only_must_haves_of_clauses_alarm_and_each_once():
+    """A drill's failure was told by the drill; what belongs to no clause is nobody's alarm here."""
+    bad = [
+        result("cluster/nodes", "fail"), result("cluster/voters", "unknown"), result("cluster/gpus", "skipped"),
+        result("tenant/red/capacity", "fail", must=False), result("drill/rto", "fail"), result("odd/one", "fail"),
+    ]  # fmt: skip
+    assert [one.id for one in alarming(judge_clauses(REQUIREMENTS, bad, NOW))] == ["cluster/voters", "cluster/nodes"]
+
+
+def test_what_scheduled_flows_prove_counts_for_its_clauses():
+    kept = [result("drill/rto", source="drill-restore"), result("backup/age", "fail"), result("certificate/srv1/x")]
+    found = {one.requirement.id: one.status for one in judge_clauses(REQUIREMENTS, kept, NOW)}
+    assert found["rke2-recovery"] == found["security-restore"] == "in part"
+    assert (found["rke2-offsite"], found["rke2-upgrade-test"]) == ("failed", "not proved")
+
+
+SOONER = [
+    ("backup/age", 2.1, "stale"),
+    ("backup/age", 1.9, "pass"),
+    ("certificate/a/b", 9, "stale"),
+    ("drill/rto", 9, "pass"),
+]
+
+
+@pytest.mark.parametrize(("name", "days", "wanted"), SOONER)
+def test_what_is_looked_at_often_is_stale_sooner(name, days, wanted):
+    assert is_stale(result(name, days=days), NOW) == (wanted == "stale")
+
+
+def test_a_site_without_a_store_is_not_blamed_for_drills():
+    spec = make_spec()
+    found = {one.id: one.verdict for one in look_evidence(spec, None, "x", NOW)}
+    assert found["drill/not-asked"] == found["backup/not-asked"] == found["rehearsal/not-asked"] == "skipped"
+    assert "backup/not-asked" not in {one.id for one in look_evidence(LAB, None, "x", NOW)}
 
 
 # --- last results ----------------------------------------------------------------------------------------------------

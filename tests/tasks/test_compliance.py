@@ -209,6 +209,12 @@ def test_kept_twice_is_kept_once_and_what_is_a_year_old_is_dropped(fake):
     assert "this controller only" in where and "reports" in where
 
 
+def test_what_a_lab_finds_is_kept_as_a_stand_ins(fake):
+    """Also where the evidence names no product, as a drill's."""
+    keep_evidence(fake.site, "drill-restore", [evidence("drill/rto"), evidence("cluster/nodes", stand_in="RKE2")])
+    assert [one.evidence.stand_in for one in kept_results(fake.site)[0]] == [results.FOREIGN, "RKE2"]
+
+
 def test_nothing_is_written_for_a_run_without_results(fake, tmp_path):
     keep_evidence(fake.site, "plan-stack", [])
     assert not list((tmp_path / "results").glob("*"))
@@ -267,8 +273,9 @@ def test_a_store_that_is_down_fails_no_run_and_is_named_on_the_page(fake, monkey
             raise StoreUnreachableError("the store does not answer", where=self.where)
 
     monkeypatch.setattr(results, "history_of", lambda site, what: StoreHistory(Down(), "lab", what))
+    caplog.set_level("INFO")
     keep_evidence(fake.site, "validate-stack", [evidence("a")])
-    assert "are not kept beside the bundles" in caplog.text
+    assert "results are kept on this controller only" in caplog.text
     assert any("does not answer" in line for line in kept_results(fake.site)[2])
 
 
