@@ -76,7 +76,8 @@ def hardening_evidence(
     for node in spec.nodes:
         make.node = node
         facts = nodes.get(node.name) if nodes is not None else None
-        make.add("profile", "RKE2 runs with the profile", *_profile(spec, node, facts))
+        if node.is_server or spec.rke2.profile != "etcd":  # that one is of servers only
+            make.add("profile", "RKE2 runs with the profile", *_profile(spec, facts))
         make.add("kernel", "The kernel settings hold", *_kernel(facts), asked="cis")
         if node.is_server:
             make.add("etcd-user", "User and group etcd exist", *_etcd_user(facts), asked="any")
@@ -117,8 +118,8 @@ class _Maker:
         )
 
 
-def _profile(spec: StackSpec, node: Node, facts: NodeFacts | None) -> tuple[bool | None, str, str]:
-    want = spec.rke2.profile if node.is_server or spec.rke2.profile == "cis" else None
+def _profile(spec: StackSpec, facts: NodeFacts | None) -> tuple[bool | None, str, str]:
+    want = spec.rke2.profile
     if facts is None:
         return None, f"profile: {want}", ""
     seen, active = facts.rke2.config.get("profile"), facts.rke2_runs

@@ -419,6 +419,7 @@ def test_what_the_profile_does_not_ask_for_is_skipped():
     assert {one.verdict for one in none.values()} == {"skipped"}
     etcd = hardened(make_spec(rke2__profile="etcd"))
     assert etcd["cis/s1/etcd-user"].verdict == "pass" and etcd["cis/s1/profile"].verdict == "pass"
+    assert "cis/w1/profile" not in etcd
     assert etcd["cis/s1/kernel"].verdict == etcd["cis/network-policies"].verdict == "skipped"
 
 
