@@ -43,6 +43,7 @@ from stackwright.reports.capacity import CapacityReport
 from tasks.capacity_history import History, history_of, keep_sample, read_history
 from tasks.common import in_thread, only_transient
 from tasks.tenants import tenant_client
+from tasks.validation import with_asked
 
 log = logging.getLogger(__name__)
 
@@ -153,6 +154,7 @@ def _shapes_of(site: Site, tenant: Tenant, counts: dict[tuple[str, str], int]) -
 def make_capacity_report(site: Site, history: History | None = None) -> CapacityReport:
     """Look, judge, keep the sample, then read the trend: the sample belongs to it."""
     kept = history or history_of(site)
+    site = with_asked(site)
     facts = read_capacity(site)
     judged = judge_capacity(facts)
     keep_sample(kept, sample_of(facts, judged))

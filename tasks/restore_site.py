@@ -22,6 +22,7 @@ from stackwright.domain.node_facts import NodeFacts
 from stackwright.domain.restore import Mark, RestoreFacts, parse_mark
 from stackwright.domain.restore_scripts import look_script
 from stackwright.domain.rke2_facts import CONFIG, REGISTRIES, SECRET_KEYS
+from stackwright.domain.shell import parse_settled
 from stackwright.domain.spec import Node, StackSpec
 from tasks.cluster import read_sources
 from tasks.nodes import look
@@ -65,6 +66,12 @@ class BundleSecrets:
     def remove(self, kind: Kind, name: str) -> None:
         """Count a block as gone for the time of the restore."""
         self._front[kind, name] = None
+
+    def names(self, kind: Kind) -> tuple[str, ...]:
+        """Return the names of the bundle's blocks and the site's."""
+        front = {name: fields for (of, name), fields in self._front.items() if of == kind}
+        behind = set(self.behind.names(kind)) - front.keys()
+        return tuple(sorted(behind | {name for name, fields in front.items() if fields is not None}))
 
     def pass_on(self, kind: Kind, name: str) -> None:
         """Write what is kept here to the site's own secrets."""
@@ -158,6 +165,7 @@ def _look(site: Site, node: Node, asked: tuple[str, ...]) -> tuple[NodeFacts, Ma
     try:
         with site.shells.open(node) as shell:
             seen = shell.read(look_script(asked))
+            parse_settled(seen, node.name)
             facts = look(site, node, shell)
     except NodeUnreachableError as error:
         return f"{error.what}: {error.seen}" if error.seen else error.what

@@ -21,6 +21,7 @@ AREAS: Mapping[str, str] = {
     "layer": "Layers",
     "clearml": "ClearML server",
     "tenant": "Tenants",
+    "tenants": "What nobody asked for",
     "workload": "Workloads",
 }
 LEGEND = ("node", "rke2", "layer", "tenant")

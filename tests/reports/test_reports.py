@@ -20,6 +20,7 @@ from stackwright.reports.markdown import (
     table,
 )
 from stackwright.reports.model import Group, make_report, to_json
+from stackwright.reports.tenants import Meter, Proof, QueueLine, TenantState
 from tests.domain.layers.sites import lab
 from tests.reports import samples
 
@@ -78,6 +79,27 @@ def test_the_verdict_follows_from_the_evidence(change, verdict):
     assert f"tone-{verdict}" in report_html(report)
 
 
+@pytest.mark.parametrize(
+    ("flow", "verdict", "words"),
+    [("deploy-stack", "pass", "The platform works: 1 of 1"), ("drill-restore", "pass", "The bundle is proven: 1 of 1"),
+     ("rehearse-upgrade", "fail", "The rehearsal forbids the upgrade: 0 of 1")],
+)  # fmt: skip
+def test_the_headline_says_what_was_judged(flow, verdict, words):
+    """A proven bundle says nothing of the platform."""
+    report = replace(samples.good(), flow=flow, plan=None, groups=(), error="")
+    (first, *_) = [check for check in report.evidence if check.must]
+    assert replace(report, evidence=(replace(first, verdict=verdict),)).headline.startswith(words)
+
+
+def test_the_headline_counts_what_is_optional_apart():
+    """A run that is well, with a check that failed, has to say why it is well all the same."""
+    report = replace(samples.good(), plan=None, groups=())
+    check = replace(report.evidence[0], verdict="fail", must=False)
+    passed = replace(report.evidence[0], verdict="pass", must=True)
+    said = replace(report, evidence=(passed, check)).headline
+    assert said == "The platform works: 1 of 2 checks passed, 1 optional failed."
+
+
 def test_the_json_holds_what_machines_ask_for():
     """The keys are there, the values plain, the evidence worst first."""
     data = json.loads(json.dumps(to_json(samples.bad())))
@@ -118,7 +140,7 @@ def test_the_verdict_is_read_first_and_failures_before_passes():
     """The reader finds verdict, then what ended the run, then failed checks with their remedy, then the rest."""
     text = text_of(samples.bad())
     order = ["does not work as wanted", "What ended the run", "stayed closed for 2400 s", "Worst first"]
-    order += ["tenant/blue/router", "Remedy:", "Everything else", "cluster/nodes", "57 step(s)", "When each part ran"]
+    order += ["tenant/blue/router", "Remedy:", "Everything else", "cluster/nodes", "59 step(s)", "When each part ran"]
     places = [text.index(part) for part in order]
     assert places == sorted(places)
 
@@ -132,6 +154,14 @@ def test_text_from_outside_stays_text():
     row = next(line for line in evidence_markdown([check]).splitlines() if "onerror" in line)
     assert row.count("|") - row.count("\\|") == 8 and "<img" not in row
     assert "````text" in report_markdown(report)
+
+
+def test_what_did_not_pass_is_said_before_the_table():
+    """The UI cuts wide tables: what was wanted, what was seen and what to do is read without them."""
+    good, bad = samples.evidence()[0], next(one for one in samples.evidence(bad=True) if one.verdict == "fail")
+    first = evidence_markdown([good, bad]).splitlines()[0]
+    assert all(part in first for part in (bad.title, bad.wanted, bad.seen, bad.remedy))
+    assert evidence_markdown([good]).startswith("| Verdict")
 
 
 def test_the_plan_as_markdown_is_what_an_approver_needs():
@@ -214,3 +244,32 @@ def test_the_approval_form_is_narrow_and_says_the_worst_first():
     )
     many = Plan("north", tuple(Step(f"a/{i}/x", str(i), "", Effect.FILE, "", "") for i in range(100)))
     assert "and 76 more" in approval_markdown(many)
+
+
+def states():
+    """Two tenants as a nightly look shows them: one that differs, one that was archived."""
+    meters = (Meter("CPU, cores", "15.5", "16", 96), Meter("GPUs", "2", "2", 100))
+    proofs = (Proof("A pod beyond the quota is refused", "fail", "let in <beyond> the quota"),)
+    red = TenantState(
+        "red", "clearml-red", "ready, differs", "fail", "asked for by request", meters,
+        (QueueLine("default", 4, 1, True), QueueLine("gpu", 0, 0, True), QueueLine("mine", 3, 0, False)),
+        "last report 2026-03-17 09:30", "pass", "router-red.lab.test", "none", "change, completed: it is ready",
+        isolation=proofs,
+        differences=(("apply NetworkPolicy default-deny", True), ("eve|red is an administrator", False)),
+    )  # fmt: skip
+    return (red, TenantState("old", "clearml-old", "archived", "skipped", "", kept=("volume data 100Gi",)))
+
+
+def test_the_tenants_page_says_what_differs_and_what_is_used():
+    """Each tenant's state, numbers, queues, gateway and proofs are in both forms; no text breaks out of its cell."""
+    report = replace(samples.good(), states=states())
+    text, page, table = text_of(report), report_html(report), report_markdown(report)
+    for part in ("ready, differs", "15.5", "mine", "not wanted", "3 waiting", "volume data 100Gi", "archived"):
+        assert part in text
+    assert 'style="width: 96%"' in page and 'style="width: 100%"' in page
+    assert "&lt;beyond&gt;" in page and "<beyond>" not in page
+    assert "repaired" in text and "differs" in text
+    assert "- differs: eve\\|red is an administrator" in table and "❌ A pod beyond the quota is refused" in table
+    assert Page(page).addresses == []
+    rows = [line for line in table.splitlines() if line.startswith("| red ")]
+    assert len(rows) == 1 and "default (4 waiting, 1 workers)" in rows[0]

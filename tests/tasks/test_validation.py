@@ -9,6 +9,7 @@ import pytest
 from stackwright.domain.cluster import HttpAnswer
 from stackwright.domain.errors import ApiUnavailableError
 from stackwright.domain.evidence import passed
+from stackwright.domain.tenant_record import TenantRecord
 from stackwright.domain.validation import CATALOGUE
 from tasks import validation
 from tasks.validation import (
@@ -67,11 +68,11 @@ def verdicts(evidence):
 
 
 def without_layers(place, light):
-    """Look at everything but the layers' own gates, which have tests of their own."""
+    """Look at everything but the layers' own gates and what test_isolation.py tries on a cluster that enforces it."""
     found = []
     for stage in stages(place.spec, light):
         for group in stage:
-            found += [] if group.name == "layers" else group.look(place.site)
+            found += [] if group.name.startswith(("layers", "access-", "network-")) else group.look(place.site)
     return found
 
 
@@ -83,7 +84,11 @@ def test_a_good_platform_passes_every_check(place):
     looked_at = {
         "/".join((check.id.split("/")[0], check.id.split("/")[2 if check.target else 1])) for check in evidence
     }
-    assert looked_at == {check.id for check in CATALOGUE if check.id != "workload/pipeline"}
+    elsewhere = {
+        "workload/pipeline",
+        *(f"tenant/isolation-{name}" for name in ("network", "platform", "quota", "account")),
+    }
+    assert looked_at == {check.id for check in CATALOGUE} - elsewhere
     assert all(check.seen and check.stand_in for check in evidence)
 
 
@@ -151,7 +156,7 @@ def test_a_revoked_key_fails_the_login_and_leaves_the_rest_unknown(place):
     place.server.keys.clear()
     found = verdicts(look_tenant(place.site, place.tenant("red")))
     assert found.pop("tenant/red/login") == "fail"
-    assert found.pop("tenant/red/quota") == "pass"
+    assert found.pop("tenant/red/quota") == found.pop("tenant/red/name") == "pass"
     assert set(found.values()) == {"unknown"}
 
 
@@ -216,3 +221,28 @@ def test_without_clearml_only_cluster_and_layers_are_looked_at(tmp_path):
     """A site without the ClearML layer has nothing to log in to."""
     spec = TenantSite(tmp_path, layers={"clearml": {"enabled": False}}, tenants=[]).spec
     assert [group.name for stage in stages(spec, light=False) for group in stage] == ["cluster", "layers"]
+
+
+def test_tenants_that_were_asked_for_are_looked_at_while_they_are_at_rest(place, monkeypatch):
+    """One that a request is at work on is not judged; where no record can be read the site file's are."""
+    wanted = place.tenant("red").model_copy(update={"name": "asked", "admin_email": "a@asked.example"})
+    record = TenantRecord(site="lab", wanted=wanted, state="ready")
+    seen = {}
+    for state in ("ready", "suspended", "changing", "archived"):
+        monkeypatch.setattr(validation, "read_records", lambda site, s=state: (record.model_copy(update={"state": s}),))
+        seen[state] = "asked" in [tenant.name for tenant in validation.with_asked(place.site).spec.tenants]
+    assert seen == {"ready": True, "suspended": True, "changing": False, "archived": False}
+
+    def down(site):
+        raise ApiUnavailableError("no answer", where="api")
+
+    monkeypatch.setattr(validation, "read_records", down)
+    assert validation.with_asked(place.site) is place.site
+
+
+def test_nothing_is_asked_of_a_suspended_tenant(place):
+    """Its agent and gateway are gone on purpose: only the others have checks."""
+    red, blue = place.tenant("red"), place.tenant("blue")
+    spec = place.spec.model_copy(update={"tenants": (red.model_copy(update={"suspended": True}), blue)})
+    names = [group.name for stage in stages(spec, False) for group in stage]
+    assert not [name for name in names if name.endswith("-red")] and "network-blue" in names
