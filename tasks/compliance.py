@@ -39,12 +39,13 @@ from tasks.gates import Look, evidence_of
 from tasks.results import kept_results
 from tasks.security import Call, security_session
 from tasks.stack import read_stack
-from tasks.validation import validate_site
+from tasks.validation import validate_site, with_asked
 
 
 async def look_at_compliance(site: Site) -> ComplianceReport:
     """Look at all that can be looked at now, add the last kept results of the rest, and judge every clause."""
     at = datetime.fromtimestamp(site.clock.now(), UTC)
+    whole = await in_thread(with_asked, site)  # kept results of tenants that were asked for count as well
     found, (facts, why), hardening, (scans, no_scan), kept = await asyncio.gather(
         validate_site(site, light=True), _read_stack(site), look_hardening(site), look_scans(site),
         in_thread(kept_results, site),
@@ -61,7 +62,7 @@ async def look_at_compliance(site: Site) -> ComplianceReport:
         environment=site.spec.environment,
         at=at,
         profile=site.spec.rke2.profile,
-        results=tuple(latest(site.spec, fresh, results)),
+        results=tuple(latest(whole.spec, fresh, results)),
         scans=scans,
         kept=where,
         unread=unread,
