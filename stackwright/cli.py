@@ -9,7 +9,7 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +19,7 @@ from rich.table import Table
 
 from stackwright.cli_backup import add_backup_commands
 from stackwright.cli_certificates import add_commands
+from stackwright.cli_compliance import print_compliance
 from stackwright.cli_lease import lease
 from stackwright.cli_restore import restore
 from stackwright.cli_schedules import schedules
@@ -173,6 +174,15 @@ def capacity(site: SiteArg, as_json: JsonOption = False) -> None:
     out.print(f"report: {folder / 'capacity.html'}", soft_wrap=True)
 
 
+@app.command()
+def compliance(site: SiteArg, as_json: JsonOption = False) -> None:
+    """Tell clause by clause of the guide what was proved, on what, and what was not. Changes nothing."""
+    _run(
+        "report-compliance", {"site": site}, as_json,
+        then=lambda run_id: print_compliance(out, site, run_id, as_json),
+    )  # fmt: skip
+
+
 @upgrade_app.command("plan")
 def upgrade_plan(site: SiteArg, lift: LiftOption = None, as_json: JsonOption = False) -> None:
     """Show every step of the upgrade with its effect, and what stands in the way. Changes nothing."""
@@ -274,8 +284,13 @@ def _secret_from(source: str, label: str) -> str:
     raise typer.BadParameter(f"{label}: give @file, env:VARIABLE or -, never the value itself")
 
 
-def _run(name: str, parameters: dict[str, Any], as_json: bool) -> str:
-    """Start one run of the catalogue here, then print its report; exit by its verdict. Return the run's id."""
+def _run(
+    name: str, parameters: dict[str, Any], as_json: bool, then: Callable[[str], None] = lambda run_id: None
+) -> str:
+    """Start one run of the catalogue here, then print its report; exit by its verdict. Return the run's id.
+
+    `then` prints what the run has left besides, also when it failed.
+    """
     from stackwright.reports.store import report_of
     from stackwright.runs import start_here
 
@@ -284,6 +299,7 @@ def _run(name: str, parameters: dict[str, Any], as_json: bool) -> str:
     found = report_of(parameters["site"], str(run.id))
     if found is not None:
         _print_report(found, as_json)
+    then(str(run.id))
     if not state.is_completed():
         error = asyncio.run(_error_of(state))
         if isinstance(error, StackError):

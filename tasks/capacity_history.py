@@ -32,8 +32,8 @@ class History(Protocol):
 class StoreHistory:
     """In the bundle store: it outlives the controller and the cluster."""
 
-    def __init__(self, store: Store, site: str) -> None:
-        self._store, self._prefix = store, site_prefix(store.folder, site, "capacity")
+    def __init__(self, store: Store, site: str, what: str = "capacity") -> None:
+        self._store, self._prefix = store, site_prefix(store.folder, site, what)
         self.where = f"{store.where}/{self._prefix}"
 
     def names(self) -> list[str]:
@@ -53,12 +53,12 @@ class StoreHistory:
 class FolderHistory:
     """In the controller's folder, for a site without `backup`. It is gone with the controller: the report says so."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder / "capacity"
+    def __init__(self, folder: Path, what: str = "capacity") -> None:
+        self._folder = folder / what
         self.where = f"{self._folder} (on this controller only: the site file has no backup section)"
 
     def names(self) -> list[str]:
-        return [path.name for path in self._folder.glob("*.jsonl")] if self._folder.is_dir() else []
+        return [path.name for path in self._folder.glob("*.json*")] if self._folder.is_dir() else []
 
     def read(self, name: str) -> str:
         """Return a file's text, empty where there is none."""
@@ -72,11 +72,11 @@ class FolderHistory:
         new.replace(self._folder / name)
 
 
-def history_of(site: Site) -> History:
-    """Return where the site's samples are kept. Connects to nothing."""
+def history_of(site: Site, what: str = "capacity") -> History:
+    """Return where the site keeps what outlives a run, such as the samples of capacity. Connects to nothing."""
     if site.spec.backup is None:
-        return FolderHistory(site.workdir)
-    return StoreHistory(stores(site)[0], site.spec.site)
+        return FolderHistory(site.workdir, what)
+    return StoreHistory(stores(site)[0], site.spec.site, what)
 
 
 def read_history(history: History) -> list[Sample]:
