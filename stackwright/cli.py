@@ -22,6 +22,7 @@ from stackwright.cli_certificates import add_commands
 from stackwright.cli_lease import lease
 from stackwright.cli_restore import restore
 from stackwright.cli_schedules import schedules
+from stackwright.cli_worker import worker_app
 from stackwright.domain.errors import (
     ApiUnavailableError,
     LeaseHeldError,
@@ -51,6 +52,7 @@ tenant_app = typer.Typer(no_args_is_help=True, help="Tenants of a site.")
 block_app = typer.Typer(no_args_is_help=True, help="Blocks that keep a site's secrets.")
 app.add_typer(tenant_app, name="tenant")
 app.add_typer(block_app, name="block")
+app.add_typer(worker_app, name="worker")
 app.command()(lease)
 app.command()(restore)
 app.command()(schedules)
