@@ -112,8 +112,9 @@ def setup() -> None:
     """Bring the Prefect server to the catalogue: block types, work pool, deployments. Safe to run again."""
     from stackwright.runs import set_up
     from stackwright.schedules import refresh
+    from stackwright.zombies import ensure_automations
 
-    for line in (*set_up(), *asyncio.run(refresh())):
+    for line in (*set_up(), *asyncio.run(refresh()), *asyncio.run(ensure_automations())):
         out.print(line)
 
 
@@ -259,6 +260,7 @@ def _secret_from(source: str, label: str) -> str:
 
 def _run(name: str, parameters: dict[str, Any], as_json: bool) -> None:
     """Start one run of the catalogue here, then print its report; exit by its verdict."""
+    os.environ.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", "30")  # what automation crash-zombies counts on
     from stackwright.reports.store import report_of
     from stackwright.runs import start_here
 

@@ -37,22 +37,29 @@ T = TypeVar("T")
 
 _lock = threading.Lock()
 _held: dict[str, _Shared] = {}
+_busy: dict[tuple[str, str], concurrent.futures.Future[None]] = {}
 _free_until: dict[str, float] = {}
 
 
 @asynccontextmanager
-async def hold_tenant_lease(site: Site, *, wait_s: float = WAIT_S) -> AsyncIterator[TenantLease]:
+async def hold_tenant_lease(
+    site: Site, *, wait_s: float = WAIT_S, tenant: str | None = None
+) -> AsyncIterator[TenantLease]:
     """Hold the site's lease while tenants are changed, aside of any plan that was begun: its approval is kept.
 
-    Raises LeaseHeldError when another run, or tenant work that does not end, still holds it after `wait_s`.
+    With `tenant`, no other run of this process works on that tenant meanwhile: an earlier run that the Prefect server
+    believes dead may still be at its last step. Raises LeaseHeldError when another run, or tenant work that does not
+    end, still holds it after `wait_s`.
     """
-    lease = await _join(site, site.clock.now() + wait_s)
-    try:
-        yield lease
-    finally:
-        lease.leave()
-        if lease.was_last:  # given back before this run goes on, and before its process may end
-            await asyncio.shield(_wait(lease.shared.ended))
+    deadline = site.clock.now() + wait_s
+    async with _alone(site, tenant, deadline):
+        lease = await _join(site, deadline)
+        try:
+            yield lease
+        finally:
+            lease.stop()
+            if lease.shared.leave():  # the last one waits: its process may end next
+                await asyncio.shield(_wait(lease.shared.ended))
 
 
 async def in_leased_thread(lease: TenantLease, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -63,7 +70,7 @@ async def in_leased_thread(lease: TenantLease, work: Callable[P, T], *args: P.ar
     try:
         return await asyncio.shield(done)
     except asyncio.CancelledError:
-        lease.leave()
+        lease.stop()
         await asyncio.wait({done})
         if not done.cancelled() and (error := done.exception()) is not None:
             log.info("cancelled: %s", error)
@@ -76,12 +83,11 @@ class TenantLease:
     def __init__(self, shared: _Shared, lease: LeaseHandle) -> None:
         self.shared, self._lease = shared, lease
         self.number = lease.number
-        self.was_last = False
-        self._left = False
+        self._stopped = False
 
     def check(self) -> None:
-        """Raise FencedError when another run has taken over, or when this run has ended."""
-        if self._left:
+        """Raise FencedError when another run has taken over, or when this run has ended or was cancelled."""
+        if self._stopped:
             raise FencedError("the run has ended", where=self.shared.name, wanted="a run that still needs a lease")
         try:
             self._lease.check()
@@ -89,11 +95,31 @@ class TenantLease:
             self.shared.close()
             raise
 
-    def leave(self) -> None:
-        """Give this share back; the last one gives the lease back. Others are not touched. Counts once."""
-        if not self._left:
-            self._left = True
-            self.was_last = self.shared.leave()
+    def stop(self) -> None:
+        """Refuse every further look of this run; others are not touched."""
+        self._stopped = True
+
+
+@asynccontextmanager
+async def _alone(site: Site, tenant: str | None, deadline: float) -> AsyncIterator[None]:
+    """Be the only run of this process that works on a tenant."""
+    if tenant is None:
+        yield
+        return
+    key, mine = (site.spec.site, tenant), concurrent.futures.Future[None]()
+    while (there := _at_work(key, mine)) is not mine:
+        await _wait_for(there, deadline - site.clock.now(), f"{site.spec.site}, tenant {tenant}")
+    try:
+        yield
+    finally:
+        with _lock:
+            del _busy[key]
+        mine.set_result(None)
+
+
+def _at_work(key: tuple[str, str], mine: concurrent.futures.Future[None]) -> concurrent.futures.Future[None]:
+    with _lock:
+        return _busy.setdefault(key, mine)
 
 
 async def _join(site: Site, deadline: float) -> TenantLease:
@@ -102,7 +128,7 @@ async def _join(site: Site, deadline: float) -> TenantLease:
         left_s = max(deadline - site.clock.now(), 0.0)
         shared, inside = _find(site, left_s)
         if not inside:
-            await _wait_for_end(shared, left_s)
+            await _wait_for(shared.ended, left_s, shared.name)
             continue
         try:
             lease = await _wait(shared.taken)
@@ -131,14 +157,13 @@ def _find(site: Site, wait_s: float) -> tuple[_Shared, bool]:
     return made, True
 
 
-async def _wait_for_end(shared: _Shared, limit_s: float) -> None:
+async def _wait_for(end: concurrent.futures.Future[None], limit_s: float, where: str) -> None:
     try:
-        await asyncio.wait_for(_wait(shared.ended), limit_s)
+        await asyncio.wait_for(_wait(end), max(limit_s, 0.0))
     except TimeoutError as error:
         raise LeaseHeldError(
-            "other tenant work of this process holds the site's lease and does not end", where=shared.name,
-            wanted=f"its end within {limit_s:.0f} s", seen=f"{shared.count} run(s)",
-        ) from error  # fmt: skip
+            "other tenant work of this process does not end", where=where, wanted=f"its end within {limit_s:.0f} s"
+        ) from error
 
 
 async def _wait(future: concurrent.futures.Future[T]) -> T:

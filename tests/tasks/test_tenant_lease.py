@@ -232,6 +232,36 @@ def test_work_of_a_cancelled_run_ends_at_its_next_look_and_not_after_the_run(sit
     assert other() == 1
 
 
+def test_a_tenant_is_worked_on_by_one_run_at_a_time(site):
+    """A second run of the same tenant waits for the first one's end, also of its last step; another tenant's does not.
+    A run that has no time left to wait is refused, and one that is cancelled while it waits leaves no trace."""
+    order, go = [], threading.Event()
+
+    def run_of(tenant, word, wait_s=900):
+        async def work():
+            async with hold_tenant_lease(site, wait_s=wait_s, tenant=tenant):
+                order.append(word)
+                if word == "first":
+                    await asyncio.to_thread(go.wait)
+                order.append(f"{word} ends")
+
+        return work
+
+    async def impatient():
+        await asyncio.wait_for(run_of("red", "cancelled")(), 0.2)
+
+    first = in_a_run(run_of("red", "first"))
+    wait_for(lambda: order == ["first"])
+    second = in_a_run(run_of("red", "second"))
+    in_a_run(run_of("blue", "blue"))()
+    assert isinstance(in_a_run(run_of("red", "late", wait_s=0))(), LeaseHeldError)
+    assert isinstance(in_a_run(impatient)(), TimeoutError)
+    assert order == ["first", "blue", "blue ends"]
+    go.set()
+    first(), second()
+    assert order[3:] == ["first ends", "second", "second ends"] and not tenant_lease._busy
+
+
 def take_over(site):
     """Let another run take the lease over, as after its time."""
     states = on_server(site)
