@@ -6,8 +6,8 @@ Deciding is in stackwright/domain/tenants.py. Each step is a function of its own
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from prefect import task
@@ -31,7 +31,9 @@ from stackwright.domain.layers.clearml import RELEASE as SERVER_RELEASE
 from stackwright.domain.layers.facts import OWNER_SELECTOR, SeenRelease, seen_releases
 from stackwright.domain.plan import Step, check_steps_approved
 from stackwright.domain.spec import Tenant
+from stackwright.domain.tenant_names import SeenName
 from stackwright.domain.tenant_objects import GATEWAY_RELEASE
+from stackwright.domain.tenant_policy import SeenPolicy, pool_queues
 from stackwright.domain.tenants import (
     ADMIN_ROLE,
     ReleaseChange,
@@ -49,6 +51,10 @@ from tasks.common import in_thread, only_transient
 from tasks.gates import unready_pods
 from tasks.layers import apply_objects, check_stored, log_in
 from tasks.markers import open_markers
+from tasks.tenant_identity import ensure_identity, read_client_secret, read_identity
+from tasks.tenant_names import name_evidence, read_name, wait_name
+from tasks.tenant_policy import ensure_policy, read_policy
+from tasks.tenant_workspace import wait_bound
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +62,7 @@ APISERVER = f"{SERVER_RELEASE}-apiserver"
 OBJECT_STEPS = ("namespace", "quota", "limits", "network", "pull-secret")
 
 
-class TenantTakenError(StackError):
+class TenantTakenError(ConflictError):
     """A name or an address belongs to somebody else on this ClearML server."""
 
     remedy = "Choose another name or address in the site file."
@@ -81,14 +87,21 @@ def read_tenant(site: Site, tenant: Tenant, *, run_dead: bool = False) -> Tenant
         found = kube.get(key.api_version, key.kind, key.name, key.namespace or None)
         if found is not None:
             objects[key] = found
-    releases = _read_releases(kube, tenant)
+    releases = read_releases(kube, tenant)
     facts = TenantFacts(now, objects=objects, releases=releases, opened=opened, run_dead=run_dead)
+    facts = replace(facts, client_secret=read_client_secret(site, tenant), name=_read_name(site, tenant, releases))
     return _read_account(site, tenant, kube, facts)
 
 
-def _read_releases(kube: KubeClient, tenant: Tenant) -> dict[str, SeenRelease]:
+def read_releases(kube: KubeClient, tenant: Tenant) -> dict[str, SeenRelease]:
     stored = kube.list("v1", "Secret", tenant.namespace, label_selector=OWNER_SELECTOR)
     return {name: seen for (_, name), seen in seen_releases(stored).items()}
+
+
+def _read_name(site: Site, tenant: Tenant, releases: Mapping[str, SeenRelease]) -> SeenName | None:
+    """Look at the tenant's name once its gateway is there: before, no certificate of its can be served."""
+    gateway = releases.get(GATEWAY_RELEASE)
+    return None if gateway is None or gateway.deployed is None or tenant.suspended else read_name(site, tenant)
 
 
 def _read_account(site: Site, tenant: Tenant, kube: KubeClient, facts: TenantFacts) -> TenantFacts:
@@ -105,7 +118,7 @@ def _read_account(site: Site, tenant: Tenant, kube: KubeClient, facts: TenantFac
             facts = replace(facts, company_id=company.id, company_active=company.active)
         facts = replace(facts, key=key)
         if own and key.state == "works" and key.company_id == facts.company_id and key.role == ADMIN_ROLE:
-            facts = _read_inside(tenant, own, facts)
+            facts = _read_inside(site, tenant, own, facts)
     except ApiUnavailableError:
         if kube.rollout("Deployment", APISERVER, SERVER_NAMESPACE).ready:
             raise
@@ -113,18 +126,42 @@ def _read_account(site: Site, tenant: Tenant, kube: KubeClient, facts: TenantFac
     return facts
 
 
-def _read_inside(tenant: Tenant, own: Clearml, facts: TenantFacts) -> TenantFacts:
-    """Add what the tenant's own administrator may see."""
+def _read_inside(site: Site, tenant: Tenant, own: Clearml, facts: TenantFacts) -> TenantFacts:
+    """Add what the tenant's own administrator may see, and the logins, which the platform sets for it."""
     admin = own.find_user(facts.company_id or "", tenant.admin_email)
+    policy = read_policy(own, tenant)
     names = {queue.id: queue.name for queue in own.queues()}
+    identity = None
+    if admin is not None:
+        identity = read_identity(system_client(site), tenant, facts.company_id or "", admin.id)
     return replace(
         facts,
         admin_id=admin.id if admin else None,
         admin_role=admin.role if admin else ADMIN_ROLE,
         queues=frozenset(names.values()),
-        served=frozenset(names.get(queue, queue) for worker in own.workers() for queue in worker.queues),
+        served=frozenset(served_queues(tenant, own, names, policy)),
         routers={router.name: router.last_update for router in own.routers()},
+        policy=policy,
+        identity=identity,
     )
+
+
+def served_queues(
+    tenant: Tenant, own: Clearml, names: Mapping[str, str], policy: SeenPolicy | None
+) -> dict[str, list[str]]:
+    """Return the workers of each queue that has any, by the queue's name; `names` are the queues' names by id.
+
+    A queue of the resource policy is served where one of the queues of its pools is.
+    """
+    served: dict[str, list[str]] = {}
+    for worker in own.workers():
+        for queue in worker.queues:
+            served.setdefault(names.get(queue, queue), []).append(worker.id)
+    for name, ids in pool_queues(tenant, policy).items():
+        found = [worker for queue in ids for worker in served.get(names.get(queue, queue), ())]
+        if found:
+            served[name] = found
+    return served
 
 
 def _seen_key(own: Clearml | None) -> SeenKey:
@@ -151,6 +188,38 @@ def tenant_client(site: Site, tenant: Tenant) -> Clearml | None:
 # --- changing --------------------------------------------------------------------------------------------------------
 
 
+@dataclass
+class Bringing:
+    """One tenant on its way: what was last seen of it, what that asks for, and the right to change it."""
+
+    site: Site
+    tenant: Tenant
+    lease: LeaseHandle
+    approved: tuple[Step, ...] | None
+    """Steps that may be carried out; None: those of the first look."""
+    facts: TenantFacts
+    change: TenantChange
+    logged_in: bool = False
+
+    def look(self) -> None:
+        """Look again. Raises PlanMovedError where a step is needed that was not approved."""
+        self.facts = read_tenant(self.site, self.tenant, run_dead=True)
+        self.change = _decide(self.site, self.tenant, self.facts, self.approved)
+
+
+def look_for_bringing(
+    site: Site, tenant: Tenant, lease: LeaseHandle, approved: tuple[Step, ...] | None = None
+) -> Bringing:
+    """Look at a tenant and decide what it needs. Changes nothing.
+
+    Raises PlanRefusedError where something belongs to somebody else, PlanMovedError where a step is needed that was not
+    approved.
+    """
+    facts = read_tenant(site, tenant, run_dead=True)
+    change = _decide(site, tenant, facts, approved)
+    return Bringing(site, tenant, lease, change.steps if approved is None else approved, facts, change)
+
+
 def bring_tenant(site: Site, tenant: Tenant, lease: LeaseHandle, approved: tuple[Step, ...]) -> list[Evidence]:
     """Bring one tenant to a working queue, and return what its own key then lists.
 
@@ -158,45 +227,108 @@ def bring_tenant(site: Site, tenant: Tenant, lease: LeaseHandle, approved: tuple
     PlanMovedError where a step is needed that was not approved, GateTimeoutError where its queues stay unseen.
     Guide: 5.7.2, 5.8.3, 5.9.
     """
-    facts = read_tenant(site, tenant, run_dead=True)
-    change = _decide(site, tenant, facts, approved)
-    if not change.steps:
-        return listed_evidence(site, tenant, facts)
-    if not facts.platform:
+    return carry_on(look_for_bringing(site, tenant, lease, approved))
+
+
+def carry_on(work: Bringing, begin: Callable[[str], None] = lambda what: None) -> list[Evidence]:
+    """Carry out every step that the tenant needs, in order, and return what its own key then lists.
+
+    `begin` is told each step's name before it is begun.
+    """
+    if work.change.steps and not work.facts.platform:
         raise ApiUnavailableError(
-            "ClearML does not answer yet", where=f"tenant {tenant.name}", wanted="the ClearML layer up"
+            "ClearML does not answer yet", where=f"tenant {work.tenant.name}", wanted="the ClearML layer up"
         )
-    if any(change.needs(what) for what in ("company", "user", "credentials")):
-        bring_account(site, tenant, lease, facts)
-        facts = read_tenant(site, tenant, run_dead=True)
-        change = _decide(site, tenant, facts, approved)
-    kube = site.kube()
-    for what in OBJECT_STEPS:
-        apply_objects(site, kube, change.objects[what], lease)
-    if any(release.action.changes for release in change.releases.values()):
-        log_in(site, site.helm(), BY_NAME["clearml"])  # one registry login serves ClearML's server and tenants
-    for what, release in change.releases.items():
-        apply_objects(site, kube, change.objects.get(what, ()), lease)
-        bring_release(site, tenant, release, lease)
-    return listed_evidence(site, tenant, wait_listed(site, tenant))
+    changed = bool(work.change.steps)
+    for what, act in ACTS.items():
+        if work.change.needs(what):
+            begin(what)
+            act(work)
+    if changed and not work.tenant.suspended:
+        work.facts = wait_listed(work.site, work.tenant)
+    return listed_evidence(work.site, work.tenant, work.facts)
 
 
-def _decide(site: Site, tenant: Tenant, facts: TenantFacts, approved: Iterable[Step]) -> TenantChange:
+def _decide(site: Site, tenant: Tenant, facts: TenantFacts, approved: Iterable[Step] | None) -> TenantChange:
     where = f"tenant {tenant.name}"
     change = decide_tenant(site.spec, tenant, facts)
     if change.problems:
         raise PlanRefusedError("the tenant may not be changed", list(change.problems), where=where)
-    check_steps_approved(change.steps, approved, where)
+    if approved is not None:
+        check_steps_approved(change.steps, approved, where)
     return change
 
 
-def bring_account(site: Site, tenant: Tenant, lease: LeaseHandle, facts: TenantFacts) -> None:
-    """Make what is missing of company, administrator and key pair; each is looked for before it is made."""
-    system = system_client(site)
-    company_id = facts.company_id or ensure_company(tenant, lease, system)
-    admin_id = facts.admin_id or ensure_admin(tenant, lease, system, company_id)
-    if facts.admin_id is None or not facts.key_good:
-        ensure_credentials(site, tenant, lease, system, admin_id)
+def _company(work: Bringing) -> None:
+    made = ensure_company(work.tenant, work.lease, system_client(work.site))
+    work.facts = replace(work.facts, company_id=made)
+
+
+def _user(work: Bringing) -> None:
+    made = ensure_admin(work.tenant, work.lease, system_client(work.site), work.facts.company_id or "")
+    work.facts = replace(work.facts, admin_id=made)
+
+
+def _credentials(work: Bringing) -> None:
+    """Make and keep the key pair; then look again: what follows depends on what the pair shows."""
+    ensure_credentials(work.site, work.tenant, work.lease, system_client(work.site), work.facts.admin_id or "")
+    work.look()
+
+
+def _objects(what: str) -> Callable[[Bringing], None]:
+    return lambda work: apply_objects(work.site, work.site.kube(), work.change.objects[what], work.lease)
+
+
+def _workspace(work: Bringing) -> None:
+    _objects("workspace")(work)
+    if work.site.spec.layers.storage.enabled:
+        wait_bound(work.site, work.tenant)
+
+
+def _policy(work: Bringing) -> None:
+    """Set the policy up; then look again: the agent serves the queues that were made for it."""
+    own = tenant_client(work.site, work.tenant)
+    if own is not None:
+        company = work.facts.company_id or ""
+        ensure_policy(work.site, work.tenant, work.lease, system_client(work.site), own, company)
+    work.look()
+
+
+def _identity(work: Bringing) -> None:
+    company, admin = work.facts.company_id or "", work.facts.admin_id or ""
+    ensure_identity(work.site, work.tenant, work.lease, system_client(work.site), company, admin)
+
+
+def _names(work: Bringing) -> None:
+    wait_name(work.site, work.tenant)
+
+
+def _release(what: str) -> Callable[[Bringing], None]:
+    def bring(work: Bringing) -> None:
+        release = work.change.releases[what]
+        if release.action.changes and not work.logged_in:
+            log_in(work.site, work.site.helm(), BY_NAME["clearml"])  # one registry login serves server and tenants
+            work.logged_in = True
+        apply_objects(work.site, work.site.kube(), work.change.objects.get(what, ()), work.lease)
+        bring_release(work.site, work.tenant, release, work.lease)
+
+    return bring
+
+
+ACTS: Mapping[str, Callable[[Bringing], None]] = {
+    "company": _company,
+    "user": _user,
+    "credentials": _credentials,
+    **{what: _objects(what) for what in OBJECT_STEPS},
+    "workspace": _workspace,
+    "policy": _policy,
+    "identity": _identity,
+    "agent": _release("agent"),
+    "gateway": _release("gateway"),
+    "names": _names,
+    "queues": lambda work: None,  # what all of them lead to is waited for at the end, whichever were needed
+}
+"""What carries out each step of a tenant, by its name, in the order in which they are carried out."""
 
 
 def ensure_company(tenant: Tenant, lease: LeaseHandle, system: Clearml) -> str:
@@ -320,12 +452,14 @@ def _pods(site: Site, tenant: Tenant) -> str:
 
 
 def listed_evidence(site: Site, tenant: Tenant, facts: TenantFacts) -> list[Evidence]:
-    """Return what the tenant's own key lists, as evidence."""
+    """Return what the tenant's own key lists, as evidence, and where its name leads. A suspended tenant has neither."""
+    if tenant.suspended:
+        return []
     missing = set(unlisted(tenant, facts))
     checks = [("tenant/queue", queue.name, f"queue {queue.name}") for queue in tenant.queues]
     checks += [("tenant/worker", queue.name, f"a worker of queue {queue.name}") for queue in tenant.queues]
     checks += [("tenant/router", "", f"router {GATEWAY_RELEASE}")]
-    return [
+    listed = [
         evidence_of(
             site.spec,
             check,
@@ -336,6 +470,7 @@ def listed_evidence(site: Site, tenant: Tenant, facts: TenantFacts) -> list[Evid
         )
         for check, part, what in checks
     ]
+    return [*listed, name_evidence(site, tenant, facts.name)]
 
 
 @task(

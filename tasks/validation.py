@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 
 from prefect import task
@@ -49,8 +48,12 @@ from stackwright.domain.values import covers
 from tasks.common import gather_all, in_thread
 from tasks.gates import Look, look_gates
 from tasks.gates import evidence_of as gate_evidence
+from tasks.isolation import look_access, look_network
+from tasks.looking import look_at, now_of, unread
 from tasks.public import public_get
-from tasks.tenants import system_client, tenant_client
+from tasks.tenant_names import judge, read_name
+from tasks.tenant_policy import read_policy
+from tasks.tenants import served_queues, system_client, tenant_client
 
 log = logging.getLogger(__name__)
 
@@ -87,17 +90,20 @@ def stages(spec: StackSpec, light: bool, tenants: tuple[Tenant, ...] | None = No
     """Return the groups of checks in the stages in which they are looked at; those of one stage at once.
 
     Isolation comes last: it asks for a task of another tenant, which the workloads leave. With `tenants` only the
-    checks of these are made.
+    checks of these are made; a suspended one has nothing that could be checked.
     """
     first = [] if tenants is not None else [CheckGroup("cluster", look_cluster), CheckGroup("layers", look_layers)]
     if not spec.layers.clearml.enabled:
         return [first]
-    chosen = spec.tenants if tenants is None else tenants
+    chosen = tuple(tenant for tenant in (spec.tenants if tenants is None else tenants) if not tenant.suspended)
     works = spec.validation.workload and not light
     first.append(CheckGroup("clearml", look_server))
-    first += [CheckGroup(f"tenant-{tenant.name}", _bound(look_tenant, tenant)) for tenant in chosen]
-    first += [CheckGroup(f"workload-{tenant.name}", _bound(run_training, tenant)) for tenant in chosen if works]
-    last = [CheckGroup(f"isolation-{tenant.name}", _bound(look_isolation, tenant)) for tenant in chosen]
+    awake = [tenant for tenant in chosen if not tenant.suspended]
+    first += [CheckGroup(f"tenant-{tenant.name}", _bound(look_tenant, tenant)) for tenant in awake]
+    first += [CheckGroup(f"workload-{tenant.name}", _bound(run_training, tenant)) for tenant in awake if works]
+    last = [CheckGroup(f"access-{tenant.name}", _bound(look_access, tenant)) for tenant in awake]
+    last += [CheckGroup(f"network-{tenant.name}", _bound(look_network, tenant)) for tenant in awake if works]
+    last += [CheckGroup(f"isolation-{tenant.name}", _bound(look_isolation, tenant)) for tenant in awake]
     return [first, last]
 
 
@@ -113,9 +119,11 @@ def look_cluster(site: Site) -> list[Evidence]:
     try:
         nodes = site.kube().nodes()
     except StackError as error:
-        unread = _unread(error)
-        return [evidence_of(site.spec, check, unread, _now(site)) for check in NODE_JUDGES]
-    return [evidence_of(site.spec, check, judge(site.spec, nodes), _now(site)) for check, judge in NODE_JUDGES.items()]
+        blind = unread(error)
+        return [evidence_of(site.spec, check, blind, now_of(site)) for check in NODE_JUDGES]
+    return [
+        evidence_of(site.spec, check, judge(site.spec, nodes), now_of(site)) for check, judge in NODE_JUDGES.items()
+    ]
 
 
 def look_layers(site: Site) -> list[Evidence]:
@@ -130,7 +138,7 @@ def _look_layer(site: Site, layer: LayerDef) -> list[Evidence]:
     try:
         return look_gates(site, layer)
     except StackError as error:
-        look = Look(None, _unread(error).seen)
+        look = Look(None, unread(error).seen)
         return [gate_evidence(site, layer, gate, look) for gate in layer.gates(site.spec) if not gate.changing]
 
 
@@ -142,8 +150,8 @@ def look_server(site: Site) -> list[Evidence]:
     domain = site.spec.clearml.base_domain
     addresses = {"app": "/", "api": "/debug.ping", "files": "/"}
     urls = {name: f"{site.spec.url(name, domain)}{path}" for name, path in addresses.items()}
-    found = [_look(site, f"clearml/{name}", partial(_timed_get, site, url)) for name, url in urls.items()]
-    return [*found, _look(site, "clearml/health", partial(_health, site))]
+    found = [look_at(site, f"clearml/{name}", partial(_timed_get, site, url)) for name, url in urls.items()]
+    return [*found, look_at(site, "clearml/health", partial(_health, site))]
 
 
 def _timed_get(site: Site, url: str) -> Outcome:
@@ -166,31 +174,30 @@ def look_tenant(site: Site, tenant: Tenant) -> list[Evidence]:
     checks: dict[str, Callable[[Site, Tenant], Outcome]] = {
         "tenant/login": _login,
         "tenant/router": _router,
+        "tenant/name": _name,
         "tenant/quota": _quota,
         "tenant/capacity": _capacity,
     }
-    found = [_look(site, check, partial(read, site, tenant), target=tenant.name) for check, read in checks.items()]
+    found = [look_at(site, check, partial(read, site, tenant), target=tenant.name) for check, read in checks.items()]
     return [*found, *_look_queues(site, tenant)]
 
 
 def _look_queues(site: Site, tenant: Tenant) -> list[Evidence]:
     """Read queues and workers once, and judge each queue of the site file by them."""
-    unread: Outcome | None = None
+    blind: Outcome | None = None
     names: dict[str, str] = {}
     served: dict[str, list[str]] = {}
     try:
         own = _own(site, tenant)
         names = {queue.id: queue.name for queue in own.queues()}
-        for worker in own.workers():
-            for queue in worker.queues:
-                served.setdefault(names.get(queue, queue), []).append(worker.id)
+        served = served_queues(tenant, own, names, read_policy(own, tenant))
     except StackError as error:
-        unread = _unread(error)
+        blind = unread(error)
     found = []
     for name in (queue.name for queue in tenant.queues):
         outcomes = {"queue": judge_queue(name, names.values()), "worker": judge_worker(name, served)}
         for what, outcome in outcomes.items():
-            args = (site.spec, f"tenant/{what}", unread or outcome, _now(site))
+            args = (site.spec, f"tenant/{what}", blind or outcome, now_of(site))
             found.append(evidence_of(*args, target=tenant.name, part=name))
     return found
 
@@ -215,7 +222,11 @@ def _own(site: Site, tenant: Tenant) -> Clearml:
 
 def _router(site: Site, tenant: Tenant) -> Outcome:
     routers = {router.name: router.last_update for router in _own(site, tenant).routers()}
-    return judge_router(GATEWAY_RELEASE, routers, _now(site))
+    return judge_router(GATEWAY_RELEASE, routers, now_of(site))
+
+
+def _name(site: Site, tenant: Tenant) -> Outcome:
+    return judge(read_name(site, tenant))
 
 
 def _quota(site: Site, tenant: Tenant) -> Outcome:
@@ -241,14 +252,14 @@ def look_isolation(site: Site, tenant: Tenant) -> list[Evidence]:
 
     def look(check: str, read: Callable[[Clearml, Clearml], Outcome]) -> Evidence:
         if other is None:
-            return _look(site, check, lambda: Outcome("skipped", "no other tenant is onboarded"), target=tenant.name)
+            return look_at(site, check, lambda: Outcome("skipped", "no other tenant is onboarded"), target=tenant.name)
         attempt = partial(_between, site, tenant, other, read)
-        return _look(site, check, attempt, target=tenant.name, part=other.name)
+        return look_at(site, check, attempt, target=tenant.name, part=other.name)
 
     return [
         look("tenant/isolation-queues", _foreign_queues),
         look("tenant/isolation-tasks", _foreign_task),
-        _look(site, "tenant/isolation-system", lambda: _refused(_own(site, tenant).companies), target=tenant.name),
+        look_at(site, "tenant/isolation-system", lambda: _refused(_own(site, tenant).companies), target=tenant.name),
     ]
 
 
@@ -299,9 +310,9 @@ def run_training(site: Site, tenant: Tenant) -> list[Evidence]:
         outcomes = judge_workload(seen)
     except StackError as error:
         outcomes = _broken(error)
-    found = [evidence_of(site.spec, check, out, _now(site), target=tenant.name) for check, out in outcomes.items()]
+    found = [evidence_of(site.spec, check, out, now_of(site), target=tenant.name) for check, out in outcomes.items()]
     if site.spec.validation.pipeline:
-        found.append(_look(site, "workload/pipeline", lambda: _pipeline(site, tenant), target=tenant.name))
+        found.append(look_at(site, "workload/pipeline", lambda: _pipeline(site, tenant), target=tenant.name))
     return found
 
 
@@ -359,24 +370,7 @@ def _pipeline(site: Site, tenant: Tenant) -> Outcome:
     return Outcome("pass" if good else "fail", f"{len(states)} step(s): {', '.join(states) or 'none'}")
 
 
-# --- shared ----------------------------------------------------------------------------------------------------------
-
-
-def _look(site: Site, check: str, read: Callable[[], Outcome], *, target: str = "", part: str = "") -> Evidence:
-    """Look at one check. What cannot be read is unknown, with the reason; it never passes."""
-    try:
-        outcome = read()
-    except StackError as error:
-        outcome = _unread(error)
-    return evidence_of(site.spec, check, outcome, _now(site), target=target, part=part)
-
-
-def _unread(error: StackError) -> Outcome:
-    return Outcome("unknown", f"{error.what}: {error.seen}" if error.seen else error.what)
-
-
-def _now(site: Site) -> datetime:
-    return datetime.fromtimestamp(site.clock.now(), UTC)
+# --- flows -----------------------------------------------------------------------------------------------------------
 
 
 @task(

@@ -21,7 +21,7 @@ def test_the_entrypoint_loads_and_its_form_is_described(name: str) -> None:
     assert properties, "a flow without parameters cannot be told for which site it runs"
     for parameter, form in properties.items():
         assert form.get("description"), f"{name}.{parameter} has no help"
-        assert "type" in form or "anyOf" in form, f"{name}.{parameter} has no type"
+        assert {"type", "anyOf", "$ref"} & form.keys(), f"{name}.{parameter} has no type"
 
 
 def test_every_flow_file_is_in_the_catalogue() -> None:

@@ -19,6 +19,7 @@ from typing import Any, NoReturn, Protocol, Self
 import httpx
 from pydantic import SecretStr
 
+from stackwright.clients.clearml_platform import ClearmlPlatform, PlatformCalls
 from stackwright.clients.clearml_types import (
     Company,
     CredentialInfo,
@@ -54,7 +55,7 @@ DATABASE_UNAVAILABLE = 102
 SCOUT = "stackwright-lookup-"
 
 
-class Clearml(Protocol):
+class Clearml(ClearmlPlatform, Protocol):
     """What tasks ask of a ClearML server, as one identity."""
 
     def server_info(self) -> ServerInfo: ...
@@ -91,7 +92,7 @@ class Clearml(Protocol):
     def task_log(self, task_id: str, lines: int = 100) -> tuple[str, ...]: ...
 
 
-class ClearmlClient:
+class ClearmlClient(PlatformCalls):
     """The real API. Used as a context manager it keeps its connection; otherwise each call opens its own.
 
     `verify` is a CA file, a TLS context, or None for the machine's own trust. `resolve` gives addresses for names.
@@ -374,9 +375,13 @@ class ClearmlClient:
         impersonate: str | None = None,
         act_as: str | None = None,
         tolerate: bool = False,
+        hide: tuple[SecretStr, ...] = (),
         **body: Any,
     ) -> dict[str, Any]:
-        """Send one request and return its data; with `tolerate`, a refusal (HTTP 400) counts as an empty answer."""
+        """Send one request and return its data; with `tolerate`, a refusal (HTTP 400) counts as an empty answer.
+
+        Neither the key's own secret nor those of `hide` show in a refusal's text.
+        """
         headers = {"X-Clearml-Client": "stackwright"}
         if impersonate:
             headers["X-Clearml-Impersonate-As"] = impersonate
@@ -391,7 +396,7 @@ class ClearmlClient:
                     answer = http.post(f"/{endpoint}", json=body, headers=headers)
         if tolerate and answer.status_code == 400:
             return {}
-        return read_envelope(answer, endpoint, where, hide=self._secret.get_secret_value())
+        return read_envelope(answer, endpoint, where, hide=(self._secret, *hide))
 
 
 def exactly(name: str) -> str:
@@ -399,7 +404,9 @@ def exactly(name: str) -> str:
     return f"^{re.escape(name)}$"
 
 
-def read_envelope(answer: httpx.Response, endpoint: str, where: str, *, hide: str) -> dict[str, Any]:
+def read_envelope(
+    answer: httpx.Response, endpoint: str, where: str, *, hide: tuple[SecretStr, ...] = ()
+) -> dict[str, Any]:
     """Return the data of an answer, or raise what its codes mean."""
     try:
         body = answer.json()
@@ -421,7 +428,9 @@ def read_envelope(answer: httpx.Response, endpoint: str, where: str, *, hide: st
         ) from error
     if status == 200:
         return dict(body.get("data") or {})
-    refuse(endpoint, where, status, code, text.replace(hide, "***") if hide else text)
+    for secret in filter(None, (held.get_secret_value() for held in hide)):
+        text = text.replace(secret, "***")
+    refuse(endpoint, where, status, code, text)
 
 
 def refuse(endpoint: str, where: str, status: int, code: int, text: str) -> NoReturn:

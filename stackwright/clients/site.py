@@ -14,6 +14,7 @@ from pydantic import SecretStr
 from stackwright.clients.clearml import Clearml
 from stackwright.clients.helm import HelmClient
 from stackwright.clients.kube import KubeClient
+from stackwright.clients.names import Names, SystemNames
 from stackwright.clients.secrets import Secrets
 from stackwright.clients.ssh import Shells
 from stackwright.domain.errors import GateTimeoutError
@@ -71,6 +72,7 @@ class Site:
     workdir: Path
     clock: Clock = field(default_factory=SystemClock)
     resolve: Mapping[str, str] = field(default_factory=dict)
+    names: Names = field(default_factory=SystemNames)
 
 
 def wait_until(

@@ -82,7 +82,7 @@ CLEARML = (
        "dragonflydb/dragonfly and mongodb.github.io; nothing is fetched from there at a deploy",
        "misspelt", "the projects' own pages", "test_misspelt_names_are_nowhere_in_the_code"),
     _e("rwx-claim", "5.7.1 step 5", "make a ReadWriteMany claim and volume for the workers",
-       "the storage class serves ReadWriteMany, and that is proved; no claim is made for nobody",
+       "the storage class serves ReadWriteMany, and that is proved; a tenant that asks gets a claim (workspace_gib)",
        "ClearML's own pages ask for none", _SERVER, "test_shared_volumes_are_proved_and_no_claim_is_made"),
     _e("registry-user", "5.7.2 step 1, 5.8.3 step 2a", "user allegroaenterprise",
        "user allegroaienterprise, kept with the token in `clearml.registry_block`", "a letter is missing", _SERVER,

@@ -206,8 +206,8 @@ def _hosts(plan: _Planner) -> Changes:
     text = wants.hosts_file(plan.spec, seen)
     if text != seen:
         yield plan.change(
-            "hosts", f"{len(plan.spec.dns.hosts)} static name(s) in {wants.HOSTS}",
-            put_file(wants.HOSTS, text), want=sorted(plan.spec.dns.hosts.items()),
+            "hosts", f"{len(wants.static_names(plan.spec))} static name(s) in {wants.HOSTS}",
+            put_file(wants.HOSTS, text), want=wants.static_names(plan.spec),
             verify=f"{wants.HOSTS} has the block",
         )  # fmt: skip
 

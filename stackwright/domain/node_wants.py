@@ -143,9 +143,14 @@ def chrony_file(spec: StackSpec) -> str:
     return HEAD + "".join(f"server {name} iburst\n" for name in spec.time.servers)
 
 
+def static_names(spec: StackSpec) -> list[tuple[str, str]]:
+    """Return the static names with their addresses; /etc/hosts knows no `*.domain`."""
+    return [item for item in sorted(spec.dns.hosts.items()) if not item[0].startswith("*")]
+
+
 def hosts_file(spec: StackSpec, seen: str) -> str:
     """Return /etc/hosts with our block of static names in it and everything else as it is."""
-    lines = "".join(f"{address} {name}\n" for name, address in sorted(spec.dns.hosts.items()))
+    lines = "".join(f"{address} {name}\n" for name, address in static_names(spec))
     block = f"{BEGIN}\n{lines}{END}\n" if lines else ""
     rest = re.sub(rf"^{BEGIN}\n.*?^{END}\n", "", seen, flags=re.M | re.S)
     if rest and not rest.endswith("\n"):

@@ -38,6 +38,7 @@ ActionKind = Literal[
     "retry-failed",
     "recover-pending-install",
     "recover-pending-upgrade",
+    "uninstall",
     "refuse-foreign",
     "refuse-downgrade",
     "refuse-busy",

@@ -133,7 +133,8 @@ class Dns(Model):
     """Name servers written to the node. Empty: leave the resolver as it is and only check it."""
     search: tuple[str, ...] = ()
     hosts: dict[str, str] = {}
-    """Static names (name: address) for /etc/hosts of all nodes, and for the controller's own calls."""
+    """Static names (name: address) for /etc/hosts of all nodes, and for the controller's own calls. `*.domain` stands
+    for every name below a domain: for the check of tenants' names alone, as /etc/hosts has no such thing."""
 
 
 class Firewall(Model):
@@ -326,6 +327,9 @@ class Clearml(Model):
     """Block with user and token for ClearML's charts and images."""
     agent_version: str | None = None
     gateway_version: str | None = None
+    injector_version: str | None = None
+    """Version of ClearML's fractional GPU injector on this site; empty: a new one. Before 1.3.0 jobs must name their
+    share as limits, too."""
     auth_cookie_name: str = "clearml-token-k8s"
     """Name of the server's login cookie, needed by the application gateway."""
     concurrency: int = Field(16, ge=1, le=200)

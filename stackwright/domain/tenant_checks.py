@@ -5,11 +5,14 @@ Shapes of e-mail addresses and what one node can offer are checked in checks/pla
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator
 
 from stackwright.domain.errors import Problem
 from stackwright.domain.spec import StackSpec, Tenant
+from stackwright.domain.tenant_gpus import cost
+from stackwright.domain.tenant_parts import check_identities, check_parts
 
 NAME_MIN = 3  # ClearML: system.create_company and queues.create refuse shorter names
 NAMESPACE_MAX = 63
@@ -34,10 +37,10 @@ def check_tenant_names(spec: StackSpec) -> list[Problem]:
     for index, tenant in enumerate(spec.tenants):
         path = f"tenants[{index}]"
         problems += [*_name(f"{path}.name", tenant.name), *_queues(path, tenant), *_quota(path, tenant)]
-        problems += _ports(spec, f"{path}.tcp_ports", tenant)
+        problems += [*_ports(spec, f"{path}.tcp_ports", tenant), *check_parts(spec, path, tenant)]
     problems += _twins((f"tenants[{i}].name", tenant.name) for i, tenant in enumerate(spec.tenants))
     problems += _twins((f"tenants[{i}].admin_email", tenant.admin_email) for i, tenant in enumerate(spec.tenants))
-    return [*problems, *_gpu_total(spec), *_overlaps(spec)]
+    return [*problems, *check_identities(spec), *_gpu_total(spec), *_overlaps(spec)]
 
 
 def _name(path: str, name: str) -> Iterator[Problem]:
@@ -72,7 +75,7 @@ def _queues(path: str, tenant: Tenant) -> Iterator[Problem]:
 
 def _quota(path: str, tenant: Tenant) -> Iterator[Problem]:
     quota, most = tenant.quota, max((queue.max_pods for queue in tenant.queues), default=0)
-    needs = max((queue.gpus * queue.max_pods for queue in tenant.queues), default=0)
+    needs = math.ceil(max((cost(queue) * queue.max_pods for queue in tenant.queues), default=0))
     remedy = "Raise the quota, or lower the queue's max_pods."
     if needs > quota.gpus:
         what = "a full queue needs more GPUs than the quota allows"

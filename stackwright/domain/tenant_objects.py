@@ -14,6 +14,9 @@ from stackwright.domain.layers.clearml import NAMESPACE as SERVER_NAMESPACE
 from stackwright.domain.layers.model import Chart, ObjectSpec, ReleaseSpec
 from stackwright.domain.layers.shared import MANAGED_BY, PSA, ingress_class, secret_object, tls_objects
 from stackwright.domain.spec import Queue, StackSpec, Tenant
+from stackwright.domain.tenant_gpus import gpu_resource as gpu_resource
+from stackwright.domain.tenant_gpus import monitored, on_gpus, pod_needs, quota_entries
+from stackwright.domain.tenant_workspace import CLAIM, claim_body, mounts
 from stackwright.domain.values import Marker, secret
 from stackwright.domain.versions import DEFAULTS, STREAM_SESSION_SINCE, parse_chart, v
 
@@ -35,7 +38,6 @@ LEAST_CPU_M, LEAST_MEMORY_MIB = 100, 256
 # Where the dashboard's GPU number is set moved twice. ClearML: agent on Kubernetes, orchestration dashboard (history).
 DASHBOARD_GPU_SINCE = v("6.12")
 DASHBOARD_SINCE = v("6.10.3")
-RESOURCES_FIELD = "resources|limits|{}"  # ClearML: agent chart, monitoredResources; the default reads NVIDIA's alone
 
 
 def agent_version(spec: StackSpec) -> str:
@@ -49,12 +51,6 @@ def gateway_version(spec: StackSpec) -> str:
 def router_host(spec: StackSpec, tenant: Tenant) -> str:
     """Return the host name of the tenant's application gateway."""
     return f"router-{tenant.name}.{spec.clearml.base_domain}"
-
-
-def gpu_resource(spec: StackSpec) -> str:
-    """Return the resource name of the site's GPUs; NVIDIA's where there are none or several kinds."""
-    found = gpu_operator.vendors(spec)
-    return gpu_operator.RESOURCES[found[0] if found else "nvidia"]
 
 
 # --- namespace and limits --------------------------------------------------------------------------------------------
@@ -76,7 +72,7 @@ def quota(spec: StackSpec, tenant: Tenant) -> ObjectSpec:
         "limits.memory": memory_text(want.memory_gib * 1024),
         "requests.storage": memory_text(want.storage_gib * 1024),
         "pods": str(want.pods),
-        f"requests.{gpu_resource(spec)}": str(want.gpus),
+        **quota_entries(spec, tenant),
     }
     return _object(spec, tenant, "v1", "ResourceQuota", QUOTA, {"hard": hard})
 
@@ -112,6 +108,14 @@ def memory_text(mib: int) -> str:
             return f"{mib}{unit}"
         mib //= 1024
     return str(mib)
+
+
+def workspace(spec: StackSpec, tenant: Tenant) -> tuple[ObjectSpec, ...]:
+    """The volume that all jobs share, where the tenant has one. It counts as the quota's storage."""
+    if not tenant.workspace_gib:
+        return ()
+    body = claim_body(spec, tenant, memory_text(tenant.workspace_gib * 1024))
+    return (_object(spec, tenant, "v1", "PersistentVolumeClaim", CLAIM, body),)
 
 
 def pull_secret(spec: StackSpec, tenant: Tenant) -> ObjectSpec:
@@ -196,21 +200,30 @@ def _port(port: int, protocol: str = "TCP") -> dict[str, Any]:
 # --- releases --------------------------------------------------------------------------------------------------------
 
 
-def agent(spec: StackSpec, tenant: Tenant) -> ReleaseSpec:
-    """The tenant's agent, with the tenant admin's own credentials. Guide: 5.8.3, chart and keys corrected."""
+def agent(spec: StackSpec, tenant: Tenant, pools: Mapping[str, tuple[str, ...]] | None = None) -> ReleaseSpec:
+    """The tenant's agent, with the tenant admin's own credentials. Guide: 5.8.3, chart and keys corrected.
+
+    `pools` maps a queue that the resource policy governs to the ids of the queues that the agent serves in its place.
+    """
     version = agent_version(spec)
-    values = agent_values(spec, tenant, version)
+    values = agent_values(spec, tenant, version, pools)
     return ReleaseSpec(AGENT_RELEASE, tenant.namespace, AGENT_CHART, "clearml.agent", version, values)
 
 
-def agent_values(spec: StackSpec, tenant: Tenant, version: str) -> dict[str, Any]:
+def agent_values(
+    spec: StackSpec, tenant: Tenant, version: str, pools: Mapping[str, tuple[str, ...]] | None = None
+) -> dict[str, Any]:
     domain, block = spec.clearml.base_domain, tenant.credentials_block
     glue = {
         "apiServerUrlReference": spec.url("api", domain),
         "fileServerUrlReference": spec.url("files", domain),
         "webServerUrlReference": spec.url("app", domain),
         "createQueues": True,
-        "queues": {queue.name: _queue(spec, tenant, queue) for queue in tenant.queues},
+        "queues": {
+            served: _queue(spec, tenant, queue, version)
+            for queue in tenant.queues
+            for served in (pools or {}).get(queue.name, (queue.name,))
+        },
         "basePodTemplate": {"imagePullSecrets": [{"name": PULL_SECRET}]},
         **_capacity(spec, tenant, version),
     }
@@ -228,18 +241,21 @@ def agent_values(spec: StackSpec, tenant: Tenant, version: str) -> dict[str, Any
     }
 
 
-def _queue(spec: StackSpec, tenant: Tenant, queue: Queue) -> dict[str, Any]:
+def _queue(spec: StackSpec, tenant: Tenant, queue: Queue, version: str) -> dict[str, Any]:
     cpu, memory = job_share(tenant)
     share = {"cpu": cpu_text(cpu), "memory": memory_text(memory)}
-    template: dict[str, Any] = {"resources": {"limits": dict(share), "requests": share}}
-    if queue.gpus:
-        template["resources"]["limits"][gpu_resource(spec)] = queue.gpus
+    labels, gpus = pod_needs(spec, tenant, queue)
+    template: dict[str, Any] = {"resources": {"limits": {**share, **gpus}, "requests": share}}
+    if labels:
+        template["labels"] = labels
+    if on_gpus(queue):
         taints = dict.fromkeys(taint for node in spec.gpu_nodes for taint in node.taints)
         if taints:
             tolerations = [{"key": taint.key, "operator": "Exists", "effect": taint.effect} for taint in taints]
             template["tolerations"] = tolerations
         if runtime := gpu_operator.runtime_class(spec):
             template["runtimeClassName"] = runtime
+    template |= mounts(tenant, version)
     return {"templateOverrides": template, "queueSettings": {"maxPods": queue.max_pods}}
 
 
@@ -248,16 +264,13 @@ def _capacity(spec: StackSpec, tenant: Tenant, version: str) -> dict[str, Any]:
     gpus, parsed = tenant.quota.gpus, parse_chart(version)
     if not gpus:
         return {}
-    resource = gpu_resource(spec)
-    monitored: dict[str, Any] = {"maxResources": gpus}
-    if resource != gpu_operator.RESOURCES["nvidia"]:
-        monitored["maxResourcesFieldName"] = RESOURCES_FIELD.format(resource)
-        monitored["minResourcesFieldName"] = RESOURCES_FIELD.format(resource)
+    counted = monitored(spec, tenant)
+    values: dict[str, Any] = {"monitoredResources": dict(counted)} if counted else {}
     if parsed is None or parsed >= DASHBOARD_GPU_SINCE:
-        return {"monitoredResources": monitored, "orchestrationDashboard": {"gpu": {"reportMax": gpus}}}
+        return {**values, "orchestrationDashboard": {"gpu": {"reportMax": gpus}}}
     if parsed >= DASHBOARD_SINCE:
-        return {"monitoredResources": monitored, "orchestrationDashboard": {"reportMaxGpu": gpus}}
-    return {"monitoredResources": monitored, "dashboardReportMaxGpu": gpus}
+        return {**values, "orchestrationDashboard": {"reportMaxGpu": gpus}}
+    return {**values, "dashboardReportMaxGpu": gpus}
 
 
 def gateway(spec: StackSpec, tenant: Tenant) -> ReleaseSpec:

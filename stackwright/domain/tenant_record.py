@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from stackwright.domain.spec import StackSpec, Tenant
-from stackwright.domain.tenant_request import Action
+from stackwright.domain.tenant_request import Action, TenantRequest
 
 NAMESPACE = "stackwright"
 PREFIX = "tenant-"
+HANDLED_KEPT = 20
+TEXT_MAX = 2000  # of a reason or an outcome: the record must stay far below what etcd takes
 
 State = Literal[
     "onboarding",  # begun; the next start completes it
@@ -42,8 +44,28 @@ class Handled(BaseModel):
     outcome: str
 
 
+class HandOver(BaseModel):
+    """What a tenant's people are told when it is ready: names and addresses, no secret."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    namespace: str
+    credentials_block: str
+    """Block that holds the administrator's key pair."""
+    admin_email: str
+    queues: tuple[str, ...] = ()
+    urls: dict[str, str] = {}
+    """Address by name: app, api, files, router."""
+    smoke_task: str = ""
+    """Id of the task that proved the first queue."""
+    at: str = ""
+
+
 class TenantRecord(BaseModel):
-    """One tenant's record. `begun` lists the saga's steps that were begun, oldest first: what may have to be undone."""
+    """One tenant's record. `begun` lists the saga's steps that were begun, oldest first: what may have to be undone.
+
+    `version` is what was read of the cluster's object; it is not kept in it. A record that was never read has none.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -52,12 +74,22 @@ class TenantRecord(BaseModel):
     state: State
     request: str = ""
     """Id of the request that is being carried out, or was last."""
+    doing: TenantRequest | None = None
+    """The request that is being carried out: the next start goes on with it. None in a state of rest."""
     reason: str = ""
     """Why it is in this state, for people."""
     company_id: str = ""
     begun: tuple[str, ...] = ()
+    adopted: tuple[str, ...] = ()
+    """Steps of which something was there before: they are never undone."""
     handled: tuple[Handled, ...] = ()
     """The last requests, newest first."""
+    hand_over: HandOver | None = None
+    kept: tuple[str, ...] = ()
+    """What is left of an archived tenant, for people."""
+    replaces: str = ""
+    """Access key of the pair that is being replaced; empty while no rotation is under way."""
+    version: str = Field("", exclude=True)
 
     @property
     def name(self) -> str:
@@ -66,6 +98,23 @@ class TenantRecord(BaseModel):
 
 LIVE = frozenset({"onboarding", "ready", "changing", "suspended"})
 """States in which a tenant takes its share of the site."""
+
+
+def note(record: TenantRecord, request: TenantRequest, outcome: str, at: str) -> TenantRecord:
+    """Return the record with a request noted as handled; the newest ones are kept."""
+    entry = Handled(id=request.id, action=request.action, caller=request.caller[:200], at=at, outcome=clipped(outcome))
+    others = tuple(done for done in record.handled if done.id != request.id)
+    return record.model_copy(update={"request": request.id, "handled": (entry, *others)[:HANDLED_KEPT]})
+
+
+def answer_of(record: TenantRecord | None, request_id: str) -> Handled | None:
+    """Return how a request was answered, or None where it was not yet."""
+    return next((done for done in record.handled if done.id == request_id), None) if record else None
+
+
+def clipped(text: str) -> str:
+    """Return a text short enough for a record."""
+    return text if len(text) <= TEXT_MAX else f"{text[: TEXT_MAX - 2]} ~"
 
 
 def with_records(spec: StackSpec, records: tuple[TenantRecord, ...]) -> StackSpec:

@@ -65,3 +65,7 @@ class TenantRequest(BaseModel):
     """Who asked, as the receiver knows them."""
     wanted: WantedTenant | None = None
     changes: TenantChanges | None = None
+    stop_running: bool = False
+    """With `archive`: end the work that still runs or waits. Otherwise such work is listed and blocks."""
+    confirm: str = ""
+    """With `delete`: the tenant's name once more. Anything else is refused."""

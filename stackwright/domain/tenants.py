@@ -20,6 +20,9 @@ from stackwright.domain.plan import Effect, Step, digest_of
 from stackwright.domain.releases import LAYER_LABEL, ReleaseAction, ReleaseFacts, ReleaseWant, decide_release
 from stackwright.domain.spec import StackSpec, Tenant
 from stackwright.domain.tenant_checks import check_tenant_names as check_tenant_names
+from stackwright.domain.tenant_gpus import cost
+from stackwright.domain.tenant_identity import SeenIdentity, identity_gaps
+from stackwright.domain.tenant_names import SeenName, judge_name
 from stackwright.domain.tenant_objects import (
     GATEWAY_RELEASE,
     SITE_LABEL,
@@ -32,7 +35,11 @@ from stackwright.domain.tenant_objects import (
     network,
     pull_secret,
     quota,
+    router_host,
+    workspace,
 )
+from stackwright.domain.tenant_policy import SeenPolicy, governed, pending, policy_gaps, pool_queues
+from stackwright.domain.tenant_workspace import CLAIM, bound, claim_problems
 from stackwright.domain.values import Marker, canonical, covers, markers_in, resolve
 
 ADMIN_ROLE = "admin"
@@ -77,6 +84,11 @@ class TenantFacts:
     routers: Mapping[str, str] = field(default_factory=dict)
     opened: Mapping[Marker, SecretStr] = field(default_factory=dict, repr=False)
     run_dead: bool = False
+    policy: SeenPolicy | None = None
+    """None where the tenant wants no policy, or nothing can be seen of it."""
+    identity: SeenIdentity | None = None
+    client_secret: SecretStr | None = None
+    name: SeenName | None = None
 
     @property
     def key_good(self) -> bool:
@@ -129,20 +141,24 @@ def decide_tenant(spec: StackSpec, tenant: Tenant, facts: TenantFacts) -> Tenant
     renewed = any(step.id.endswith("/credentials") for step in account)
     releases = {
         what: _decide_release(spec, tenant, release, facts, renewed)
-        for what, release in (("agent", agent(spec, tenant)), ("gateway", gateway(spec, tenant)))
+        for what, release in (
+            ("agent", agent(spec, tenant, pool_queues(tenant, facts.policy))),
+            ("gateway", gateway(spec, tenant)),
+        )
     }
     steps = [*account]
-    for what in ("namespace", "quota", "limits", "network", "pull-secret"):
-        if differ[what]:
+    for what in ("namespace", "quota", "limits", "network", "pull-secret", "workspace"):
+        if differ[what] or (what == "workspace" and unbound(spec, tenant, facts)):
             steps.append(_objects_step(tenant, what, objects[what], differ[what]))
+    steps += [*_policy_steps(spec, tenant, facts), *_identity_steps(tenant, facts)]
     for what, release in releases.items():
         around = objects.get(what, ())
         if release.action.changes or differ.get(what):
-            steps.append(_release_step(tenant, what, release, around))
-    if missing := unlisted(tenant, facts):
-        steps.append(_queues_step(tenant, missing))
+            steps.append(_release_step(spec, tenant, what, release, around))
+    steps += _seen_steps(spec, tenant, facts)
     refused = [release.action.problem for release in releases.values() if release.action.problem]
-    problems = (*_owner_problems(spec, tenant, facts), *refused)
+    claim = facts.objects.get(ObjectKey("v1", "PersistentVolumeClaim", tenant.namespace, CLAIM))
+    problems = (*_owner_problems(spec, tenant, facts), *claim_problems(tenant, claim), *refused)
     return TenantChange(tuple(steps), differ, releases, problems)
 
 
@@ -154,7 +170,8 @@ def objects_of(spec: StackSpec, tenant: Tenant) -> dict[str, tuple[ObjectSpec, .
         "limits": (limits(spec, tenant),),
         "network": network(spec, tenant),
         "pull-secret": (pull_secret(spec, tenant),),
-        "gateway": gateway_objects(spec, tenant),
+        "workspace": workspace(spec, tenant),
+        "gateway": () if tenant.suspended else gateway_objects(spec, tenant),
     }
 
 
@@ -218,6 +235,7 @@ _OBJECT_TEXTS = {
     "limits": ("5.8.2", "the limits read back as applied"),
     "network": ("5.8.2", "the policies read back as applied"),
     "pull-secret": ("5.8.3", "the Secret reads back as applied"),
+    "workspace": ("5.7.1", "the claim is bound"),
 }
 
 
@@ -225,21 +243,73 @@ def _objects_step(tenant: Tenant, what: str, wanted: tuple[ObjectSpec, ...], dif
     """Make the step of some objects. Its digest covers all of them, so that a run cut short continues under it."""
     guide, verify = _OBJECT_TEXTS[what]
     names = ", ".join(item.key.name for item in differ)
-    summary = f"apply {differ[0].key.kind} {names}"
+    summary = f"apply {differ[0].key.kind} {names}" if differ else f"wait for {wanted[0].key.kind} {wanted[0].key.name}"
     return _step(tenant, what, summary, guide, verify, *(canonical(item.manifest) for item in wanted))
 
 
-def _release_step(tenant: Tenant, what: str, change: ReleaseChange, around: tuple[ObjectSpec, ...]) -> Step:
+def _policy_steps(spec: StackSpec, tenant: Tenant, facts: TenantFacts) -> list[Step]:
+    if tenant.policy is None:
+        return []
+    gaps = policy_gaps(spec, tenant, facts.policy) if facts.policy else [f"policy {tenant.name}"]
+    if not gaps:
+        return []
+    queues = (f"{queue.name}={cost(queue):g}" for queue in governed(tenant))
+    digest = (canonical(tenant.policy.model_dump(mode="json")), *queues)
+    verify = "reservation, limit, pools and queues read back as wanted"
+    return [_step(tenant, "policy", f"set up the resource policy: {', '.join(gaps)}", "5.7.2", verify, *digest)]
+
+
+def _identity_steps(tenant: Tenant, facts: TenantFacts) -> list[Step]:
+    if tenant.identity is None:
+        return []
+    gaps = ["nothing seen yet"]
+    if facts.identity is not None and facts.company_id:
+        gaps = identity_gaps(tenant, facts.company_id, facts.identity, facts.client_secret)
+    if not gaps:
+        return []
+    digest = canonical(tenant.identity.model_dump(mode="json"))
+    verify = "domains, addresses and provider read back as wanted"
+    return [_step(tenant, "identity", f"set up who may log in: {', '.join(gaps)}", "5.7.2", verify, digest)]
+
+
+def _seen_steps(spec: StackSpec, tenant: Tenant, facts: TenantFacts) -> list[Step]:
+    """Return the steps that wait for what all others lead to; a suspended tenant has nothing that could be seen."""
+    if tenant.suspended:
+        return []
+    steps, host = [], router_host(spec, tenant)
+    if facts.name is None or not facts.name.good:
+        problem = judge_name(facts.name) if facts.name else None
+        why = f": {problem.what}" if problem else ""
+        verify = "the name leads to the ingress controller, with a trusted certificate"
+        steps.append(_step(tenant, "names", f"wait for {host}{why}", "5.9", verify, host))
+    if missing := unlisted(tenant, facts):
+        steps.append(_queues_step(tenant, missing))
+    return steps
+
+
+def unbound(spec: StackSpec, tenant: Tenant, facts: TenantFacts) -> bool:
+    """Tell whether the shared volume is still to be bound. Longhorn binds at once; of other classes it is not known."""
+    if not tenant.workspace_gib or not spec.layers.storage.enabled:
+        return False
+    return not bound(facts.objects.get(ObjectKey("v1", "PersistentVolumeClaim", tenant.namespace, CLAIM)))
+
+
+def _release_step(
+    spec: StackSpec, tenant: Tenant, what: str, change: ReleaseChange, around: tuple[ObjectSpec, ...]
+) -> Step:
     release, want, action = change.spec, change.want, change.action
     place, chart = f"{release.namespace}/{release.name}", f"{release.chart.name} {release.version}"
     summary = f"{action.kind} {place} with {chart} ({action.why})" if action.changes else f"certificate of {place}"
     guide = "5.8.3" if what == "agent" else "5.9"
     verify = "its queues have a worker" if what == "agent" else f"router {GATEWAY_RELEASE} is listed"
+    verify = "there is no such release" if tenant.suspended else verify
     first = change.seen is None or (change.seen.deployed is None and change.seen.newest.revision == 1)
     effect = Effect.SERVICE_RESTART if action.changes and not first else Effect.NONE
-    # Markers, not secrets: the digest is shown and kept.
-    parts = (want.chart, want.repo or "", want.version, canonical(release.values))
-    digest = (*parts, *(canonical(item.manifest) for item in around))
+    # Markers, not secrets: the digest is shown and kept. Ids that are made on the way do not count: queues of pools.
+    shown = agent(spec, tenant, {queue.name: (pending(queue.name),) for queue in governed(tenant)})
+    values = shown.values if what == "agent" else release.values
+    parts = (want.chart, want.repo or "", want.version, canonical(values))
+    digest = (*parts, *(canonical(item.manifest) for item in around), *(("suspended",) if tenant.suspended else ()))
     return _step(tenant, what, summary, guide, verify, *digest, effect=effect)
 
 
@@ -258,7 +328,12 @@ def _step(
 
 
 def unlisted(tenant: Tenant, facts: TenantFacts) -> list[str]:
-    """Return what the tenant's own key does not list yet: queues, workers of queues, the router."""
+    """Return what the tenant's own key does not list yet: queues, workers of queues, the router.
+
+    Nothing is wanted of a suspended tenant.
+    """
+    if tenant.suspended:
+        return []
     names = [queue.name for queue in tenant.queues]
     missing = [f"queue {name}" for name in names if name not in facts.queues]
     missing += [f"a worker of queue {name}" for name in names if name not in facts.served]
@@ -283,7 +358,18 @@ def _decide_release(
     want = want_of(spec, tenant, release, opened)
     seen = facts.releases.get(release.name)
     action = decide_release(want, seen.newest if seen else None, ReleaseFacts(facts.now, facts.run_dead))
+    if tenant.suspended:
+        action = _suspended(action, seen)
     return ReleaseChange(release, want, action, seen)
+
+
+def _suspended(action: ReleaseAction, seen: SeenRelease | None) -> ReleaseAction:
+    """Take a release away: nothing starts any more, and what runs ends by itself. Another owner's stays."""
+    if seen is None or seen.newest.status == "uninstalled":
+        return ReleaseAction("nothing", "the tenant is suspended")
+    if action.kind in ("refuse-foreign", "refuse-busy"):
+        return action
+    return ReleaseAction("uninstall", "the tenant is suspended", ("uninstall",))
 
 
 def want_of(spec: StackSpec, tenant: Tenant, release: ReleaseSpec, opened: Mapping[Marker, SecretStr]) -> ReleaseWant:

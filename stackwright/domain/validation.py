@@ -15,8 +15,9 @@ from stackwright.domain.layers import gpu_operator
 from stackwright.domain.spec import StackSpec, Tenant
 from stackwright.domain.tenants import ROUTER_FRESH_S, is_fresh
 
-KUBERNETES, SERVER, AGENT, GATEWAY, GPUS = (
+KUBERNETES, NETWORK, SERVER, AGENT, GATEWAY, GPUS = (
     "RKE2 and Kubernetes",
+    "Cluster network (CNI)",
     "ClearML Enterprise server",
     "ClearML Enterprise agent",
     "ClearML application gateway",
@@ -97,6 +98,11 @@ CATALOGUE: tuple[Check, ...] = (
         "Look at the gateway's router pod in the tenant's namespace.", GATEWAY,
     ),
     Check(
+        "tenant/name", "The router's name leads to the platform", "5.9",
+        "the ingress controller's address, with a trusted certificate for the name",
+        "Make the DNS record, or look at the Certificate in the tenant's namespace.", GATEWAY,
+    ),
+    Check(
         "tenant/quota", "The namespace's quota is in force", "5.8.2", "hard limits as the site file says",
         "Onboard the tenant again: the quota is then applied.", KUBERNETES,
     ),
@@ -115,6 +121,25 @@ CATALOGUE: tuple[Check, ...] = (
     Check(
         "tenant/isolation-system", "The tenant's key may not list companies", "5.7.2", "refused (403)",
         "The block holds a platform key: remove it and onboard the tenant again.", SERVER,
+    ),
+    Check(
+        "tenant/isolation-network", "Another tenant's services and pods cannot be reached", "5.8.2",
+        "every connection unanswered, while ClearML's API answers",
+        "Compare the namespace's network policies; see that the CNI enforces them.", NETWORK, works=True,
+    ),
+    Check(
+        "tenant/isolation-platform", "The platform's own services cannot be reached", "5.8.2",
+        "every connection unanswered, while ClearML's API answers",
+        "Compare the namespace's network policies; see that the CNI enforces them.", NETWORK, works=True,
+    ),
+    Check(
+        "tenant/isolation-quota", "A pod beyond the quota is refused", "5.8.2", "refused: exceeded quota",
+        "Onboard the tenant again: the quota is then applied.", KUBERNETES,
+    ),
+    Check(
+        "tenant/isolation-account", "The agent's service account has no rights outside its namespace", "5.8.3",
+        "nothing allowed outside the tenant's namespace",
+        "Look for the ClusterRoleBinding or RoleBinding that names the account, and remove it.", KUBERNETES,
     ),
     Check(
         "workload/done", "A training task runs through the queue to its end", "6", "completed",

@@ -44,7 +44,7 @@ def answer(status, code=0, text="text", data=None):
 def test_codes_become_our_errors(status, code, kind):
     """The sub-code decides; status and code stay readable; a secret in the server's words is hidden."""
     with pytest.raises(ApiError) as caught:
-        read_envelope(answer(status, code, f"said {SECRET}"), "x.y", "https://api/x.y", hide=SECRET)
+        read_envelope(answer(status, code, f"said {SECRET}"), "x.y", "https://api/x.y", hide=(SecretStr(SECRET),))
     assert type(caught.value) is kind
     assert (caught.value.status, caught.value.code) == (status, code)
     assert caught.value.transient is (kind is ApiUnavailableError)
@@ -65,7 +65,7 @@ def test_codes_become_our_errors(status, code, kind):
 def test_answers_of_something_else_are_told_apart(response, kind):
     """An ingress, a load balancer or a login page is named as such, never taken for an empty answer."""
     with pytest.raises(ApiError, match="not answered by ClearML") as caught:
-        read_envelope(response, "x.y", "https://api/x.y", hide=SECRET)
+        read_envelope(response, "x.y", "https://api/x.y", hide=(SecretStr(SECRET),))
     assert type(caught.value) is kind
 
 

@@ -366,7 +366,7 @@ def test_the_whole_plan_is_in_the_guides_order():
     steps = plan_tenant(spec, red(spec), NOTHING)
     assert [step.id.rsplit("/", 1)[1] for step in steps] == [
         "company", "user", "credentials", "namespace", "quota", "limits", "network", "pull-secret", "agent", "gateway",
-        "queues",
+        "names", "queues",
     ]  # fmt: skip
     assert all(step.target == "red" and step.guide and step.verify and step.effect is Effect.NONE for step in steps)
 

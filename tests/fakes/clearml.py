@@ -26,6 +26,7 @@ from stackwright.clients.clearml_types import (
     WorkerInfo,
 )
 from stackwright.domain.errors import ApiError, ApiUnavailableError, ConflictError, NotFoundError
+from tests.fakes.clearml_platform import FakeCompany, PlatformFake
 
 SYSTEM = ("SYSTEMKEY", "planted-system-secret")
 
@@ -49,7 +50,10 @@ class Key:
 
 @dataclass
 class FakeServer:
-    """One server. `on_change(action)` is called before each change; `down` makes every call fail as unavailable."""
+    """One server. `on_change(action)` is called before each change; `down` makes every call fail as unavailable.
+
+    `newer` servers have the tenant API.
+    """
 
     companies: list[Company] = field(default_factory=list)
     users: list[User] = field(default_factory=list)
@@ -59,7 +63,9 @@ class FakeServer:
     routers: dict[str, list[RouterInfo]] = field(default_factory=dict)
     usages: dict[str, list[ResourceUsage]] = field(default_factory=dict)
     tasks: dict[str, list[TaskInfo]] = field(default_factory=dict)
+    parts: dict[str, FakeCompany] = field(default_factory=dict)
     journal: list[str] = field(default_factory=list)
+    newer: bool = False
     lost: set[str] = field(default_factory=set)
     down: bool = False
     on_change: Callable[[str], None] = lambda action: None
@@ -88,7 +94,7 @@ class FakeServer:
         return next(user.company_id for user in self.users if user.id == self.keys[access_key].user)
 
 
-class FakeClearml:
+class FakeClearml(PlatformFake):
     """The server as one identity."""
 
     def __init__(self, server: FakeServer, access_key: str, secret_key: str) -> None:

@@ -9,6 +9,7 @@ from stackwright.domain.cluster import HttpAnswer, node_status, rollout_of
 from stackwright.domain.errors import ApiUnavailableError, ConflictError, NotFoundError, StackError
 from stackwright.domain.values import deep_merge
 
+VERSIONED = ("Lease", "ConfigMap")
 GROUPS = {"Job": "batch/v1", "PersistentVolumeClaim": "v1"}
 
 
@@ -31,8 +32,9 @@ class FakeKube:
     """Objects by (apiVersion, kind, namespace, name).
 
     `refuse` maps a kind to errors raised, one each, by the next changes of objects of that kind. `services` maps
-    (namespace, service, method, path) to an answer. `journal` holds every change. A Lease has a resourceVersion, and
-    stale patches of it are refused. While `down` nothing of a Lease is answered; `time` is the API server's clock.
+    (namespace, service, method, path) to an answer. `journal` holds every change. A Lease or ConfigMap has a
+    resourceVersion, and stale patches of it are refused. While `down` nothing of a Lease is answered; `time` is the
+    API server's clock.
     """
 
     def __init__(self, *objects: dict[str, Any]) -> None:
@@ -83,11 +85,11 @@ class FakeKube:
     def create(self, obj):
         if obj["kind"] == "Lease":
             self._answer()
-            if _key(obj) in self.objects:
-                raise ConflictError("the API server refused POST", where=obj["metadata"]["name"], status=409)
+        if obj["kind"] in VERSIONED and _key(obj) in self.objects:
+            raise ConflictError("the API server refused POST", where=obj["metadata"]["name"], status=409)
         self._change("create", obj)
         self.objects[_key(obj)] = self._numbered(copy.deepcopy(dict(obj)))
-        return copy.deepcopy(obj)
+        return copy.deepcopy(self.objects[_key(obj)])
 
     def create_dry_run(self, obj):
         errors = self.refuse.get(f"dry-run {obj['kind']}", [])
@@ -101,8 +103,9 @@ class FakeKube:
             raise NotFoundError("there is no such object", where=f"{kind} {name}", status=404)
         if kind == "Lease":
             self._answer()
-            version = found["metadata"]["resourceVersion"]
-            if patch["metadata"].get("resourceVersion", version) != version:
+        if kind in VERSIONED:
+            version = found["metadata"].get("resourceVersion")
+            if patch.get("metadata", {}).get("resourceVersion", version) != version:
                 raise ConflictError("the API server refused PATCH", where=name, seen="409 Conflict", status=409)
         self._change("patch", found)
         self.put(self._numbered(_without_nulls(deep_merge(found, patch))))
@@ -134,7 +137,7 @@ class FakeKube:
             raise ApiUnavailableError("the API server does not answer", where="https://api", seen="NewConnectionError")
 
     def _numbered(self, obj):
-        if obj["kind"] == "Lease":
+        if obj["kind"] in VERSIONED:
             self._version += 1
             obj["metadata"] = {**obj["metadata"], "resourceVersion": str(self._version)}
         return obj

@@ -14,6 +14,7 @@ import random
 import subprocess
 import sys
 import traceback
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -33,11 +34,11 @@ RETRY_DELAY_S = 0.2
 class Controllers:
     """Starts commands on one rig, one after the other."""
 
-    def __init__(self, rig: Rig) -> None:
+    def __init__(self, rig: Rig, program: str = "tests.kill.controllers") -> None:
         self._log = rig.folder / "controllers.log"
         with self._log.open("ab") as log:
             self._server = subprocess.Popen(
-                [sys.executable, "-m", "tests.kill.controllers"],
+                [sys.executable, "-m", program],
                 env=rig.environment,
                 cwd=ROOT,
                 stdin=subprocess.PIPE,
@@ -74,7 +75,14 @@ class Controllers:
         self._server.communicate()
 
 
-def _carry_out(words: list[str], log: str, gate: int) -> NoReturn:
+def _command(words: list[str]) -> None:
+    from stackwright.cli import main
+
+    sys.argv = ["stackwright", *words]
+    main()
+
+
+def _carry_out(run: Callable[[list[str]], None], words: list[str], log: str, gate: int) -> NoReturn:
     """Be the command, once the gate opens."""
     code = 1
     try:
@@ -85,12 +93,9 @@ def _carry_out(words: list[str], log: str, gate: int) -> NoReturn:
             os.dup2(sink.fileno(), 2)
         random.seed()
         if os.read(gate, 1):
-            from stackwright.cli import main
-
-            sys.argv = ["stackwright", *words]
             sys.stdout = sys.stderr  # the parent's would have its answers in their buffer
             sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
-            main()
+            run(words)
             code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
@@ -109,9 +114,9 @@ def retry_at_once() -> None:
             task.retry_delay_seconds = RETRY_DELAY_S
 
 
-def main() -> None:
-    """Answer line by line."""
-    for name in LOADED:
+def serve(run: Callable[[list[str]], None] = _command, loaded: Iterable[str] = LOADED) -> None:
+    """Answer line by line; `run` is what a command's process does with its words."""
+    for name in loaded:
         importlib.import_module(name)
     retry_at_once()
     pid = gate = 0
@@ -122,7 +127,7 @@ def main() -> None:
             pid = os.fork()
             if pid == 0:
                 os.close(gate)
-                _carry_out(asked["words"], asked["log"], reading)
+                _carry_out(run, asked["words"], asked["log"], reading)
             os.close(reading)
             answer = {"pid": pid}
         else:
@@ -133,4 +138,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    serve()

@@ -13,6 +13,7 @@ from stackwright.domain.releases import plain_values
 from stackwright.domain.tenants import plan_tenant
 from tasks.tenants import bring_tenant, read_tenant
 from tests.fakes.clearml import SYSTEM, FakeServer
+from tests.fakes.clearml_platform import FakeCompany
 from tests.fakes.kube import FakeKube, ready
 from tests.tasks.layer_site import FakeSite
 
@@ -25,6 +26,27 @@ class WatchedKube(FakeKube):
     def _change(self, verb, obj):
         self.on_change(f"kube {verb} {obj['kind']} {obj['metadata']['name']}")
         super()._change(verb, obj)
+
+    def get(self, api_version, kind, name, ns=None):
+        """Claims are bound at once, as Longhorn's are."""
+        found = super().get(api_version, kind, name, ns)
+        return {**found, "status": {"phase": "Bound"}} if found and kind == "PersistentVolumeClaim" else found
+
+
+class FakeNames:
+    """Every name leads to one address, and good certificates are served; `lost` and `refused` say otherwise."""
+
+    address = "192.0.2.10"
+
+    def __init__(self) -> None:
+        self.lost: set[str] = set()
+        self.refused = ""
+
+    def addresses(self, name):
+        return frozenset() if name in self.lost else frozenset({self.address})
+
+    def refusal(self, name, address, port, ca_file):
+        return self.refused, ""
 
 
 class TenantSite(FakeSite):
@@ -40,7 +62,8 @@ class TenantSite(FakeSite):
         self.kube.put(ready("Deployment", "clearml-enterprise-apiserver", "clearml"))
         self.server = FakeServer()
         self.agents_work = True
-        self.site = replace(self.site, kube=lambda: self.kube, clearml=self.server.client)
+        self.names = FakeNames()
+        self.site = replace(self.site, kube=lambda: self.kube, clearml=self.server.client, names=self.names)
 
     def tenant(self, name: str = "red"):
         return next(tenant for tenant in self.spec.tenants if tenant.name == name)
@@ -63,8 +86,11 @@ class TenantSite(FakeSite):
         company = self.server.company_of_key(key)
         if "agentk8sglue" in values:
             names = list(values["agentk8sglue"]["queues"])
-            self.server.queues[company] = [QueueInfo(f"{company}-{name}", name, 0, False) for name in names]
-            ids = tuple(queue.id for queue in self.server.queues[company])
+            queues = self.server.queues.setdefault(company, [])
+            links = {x.queue_id for p in self.server.parts.get(company, FakeCompany()).live.profiles for x in p.links}
+            have = {queue.name for queue in queues} | links
+            queues += [QueueInfo(f"{company}-{name}", name, 0, False) for name in names if name not in have]
+            ids = tuple(queue.id for queue in queues if queue.name in names) + tuple(links & set(names))
             self.server.workers[company] = [WorkerInfo("k8s:group:agent", ids, "", "")]
             gpus = values["agentk8sglue"].get("orchestrationDashboard", {}).get("gpu", {}).get("reportMax", 0)
             self.server.usages[company] = [ResourceUsage("k8s", gpus, gpus, gpus, 1)]

@@ -24,7 +24,7 @@ from tests.tasks.layer_site import FakeLease
 from tests.tasks.tenant_site import TenantSite
 
 ACCOUNT = ["company", "user", "credentials"]
-STEPS = [*ACCOUNT, "namespace", "quota", "limits", "network", "pull-secret", "agent", "gateway", "queues"]
+STEPS = [*ACCOUNT, "namespace", "quota", "limits", "network", "pull-secret", "agent", "gateway", "names", "queues"]
 
 
 class Killed(BaseException):
@@ -76,7 +76,7 @@ def test_a_new_tenant_gets_everything(place):
     assert whats(place.plan()) == STEPS
     evidence = place.bring()
     assert {check.verdict for check in evidence} == {"pass"}
-    assert len(evidence) == 5
+    assert len(evidence) == 6
     assert [user.role for user in place.server.users] == ["admin"]
     assert place.helm.journal == [
         "apply clearml-red/clearml-enterprise-agent 6.14.1",

@@ -160,7 +160,7 @@ def _dns(spec: StackSpec) -> Iterator[Problem]:
         if not is_dns_name(text):
             yield Problem(f"dns.search[{index}]", "this is not a domain", "Correct it.", "a DNS name", text[:80])
     for name, text in spec.dns.hosts.items():
-        if not is_dns_name(name):
+        if not is_dns_name(name.removeprefix("*.")):
             yield Problem(f"dns.hosts[{name[:80]}]", "this is not a DNS name", "Write name: address.", "a DNS name")
         if address_of(text) is None:
             what = "a static name needs an IP address"

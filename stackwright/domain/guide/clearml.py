@@ -54,15 +54,15 @@ PREPARATION = rows(
      (Layer("clearml", value="apiserver.ingress.hostName"), Layer("clearml", value="webserver.ingress.hostName"),
       Layer("clearml", value="fileserver.ingress.hostName"))),
     ("clearml-router-names", "step 5, DNS", "A router name, and one for TCP sessions.",
-     (Tenant("gateway", value="ingress.hostName"), Tenant("gateway"))),
+     (Tenant("gateway", value="ingress.hostName"), Tenant("names"), Check("tenant/name"))),
     ("clearml-cni", "step 5, advanced", "A CNI for advanced deployments.", (Field("rke2.cni"), Step("rke2/*/config"))),
     ("clearml-idp", "step 5, multi-tenant", "An identity provider for each tenant.",
-     (Limit("Each tenant's provider is set up in ClearML by its administrator; the API administrator that is made "
-            "does not need one."),)),
+     (Tenant("identity"), Field("tenants[].identity.provider"), Rule("provider without its secret"))),
     ("clearml-storage-class", "step 5, storage", "A storage class that the server can use.",
      (Layer("storage"), Rule("ClearML without storage"), Layer("storage", gate="volume/readwriteonce"))),
     ("clearml-rwx", "step 5, storage", "A ReadWriteMany volume for the workers.",
-     (Layer("storage", gate="volume/readwritemany"), Corrected("rwx-claim"))),
+     (Tenant("workspace"), Field("tenants[].workspace_gib"), Layer("storage", gate="volume/readwritemany"),
+      Rule("shared volume beyond the quota"), Corrected("rwx-claim"))),
     ("clearml-registry", "step 6", "Credentials of ClearML's registry.",
      (Field("clearml.registry_block"), Tenant("pull-secret"), Layer("clearml", value="imageCredentials.password"))),
 )  # fmt: skip
@@ -113,7 +113,7 @@ SERVER = rows(
     ("tenant-credentials", "step 5e", "Make the administrator's key pair.",
      (Tenant("credentials"), Check("tenant/login"), Corrected("impersonation-header"))),
     ("tenant-idp", "Tip", "Users come through the tenant's identity provider.",
-     (Limit("Set up in ClearML by the tenant's administrator."),)),
+     (Tenant("identity"), Field("tenants[].identity.domains"), Rule("mail domain of two tenants"))),
     ("server-verify", "step 6", "The login page is seen at app.<base domain>.",
      (Check("clearml/app"), Layer("clearml", gate="http/app."))),
 )  # fmt: skip
@@ -216,8 +216,8 @@ VALIDATION = rows(
     ("validate-pipeline", "pipelines", "A pipeline of several steps.",
      (Check("workload/pipeline"), Field("validation.pipeline"))),
     ("validate-quotas", "Resource Configuration", "Hierarchies, spill-over and quotas of resources.",
-     (Tenant("quota"), Check("tenant/quota"), Limit(
-         "Kubernetes quotas are set; ClearML's own resource policies are drawn in its user interface."))),
+     (Tenant("quota"), Check("tenant/quota"), Tenant("policy"), Field("tenants[].policy"),
+      Rule("policy beyond the quota"))),
 )  # fmt: skip
 
 CLEARML: tuple[Requirement, ...] = (*PREPARATION, *SERVER, *AGENT, *GATEWAY, *VALIDATION)

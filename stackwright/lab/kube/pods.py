@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from stackwright.lab.kube import lifecycle
+from stackwright.lab.kube import lifecycle, policies
 from stackwright.lab.kube.scheduling import NOT_READY, PODS, UNSCHEDULABLE, node_ready, tolerates, with_condition
 from stackwright.lab.kube.store import Kept
 from stackwright.lab.kube.values import copy, dig
@@ -192,6 +192,9 @@ def _run(state: KubeState, kept: Kept) -> float | None:
     if not _has_end(obj):
         return None
     failed = _fails(state, obj)
+    said = policies.probe_log(state, obj)
+    if said is not None:
+        state.pod_logs[obj["metadata"]["namespace"], obj["metadata"]["name"]] = said
     now = state.now()
     ended = {
         "exitCode": 1 if failed else 0,

@@ -1,0 +1,31 @@
+"""Carry out one request for a tenant, as the webhook receiver sends it."""
+
+from __future__ import annotations
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+
+from blocks.site import load_site
+from stackwright.domain.tenant_request import TenantRequest
+from tasks.common import in_thread
+from tasks.parameters import SiteName
+from tasks.tenant_lease import hold_tenant_lease
+from tasks.tenant_request import carry_out_request, publish_outcome
+
+
+@flow(name="tenant-request", flow_run_name="{request.action}-{request.tenant}-{site}")
+async def tenant_request(site: SiteName, request: TenantRequest) -> State:
+    """Onboard, change, suspend, resume, rotate, archive or delete one tenant that is not in the site file.
+
+    A request that was handled before is answered as it was then; one that was begun is gone on with. The run is
+    Completed when it was carried out; else its state says whether it was refused, undone, or is to be completed.
+    Guide: 5.7.2, 5.8, 5.9.
+
+    Args:
+        site: Name of the site: its file in deployments/sites, without .yaml.
+        request: What is asked for, with the id by which it is known everywhere. The receiver fills it in.
+    """
+    _, place = await in_thread(load_site, site)
+    async with hold_tenant_lease(place) as lease:
+        outcome = await carry_out_request(place, request, lease)
+    return await publish_outcome(place, outcome)

@@ -1,0 +1,55 @@
+"""A small site on the lab with nothing but what tenants stand on: RKE2, certificates, storage and ClearML."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from stackwright.lab.layout import Layout
+from stackwright.lab.rig import Rig
+from stackwright.lab.server import PrefectServer
+from stackwright.lab.sitefile import LAYERS
+
+KEPT = ("cert_manager", "storage", "clearml")
+LAYOUT = Layout(servers=1, workers=3, gpus=0)
+SPEED = 60.0
+
+
+def cut_down(document: dict[str, Any]) -> dict[str, Any]:
+    """Return the lab's site file without what tenants do not need."""
+    document["tenants"] = []
+    document["rke2"] |= {"allow_single_server": True, "poll_s": 0.1}
+    document["validation"] = {"workload": True, "workload_timeout_s": 60}
+    hosts = document["dns"]["hosts"]
+    hosts["*.ml.lab.test"] = hosts["app.ml.lab.test"]
+    document.pop("backup", None)
+    for layer in LAYERS:
+        on = layer in KEPT
+        document["layers"][layer] = {**document["layers"].get(layer, {}), "enabled": on, "timeout_s": 60}
+    document["layers"]["metallb"] = {"enabled": False}
+    document["layers"]["storage"] |= {"replicas": 1}
+    return document
+
+
+@contextmanager
+def deployed(folder: Path) -> Iterator[Rig]:
+    """A lab whose small site was deployed, with a Prefect server of its own."""
+    server = PrefectServer(folder / "prefect")
+    server.launch()
+    rig = Rig(folder, server, SPEED)
+    try:
+        server.wait()
+        rig.set_up()
+        rig.start_lab(layout=LAYOUT)
+        path = rig.lab.sites / "lab.yaml"
+        path.write_text(yaml.safe_dump(cut_down(yaml.safe_load(path.read_text())), sort_keys=False))
+        done = rig.run("apply", "lab", "--yes")
+        assert done.code == 0, done.output[-4000:]
+        yield rig
+    finally:
+        rig.close()
+        server.stop()

@@ -1,0 +1,223 @@
+"""What is killed: one request on a tenant of its own, its points, and what must be the same at its end.
+
+A tenant's name stands as TENANT in points and states, so that one undisturbed run is the measure of many others.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from blocks.site import load_site
+from stackwright.domain.tenant_request import Action, TenantRequest, WantedTenant
+from stackwright.lab.rig import Rig
+from tasks.tenants import system_client
+from tests.kill.chains import Outcome
+from tests.kill.compare import differences, plain
+from tests.kill.controllers import Controllers
+from tests.kill.points import Point, points_of
+
+NAME = "TENANT"
+IDS = re.compile(r"\b[0-9a-f]{32}\b")
+LEASES = re.compile(r"Lease/kube-system/|^lease/")
+SETTLE_S, SETTLE_LIMIT_S = 0.3, 30.0
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One request that is killed, after others that are not. `ends` is the exit code of a run that reaches its end."""
+
+    name: str
+    action: Action
+    before: tuple[Action, ...] = ()
+    refused: bool = False
+
+    @property
+    def ends(self) -> int:
+        return 3 if self.refused else 0
+
+
+SCENARIOS = (
+    Scenario("onboard", "onboard"),
+    Scenario("undo", "onboard", refused=True),
+    Scenario("archive", "archive", ("onboard",)),
+    Scenario("delete", "delete", ("onboard", "archive")),
+)
+
+
+class Stage:
+    """One deployed lab, the controllers on it, and a count of the tenants that were used up."""
+
+    def __init__(self, rig: Rig) -> None:
+        self.rig, self.lab = rig, rig.lab
+        self.controllers = Controllers(rig, "tests.saga.child")
+        self.logs = rig.folder / "runs"
+        self.logs.mkdir(parents=True, exist_ok=True)
+        self._runs = self._tenants = 0
+
+    def next_tenant(self) -> str:
+        self._tenants += 1
+        return f"saga{self._tenants:04}"
+
+    def close(self) -> None:
+        self.controllers.close()
+
+    def start(self, scenario: Scenario, action: Action, tenant: str) -> Path:
+        """Make the process of one run, which waits; return its log."""
+        self._runs += 1
+        log = self.logs / f"{self._runs:04}-{scenario.name}-{action}.log"
+        words = [request(action, tenant).model_dump_json(), *(["refused"] if scenario.refused else [])]
+        self.pid = self.controllers.start(*words, log=log)
+        return log
+
+    def must(self, scenario: Scenario, action: Action, tenant: str, code: int = 0) -> None:
+        """Carry out one request undisturbed."""
+        log = self.start(scenario, action, tenant)
+        ended = self.controllers.go()
+        assert ended == code, f"{scenario.name} {action} {tenant} ended with {ended}:\n{log.read_text()[-3000:]}"
+
+    def prepare(self, scenario: Scenario) -> str:
+        """Bring a new tenant to where the scenario begins; return its name."""
+        tenant = self.next_tenant()
+        for action in scenario.before:
+            self.must(scenario, action, tenant)
+        return tenant
+
+
+def request(action: Action, tenant: str) -> TenantRequest:
+    """Return the request of an action; the same one each time."""
+    number = {"onboard": 1, "archive": 2, "delete": 3}[action]
+    wanted = WantedTenant(name=tenant, admin_email=f"admin@{tenant}.example") if action == "onboard" else None
+    identity = f"{number:016x}{int(tenant.removeprefix('saga')):016x}"
+    confirm = tenant if action == "delete" else ""
+    return TenantRequest(
+        id=identity, site="lab", tenant=tenant, action=action, caller="test", wanted=wanted, confirm=confirm
+    )
+
+
+# --- points ----------------------------------------------------------------------------------------------------------
+
+
+def steps_of(changes: Iterable[Mapping[str, Any]], tenant: str) -> list[list[Point]]:
+    """Return the points of each change that a run took, but for the lease's own; tenant and ids stand as words."""
+    mine = [
+        {**change, **{part: _plain_text(change[part], tenant) for part in ("target", "action")}}
+        for change in changes
+        if not LEASES.search(change["target"]) and not LEASES.search(change["action"])
+    ]
+    return points_of(mine, every_object=False)
+
+
+def _plain_text(text: str, tenant: str) -> str:
+    return IDS.sub("*", text.replace(tenant, NAME))
+
+
+def fault_of(point: Point, tenant: str) -> dict[str, Any]:
+    """Return the fault that kills a run here, for one tenant."""
+    parts = {"target": point.target, "action": point.action}
+    match = {
+        key: "^" + re.escape(text.replace(NAME, tenant)).replace(re.escape("*"), "[a-z0-9]+") + "$"
+        for key, text in parts.items()
+    }
+    return {"kind": "kill", "when": point.when, "match": {"wire": f"^{point.wire}$", **match}}
+
+
+# --- end states ------------------------------------------------------------------------------------------------------
+
+
+def state_of(stage: Stage, tenant: str, before: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all that there is of one tenant, and whatever else came since `before` that names no tenant."""
+    snapshot = stage.lab.snapshot()
+    clearml, kube = snapshot["clearml"], snapshot["kube"]
+    mine = {
+        "kube": {key: value for key, value in kube.items() if tenant in key},
+        "clearml": {
+            part: clearml[part].get(tenant) for part in ("companies", "queues", "projects", "workers", "routers")
+        },
+        "users": [user for user in clearml["users"] if tenant in str(user)],
+        "strange": sorted(key for key in kube.keys() - before["kube"].keys() if "saga" not in key),
+        "strange users": len([user for user in clearml["users"] if "saga" not in str(user)]),
+    }
+    found = _named({**mine, **_asked(tenant)}, tenant)
+    return plain(found)
+
+
+def _asked(tenant: str) -> dict[str, Any]:
+    """Return what a snapshot does not show: twins of a company, and blocks; asked as the platform does."""
+    _, site = load_site("lab")
+    twins = [company.name for company in system_client(site).companies() if company.name == tenant]
+    block = site.secrets.read("api-key", f"clearml-tenant-{tenant}")
+    works = block and site.clearml(block["access_key"].get_secret_value(), block["secret_key"]).login_ok()
+    return {"twins": twins, "block": sorted(block or ()), "the kept key works": works}
+
+
+def _named(tree: Any, tenant: str) -> Any:
+    if isinstance(tree, dict):
+        return {_named(key, tenant): _named(value, tenant) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_named(item, tenant) for item in tree]
+    return _plain_text(tree, tenant) if isinstance(tree, str) else tree
+
+
+def settled(stage: Stage, tenant: str, before: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a tenant's state once the lab's products have stopped changing it by themselves."""
+    deadline = time.monotonic() + SETTLE_LIMIT_S
+    last: dict[str, Any] = {}
+    while last != (now := state_of(stage, tenant, before)):
+        assert time.monotonic() < deadline, f"the lab does not come to rest: {differences(last, now)[:5]}"
+        last = now
+        time.sleep(SETTLE_S)
+    return last
+
+
+# --- runs ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Undisturbed:
+    """The changes of a run that nobody kills, where it ends, and how long it takes."""
+
+    steps: list[list[Point]]
+    end: dict[str, Any]
+    seconds: float
+
+
+def undisturbed(stage: Stage, scenario: Scenario, known: Sequence[Point] = ()) -> Undisturbed:
+    """Carry a scenario out in peace. Points that are `known` from another scenario are left out of its steps."""
+    tenant = stage.prepare(scenario)
+    before, since = stage.lab.snapshot(), len(stage.lab.journal())
+    started = time.monotonic()
+    stage.must(scenario, scenario.action, tenant, scenario.ends)
+    seconds = time.monotonic() - started
+    steps = [points for points in steps_of(stage.lab.journal(since), tenant) if points[0] not in known]
+    return Undisturbed(steps, settled(stage, tenant, before), seconds)
+
+
+def run_chain(stage: Stage, scenario: Scenario, points: Sequence[Point], want: dict[str, Any]) -> Outcome:
+    """Kill a scenario at one point after the other, starting it again after each, and compare where it ends."""
+    tenant = stage.prepare(scenario)
+    before = stage.lab.snapshot()
+    struck, problems, code = [], [], 0
+    for point in (*points, None):
+        stage.lab.clear_faults()
+        if point is not None:
+            stage.lab.fault(**fault_of(point, tenant))
+        log = stage.start(scenario, scenario.action, tenant)
+        stage.lab.watch_controller(stage.pid)
+        code = stage.controllers.go()
+        if code == -signal.SIGKILL and point is not None:
+            struck.append(point)
+        elif code != scenario.ends:
+            problems.append(f"started again, it ended with {code}: {log.read_text(errors='replace')[-1500:]}")
+            break
+    stage.lab.clear_faults()
+    if not problems:
+        deadline = time.monotonic() + SETTLE_LIMIT_S
+        while (problems := differences(want, state_of(stage, tenant, before))) and time.monotonic() < deadline:
+            time.sleep(SETTLE_S)
+    return Outcome(struck, problems)
