@@ -103,6 +103,19 @@ class Certificate(Block):
     private_key: SecretStr = Field(description="Private key, PEM")
 
 
+class WebhookKeys(Block):
+    """Keys with which one caller signs requests to the webhook receiver. Two are valid while the caller changes over."""
+
+    _block_type_name: ClassVar[str] = "Stackwright webhook keys"
+    _block_type_slug: ClassVar[str] = "stackwright-webhook-keys"
+    _description: ClassVar[str] = "Signing keys of one caller: the current one, and the previous one until it is retired."
+
+    key_id: SecretStr = Field(description="Name of the current key")
+    key: SecretStr = Field(description="Current key, 64 hexadecimal digits")
+    previous_id: SecretStr = Field(default=SecretStr(""), description="Name of the previous key; empty for none")
+    previous_key: SecretStr = Field(default=SecretStr(""), description="Previous key; empty for none")
+
+
 BLOCKS: dict[Kind, type[Block]] = {
     "ssh-key": SshKey,
     "registration": SuseRegistration,
@@ -112,4 +125,5 @@ BLOCKS: dict[Kind, type[Block]] = {
     "cluster-access": ClusterAccess,
     "secret-text": SecretText,
     "certificate": Certificate,
+    "webhook-keys": WebhookKeys,
 }

@@ -22,6 +22,7 @@ from stackwright.cli_certificates import add_commands
 from stackwright.cli_lease import lease
 from stackwright.cli_restore import restore
 from stackwright.cli_schedules import schedules
+from stackwright.cli_webhooks import webhooks_app
 from stackwright.cli_worker import worker_app
 from stackwright.domain.errors import (
     ApiUnavailableError,
@@ -56,6 +57,7 @@ app.add_typer(worker_app, name="worker")
 app.command()(lease)
 app.command()(restore)
 app.command()(schedules)
+app.add_typer(webhooks_app, name="webhooks")
 upgrade_app = typer.Typer(no_args_is_help=True, help="Upgrading RKE2 to the release of the site file.")
 app.add_typer(upgrade_app, name="upgrade")
 # Off a terminal lines are not wrapped: they are read by programs and greps.

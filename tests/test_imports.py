@@ -16,6 +16,7 @@ ALLOWED = {
     "stackwright.reports": {"stackwright.domain"},
     "stackwright.domain": set(),
     "stackwright.workloads": set(),
+    "stackwright.webhooks": {"blocks", "stackwright.domain", "stackwright.clients"},
 }
 # The pure room: no Prefect, no client library, no clock, no environment, no randomness.
 IMPURE = {"prefect", "paramiko", "kubernetes", "httpx", "clearml", "boto3", "requests", "aiohttp", "asyncssh"}

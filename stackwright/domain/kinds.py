@@ -13,4 +13,5 @@ Kind = Literal[
     "cluster-access",  # kubeconfig
     "secret-text",  # value (tokens, passwords, licences, PEM)
     "certificate",  # certificate, private_key (PEM)
+    "webhook-keys",  # key_id, key, previous_id, previous_key (one caller of the webhooks)
 ]
