@@ -62,7 +62,7 @@ async def hold_tenant_lease(
                 await asyncio.shield(_wait(lease.shared.ended))
 
 
-async def in_leased_thread(lease: TenantLease, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+async def in_leased_thread(lease: LeaseHandle, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Run blocking work in a thread, as `in_thread` does. When the run is cancelled, the work ends at its next look at
     the lease, and only then the run: what ends as cancelled does not go on unseen.
     """
@@ -70,7 +70,8 @@ async def in_leased_thread(lease: TenantLease, work: Callable[P, T], *args: P.ar
     try:
         return await asyncio.shield(done)
     except asyncio.CancelledError:
-        lease.stop()
+        if isinstance(lease, TenantLease):
+            lease.stop()
         await asyncio.wait({done})
         if not done.cancelled() and (error := done.exception()) is not None:
             log.info("cancelled: %s", error)
