@@ -7,7 +7,7 @@ SHELL  := /bin/bash
 
 export DO_NOT_TRACK = 1
 
-.PHONY: help setup demo test check format bench bench-nodes bench-upgrade kill-test guard-test rung rung-image restore-proof test-long docs lock clean bench-bundle drill-proof
+.PHONY: help setup demo test check format bench bench-nodes bench-upgrade kill-test guard-test rung rung-image restore-proof test-long docs lock clean bench-bundle drill-proof tenant-load
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 18
@@ -67,6 +67,9 @@ restore-proof: setup rung-image ## Lose all servers of a cluster and bring it ba
 
 drill-proof: setup rung-image ## Drill 9 spoilt bundles and 20 good ones: each named, no false alarm (RESTORED=n whole ones)
 	@$(BIN)/python -m tests.drill.run --restored $(or $(RESTORED),3)
+
+tenant-load: setup ## Ask for 200 tenants in a minute while receiver and worker are killed twice each (TENANTS=n)
+	@$(BIN)/python -m tests.load.run --tenants $(or $(TENANTS),200)
 
 rung-image: $(STAMP) ## Build the image of the container rung, or say why it cannot be had
 	@$(BIN)/python -m tests.rung.engine build || true

@@ -112,6 +112,8 @@ class InProcessRun:
 
         twin = copy.copy(self._flow)
         twin.fn = stoppable
+        # Annotations are text, and are looked up where the function was written: ours was written here.
+        vars(twin)["validate_parameters"] = self._flow.validate_parameters
         return twin
 
     async def _guard(self, work: Coroutine[Any, Any, Any]) -> Any:

@@ -26,11 +26,13 @@ from stackwright.worker import TYPE, Owner, TenantWorker
 from stackwright.worker_process import NameTakenError, hold_name
 
 FLOW = '''"""A flow of the test's own, as the worker finds it below flows/."""
+from __future__ import annotations
 import asyncio, os, time
 from pathlib import Path
 from prefect import flow
 from prefect.states import Completed
 from tasks.common import in_thread
+from tasks.parameters import SiteName
 
 
 def step(done, seconds):
@@ -39,7 +41,7 @@ def step(done, seconds):
 
 
 @flow(name="trial", flow_run_name="trial-{word}")
-async def trial(word: str, folder: str, until: str = "", step_s: float = 0):
+async def trial(word: SiteName, folder: str, until: str = "", step_s: float = 0):
     place = Path(folder)
     (place / f"{word}.begun").write_text(str(os.getpid()))
     try:
@@ -146,6 +148,7 @@ def test_runs_are_carried_out_in_the_workers_own_process_and_keep_their_own_outc
     """Good and bad runs end as the flow says; code from elsewhere, sync flows and job variables are refused."""
     good, bad = ground.ask("good"), ground.ask("bad")
     plain = ground.ask("plain", ground.deploy("flows/trial.py:plain"))
+    odd_word = ground.ask("No Site")
     alien = ground.ask("alien", ground.deploy("tests/flows/scheduled_flow.py:tick"))
     odd = ground.ask("odd", ground.deploy("flows/trial.py:trial", job_variables={"env": {"A": "b"}}))
     worker = ground.start()
@@ -153,6 +156,7 @@ def test_runs_are_carried_out_in_the_workers_own_process_and_keep_their_own_outc
     assert ground.end(bad).name == "Failed" and "as told" in (ground.state(bad).message or "")
     assert (ground.folder / "good.begun").read_text() == str(worker.pid)
     assert "not async" in (ground.end(plain).message or "") and ground.state(plain).name == "Failed"
+    assert "Validation of flow parameters failed" in (ground.end(odd_word).message or "")
     assert "own flows alone" in (ground.end(alien).message or "") and ground.state(alien).name == "Failed"
     assert "neither env nor command" in (ground.end(odd).message or "") and not ground.state(odd).is_completed()
     assert not (ground.folder / "odd.begun").exists()

@@ -36,7 +36,7 @@ def cut_down(document: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def deployed(folder: Path) -> Iterator[Rig]:
+def deployed(folder: Path, layout: Layout = LAYOUT) -> Iterator[Rig]:
     """A lab whose small site was deployed, with a Prefect server of its own."""
     server = PrefectServer(folder / "prefect")
     server.launch()
@@ -44,7 +44,7 @@ def deployed(folder: Path) -> Iterator[Rig]:
     try:
         server.wait()
         rig.set_up()
-        rig.start_lab(layout=LAYOUT)
+        rig.start_lab(layout=layout)
         path = rig.lab.sites / "lab.yaml"
         path.write_text(yaml.safe_dump(cut_down(yaml.safe_load(path.read_text())), sort_keys=False))
         done = rig.run("apply", "lab", "--yes")
