@@ -104,11 +104,11 @@ class Certificate(Block):
 
 
 class WebhookKeys(Block):
-    """Keys with which one caller signs requests to the webhook receiver. Two are valid while the caller changes over."""
+    """Keys with which one caller signs requests to the webhook receiver: two while it changes over."""
 
     _block_type_name: ClassVar[str] = "Stackwright webhook keys"
     _block_type_slug: ClassVar[str] = "stackwright-webhook-keys"
-    _description: ClassVar[str] = "Signing keys of one caller: the current one, and the previous one until it is retired."
+    _description: ClassVar[str] = "Signing keys of one caller: the current one, and the one before until it is retired."
 
     key_id: SecretStr = Field(description="Name of the current key")
     key: SecretStr = Field(description="Current key, 64 hexadecimal digits")

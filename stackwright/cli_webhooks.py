@@ -37,8 +37,18 @@ def serve(
     server_url()
     settings = read_settings(settings_file())
     app = create_app(settings, store_url(settings, state_folder("webhooks")))
-    # Headers of proxies are not read: nothing here depends on a client's address.
-    uvicorn.run(app, host=host, port=port, proxy_headers=False, timeout_graceful_shutdown=GRACE_S, log_config=_logs())
+    # Headers of proxies are not read: nothing here depends on a client's address. Uvicorn's own access log would show
+    # queries as they were sent.
+    uvicorn.run(
+        app,
+        host=host,
+        port=port,
+        proxy_headers=False,
+        server_header=False,
+        access_log=False,
+        timeout_graceful_shutdown=GRACE_S,
+        log_config=_logs(),
+    )
 
 
 @key_app.command("rotate")

@@ -96,7 +96,13 @@ async def _measure(request: Request, call_next: Callable[[Request], Awaitable[Re
     response = await call_next(request)
     method = request.method if request.method in ("GET", "POST", "PATCH", "DELETE") else "other"
     request.app.state.metrics.answers.labels(method, str(response.status_code)).inc()
-    request.app.state.metrics.seconds.labels(method).observe(time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    request.app.state.metrics.seconds.labels(method).observe(seconds)
+    # The address as we wrote it, not as it was sent: what a stranger writes into a path or query may be a secret.
+    place, visitor = getattr(request.scope.get("route"), "path", "-"), getattr(request.state, "visitor", None)
+    level = logging.INFO if place.startswith("/v1") else logging.DEBUG
+    who = visitor.name if visitor else "-"
+    log.log(level, "%s %s %s: %d in %.0f ms", who, method, place, response.status_code, seconds * 1000)
     response.headers["Cache-Control"] = "no-store"
     response.headers["X-Content-Type-Options"] = "nosniff"
     return response

@@ -45,16 +45,34 @@ class TenantBody(WantedTenant):
     """Size of a volume that all jobs of the tenant share. 0: none."""
 
 
+class WholeQuota(Quota):
+    """A tenant's quota from now on, every figure: one left out would fall back to its default."""
+
+    cpu: int = Field(ge=1)
+    memory_gib: int = Field(ge=1)
+    gpus: int = Field(ge=0)
+    storage_gib: int = Field(ge=1)
+    pods: int = Field(ge=1)
+
+
+class WholePolicy(Policy):
+    """A tenant's resource policy from now on, every figure."""
+
+    reservation: int = Field(ge=0)
+    limit: int = Field(ge=0)
+    pools: tuple[str, ...]
+
+
 class ChangesBody(_Body):
-    """What shall be different; what is not named stays. A list replaces the whole list."""
+    """What shall be different; what is not named stays. A list or section replaces the whole of it."""
 
     model_config = ConfigDict(json_schema_extra={"minProperties": 1})
 
     admin_name: NameText = "Tenant Admin"
-    quota: Quota = Quota()
+    quota: WholeQuota = WholeQuota(**Quota().model_dump())
     queues: Queues = (Queue(name="default"),)
     workspace_gib: Gib = 0
-    policy: Policy = Policy()
+    policy: WholePolicy = WholePolicy(**Policy().model_dump())
     identity: Identity = Identity()
 
     @model_validator(mode="after")
@@ -65,7 +83,7 @@ class ChangesBody(_Body):
 
     def to_changes(self) -> TenantChanges:
         """Return what was named, and nothing else: the defaults above are never used."""
-        return TenantChanges(**{name: getattr(self, name) for name in self.model_fields_set})
+        return TenantChanges.model_validate(self.model_dump(include=self.model_fields_set))
 
 
 class OnboardBody(_Body):

@@ -24,7 +24,7 @@ BATCH = 100
 LONGEST_WAIT_S = 300.0
 _OUTCOMES = {"COMPLETED": "completed", "FAILED": "failed", "CANCELLED": "cancelled"}
 # States by which the flow says more than Prefect's types do.
-_NAMED = {"undone": "undone", "refused": "refused"}
+_NAMED = {"undone": "undone", "refused": "refused", "tobecompleted": "to be completed"}
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,9 @@ class Dispatcher:
             if run is not None and run.state != entry.run_state:
                 await self._store.mark_state(entry, run.state)
             return
-        if verdict.dead:
-            await self._runs.give_up(entry.run_id, f"given up by the webhook receiver: {verdict.message}")
+        why = f"given up by the webhook receiver: {verdict.message}"
+        if verdict.dead and not await self._runs.give_up(entry.run_id, why):
+            return  # it has started after all
         if verdict.kind == "again" and entry.attempt < self._settings.attempts:
             await self._again(entry, verdict.message)
             return

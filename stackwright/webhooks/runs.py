@@ -64,8 +64,8 @@ class Runs(Protocol):
         """Return runs by id; one that is not on the server any more is missing. Raises RunsUnavailableError."""
         ...
 
-    async def give_up(self, run_id: str, message: str) -> None:
-        """Mark a run as crashed, whatever it is. Raises RunsUnavailableError."""
+    async def give_up(self, run_id: str, message: str) -> bool:
+        """Mark a run that was not started as crashed; False where it is at work by now. Raises RunsUnavailableError."""
         ...
 
     async def check(self) -> None:
@@ -111,10 +111,14 @@ class PrefectRuns:
             found |= {str(run.id): _seen(run) for run in runs}
         return found
 
-    async def give_up(self, run_id: str, message: str) -> None:
-        """Set the run's state to Crashed by force: no worker will."""
+    async def give_up(self, run_id: str, message: str) -> bool:
+        """Set the run's state to Crashed by force, as no worker will; look once more before."""
         async with _ours(f"flow run {run_id}"):
-            await self._client.set_flow_run_state(UUID(run_id), Crashed(message=message), force=True)
+            run = await self._client.read_flow_run(UUID(run_id))
+            if run.state is None or not run.state.is_pending():
+                return False
+            await self._client.set_flow_run_state(run.id, Crashed(message=message), force=True)
+            return True
 
     async def check(self) -> None:
         """Ask the server for the deployment."""

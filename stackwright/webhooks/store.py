@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from asyncpg import PostgresError
 from sqlalchemy import (
     BigInteger,
     Column,
@@ -42,7 +44,7 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from stackwright.domain.errors import StackError
 from stackwright.domain.tenant_request import TenantRequest, WantedTenant
-from stackwright.webhooks.ledger import ENDED, GONE, SENT, WAITING, Claim, Decide, Entry, Order, claim_after
+from stackwright.webhooks.ledger import ENDED, SENT, WAITING, Claim, Decide, Entry, Order, claim_after
 
 SCHEMA = 1
 BUSY_S = 15.0
@@ -238,7 +240,7 @@ class Store:
                 yield db
         except IntegrityError:
             raise
-        except (DBAPIError, PoolTimeout, OSError, TimeoutError) as error:
+        except (DBAPIError, PoolTimeout, PostgresError, OSError, TimeoutError) as error:
             seen = type(getattr(error, "orig", None) or error).__name__
             # `from None`: SQLAlchemy's text quotes the statement's values.
             raise StoreUnavailableError("the store does not answer", where="webhook store", seen=seen) from None
@@ -247,7 +249,11 @@ class Store:
 async def open_store(address: str) -> Store:
     """Open a store and create what is missing in it. Raises StoreUnavailableError, also for a newer program's store."""
     url = _with_driver(make_url(address))
-    engine = _sqlite(url) if url.get_backend_name() == "sqlite" else create_async_engine(url, pool_pre_ping=True)
+    engine = (
+        _sqlite(url)
+        if url.get_backend_name() == "sqlite"
+        else create_async_engine(url, pool_pre_ping=True, hide_parameters=True)
+    )
     store = Store(engine)
     try:
         await _set_up(store)
@@ -287,7 +293,12 @@ def _sqlite(url: URL) -> AsyncEngine:
     _private(Path(url.database or ""))
     # One connection: writers of one process wait for each other here, and not with SQLite's errors.
     engine = create_async_engine(
-        url, connect_args={"timeout": BUSY_S}, poolclass=AsyncAdaptedQueuePool, pool_size=1, max_overflow=0
+        url,
+        connect_args={"timeout": BUSY_S},
+        poolclass=AsyncAdaptedQueuePool,
+        pool_size=1,
+        max_overflow=0,
+        hide_parameters=True,
     )
 
     @event.listens_for(engine.sync_engine, "connect")
@@ -326,7 +337,7 @@ async def _claims(db: AsyncConnection, site: str) -> list[Claim]:
     is_open = and_(REQUESTS.c.site == site, REQUESTS.c.state != ENDED)
     query = select(REQUESTS.c.tenant, REQUESTS.c.document).where(is_open).order_by(REQUESTS.c.seq)
     for tenant, document in (await db.execute(query)).all():
-        waiting.setdefault(tenant, []).append(TenantRequest.model_validate_json(document))
+        waiting.setdefault(tenant, []).append(_request(document))
     claims = [_claim(row) for row in rows.mappings()]
     return [replace(claim, waiting=tuple(waiting.get(claim.name, ()))) for claim in claims]
 
@@ -356,14 +367,19 @@ def _values(entry: Entry) -> dict[str, Any]:
 
 def _entry(row: RowMapping) -> Entry:
     kept = {name: row[name] for name in Entry.__dataclass_fields__ if name != "request"}
-    return Entry(request=TenantRequest.model_validate_json(row["document"]), **kept)
+    return Entry(request=_request(row["document"]), **kept)
 
 
 def _claim(row: RowMapping) -> Claim:
-    wanted = WantedTenant.model_validate_json(row["wanted"])
-    return Claim(row["site"], row["name"], row["caller"], row["state"], wanted)
+    return Claim(row["site"], row["name"], row["caller"], row["state"], _wanted(row["wanted"]))
 
 
-def live(claims: Sequence[Claim]) -> list[Claim]:
-    """Return those whose name is taken now, or will be by what was asked for."""
-    return [claim for claim in claims if claim.waiting or claim.state not in GONE]
+# Each acceptance reads every tenant of the site, and each turn every open request: the same texts again and again.
+@lru_cache(maxsize=4096)
+def _request(document: str) -> TenantRequest:
+    return TenantRequest.model_validate_json(document)
+
+
+@lru_cache(maxsize=4096)
+def _wanted(document: str) -> WantedTenant:
+    return WantedTenant.model_validate_json(document)

@@ -94,7 +94,7 @@ class Process:
             "STACKWRIGHT_STATE": str(folder / "state"), "STACKWRIGHT_SITES": str(ROOT / "deployments" / "sites"),
         }  # fmt: skip
         self.log = folder / "receiver.log"
-        done = self.command("webhooks", "key", "rotate", "portal")
+        done = self.command("webhooks", "key", "rotate", "portal", "--drop-previous")
         assert done.returncode == 0, done.stderr
         name, self.key = done.stdout.split()
         self.key_id = name.partition(":")[2]
@@ -110,6 +110,9 @@ class Process:
         return subprocess.run(argv, env=self.env, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
 
     def start(self) -> None:
+        """Start it, unless it runs already."""
+        if self.process is not None and self.process.poll() is None:
+            return
         argv = [sys.executable, "-m", "stackwright.cli", "webhooks", "serve", "--port", str(self.port)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(argv, env=self.env, cwd=ROOT, stdout=log, stderr=log)
@@ -145,10 +148,10 @@ class Process:
         return found
 
 
-@pytest.fixture
-def receiver(tmp_path: Path, prefect_server: PrefectServer) -> Iterator[Process]:
-    on_server(undeploy)
-    made = Process(tmp_path, prefect_server)
+@pytest.fixture(scope="module")
+def receiver(tmp_path_factory: pytest.TempPathFactory, prefect_server: PrefectServer) -> Iterator[Process]:
+    """One receiver for all tests here, each with tenants of its own: a process takes seconds to start."""
+    made = Process(tmp_path_factory.mktemp("receiver"), prefect_server)
     try:
         yield made
     finally:
@@ -176,6 +179,7 @@ def test_what_was_answered_survives_kill_9_and_is_sent_once(receiver: Process, p
     Nothing is lost, nothing doubled; the key that signed all of it is nowhere to be found.
     """
     first, second = new_name(), new_name()
+    on_server(undeploy)
     receiver.start()
     for tenant in (first, second, first):  # the last one is a duplicate: the same key and body
         assert receiver.onboard(tenant, f"key-of-{tenant}").status_code == 202
@@ -264,7 +268,7 @@ def test_a_run_that_crashes_or_vanishes_gets_another(receiver: Process) -> None:
 
 
 def test_the_curl_example_works(receiver: Process) -> None:
-    """docs/webhooks.md shows how to sign with openssl and send with curl: what it shows is run as it stands."""
+    """docs/webhooks.md shows how to sign and to send with curl: what it shows is run as it stands."""
     on_server(deploy)
     receiver.start()
     text = (ROOT / "docs" / "webhooks.md").read_text(encoding="utf-8")

@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -85,6 +85,7 @@ class FakeRuns:
         self.told: list[str] = []
         self.looks: list[int] = []
         self.away = False
+        self.on_give_up: Callable[[], None] = lambda: None
         self.refuses: dict[str, Exception] = {}
         self.ends_as: str | None = "COMPLETED"
 
@@ -110,8 +111,12 @@ class FakeRuns:
                     self.put(run, self.ends_as)
         return {run: self.runs[run] for run in ids if run in self.runs}
 
-    async def give_up(self, run_id: str, message: str) -> None:
+    async def give_up(self, run_id: str, message: str) -> bool:
+        self.on_give_up()
+        if self.runs[run_id].state != "PENDING":
+            return False
         self.put(run_id, "CRASHED", message=message)
+        return True
 
     async def check(self) -> None:
         if self.away:

@@ -46,6 +46,8 @@ def patch(name: str, status: int, names: str, body: Any) -> Bad:
 
 
 GOOD = order("violet")
+QUOTA = {"cpu": 8, "memory_gib": 32, "gpus": 0, "storage_gib": 100, "pods": 20}
+LARGE = {**QUOTA, "cpu": 65}
 AROUND = b'{"site":"lab","tenant":{%b}}'
 DEEP = b'{"site":"lab","tenant":' + b"[" * 5000 + b"]" * 5000 + b"}"
 BAD = [
@@ -159,7 +161,8 @@ BAD = [
     patch("changes-null", 422, "changes.quota", {"action": "change", "changes": {"quota": None}}),
     patch("changes-name", 422, "changes.name", {"action": "change", "changes": {"name": "other"}}),
     patch("changes-with-suspend", 422, "changes", {"action": "suspend", "changes": {"workspace_gib": 1}}),
-    patch("changes-too-much", 403, "changes.quota.cpu", {"action": "change", "changes": {"quota": {"cpu": 65}}}),
+    patch("changes-too-much", 403, "changes.quota.cpu", {"action": "change", "changes": {"quota": LARGE}}),
+    patch("changes-half-a-quota", 422, "changes.quota.gpus", {"action": "change", "changes": {"quota": {"cpu": 8}}}),
     Bad("delete-without-retention", 422, "retention", None, DELETE_GREEN),
     Bad("delete-not-archived", 409, "name", None, ("DELETE", f"{DELETE_GREEN[1]}?retention=delete&confirm=green")),
     Bad("delete-not-confirmed", 422, "confirm", None, ("DELETE", f"{DELETE_GREEN[1]}?retention=delete")),

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import socket
+import sqlite3
 import stat
+import time
 import uuid
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -312,9 +315,6 @@ def test_readiness_says_what_is_wrong(receiver: Receiver) -> None:
 
 def test_a_store_that_cannot_be_written_is_no_readiness_and_no_acceptance(receiver: Receiver) -> None:
     """202 is never said for what is not on the disk."""
-    import sqlite3
-    from contextlib import closing
-
     with closing(sqlite3.connect(receiver.folder / "requests.db", isolation_level=None)) as db:
         db.execute("DROP TABLE webhook_requests")
         db.execute("DROP TABLE webhook_gate")
@@ -334,3 +334,18 @@ def test_the_store_is_for_its_user_alone(receiver: Receiver) -> None:
 def test_a_site_whose_file_is_missing_is_not_worked_on(receiver: Receiver) -> None:
     body = {**order(), "site": "gone"}
     assert receiver.send("POST", URL, body, caller="other").status_code == 503
+
+
+def test_a_dispatcher_that_has_ended_is_no_health(receiver: Receiver) -> None:
+    """A row that nobody can read ends it: that is said aloud, so that the process is started again and looked at."""
+    receiver.runs.ends_as = None
+    receiver.onboard()
+    receiver.wait("green", "dispatched")
+    assert receiver.client.get("/healthz").status_code == 200
+    with closing(sqlite3.connect(receiver.folder / "requests.db", isolation_level=None, timeout=10)) as db:
+        db.execute("UPDATE webhook_requests SET document = '{}'")
+    deadline = time.monotonic() + 10
+    while receiver.client.get("/healthz").status_code == 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert "background task has ended" in receiver.client.get("/healthz").text

@@ -1,0 +1,49 @@
+"""The receiver's settings: every problem at once, no secret in them, a place that is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from stackwright.domain.errors import SiteFileError
+from stackwright.webhooks.settings import read_settings, store_url
+
+ROOT = Path(__file__).parent.parent.parent
+GOOD = "callers: {portal: {sites: [lab], largest: {cpu: 1}}}\n"
+
+
+def test_the_shipped_settings_are_good() -> None:
+    assert read_settings(ROOT / "deployments" / "webhooks.yaml").callers["portal"].sites == ("lab",)
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("callers: {portal: {sites: [], largest: {}}}", "callers.portal.sites"),
+        ("callers: {Portal: {sites: [lab], largest: {}}}", "callers"),
+        ("callers: {portal: {sites: [lab]}}", "callers.portal.largest"),
+        (GOOD + "body_limit: 10000000", "body_limit"),
+        (GOOD + "key: 5ec2e7", "key"),
+        (GOOD + "store: not an address", "store"),
+        (GOOD + "store: postgresql://user:hunter2@db/stack", "store"),
+        ("callers: [", "cannot be read"),
+    ],
+)
+def test_bad_settings_are_refused(tmp_path: Path, text: str, names: str) -> None:
+    """With the place of each problem; a password in the store's address is not repeated."""
+    file = tmp_path / "webhooks.yaml"
+    file.write_text(text)
+    with pytest.raises(SiteFileError) as caught:
+        read_settings(file)
+    assert names in str(caught.value) and "hunter2" not in str(caught.value) and "5ec2e7" not in str(caught.value)
+
+
+def test_the_environment_names_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its address may hold a password: the file must not, the environment may."""
+    file = tmp_path / "webhooks.yaml"
+    file.write_text(GOOD)
+    settings = read_settings(file)
+    assert store_url(settings, tmp_path) == f"sqlite:///{tmp_path}/requests.db"
+    monkeypatch.setenv("STACKWRIGHT_WEBHOOKS_STORE", "postgresql://user:pw@db/stack")
+    assert store_url(settings, tmp_path) == "postgresql://user:pw@db/stack"
