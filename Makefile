@@ -7,7 +7,7 @@ SHELL  := /bin/bash
 
 export DO_NOT_TRACK = 1
 
-.PHONY: help setup demo test check format bench bench-nodes bench-upgrade kill-test guard-test rung rung-image restore-proof test-long docs lock clean bench-bundle drill-proof tenant-load bench-tenant
+.PHONY: saga-test help setup demo test check format bench bench-nodes bench-upgrade kill-test guard-test rung rung-image restore-proof test-long docs lock clean bench-bundle drill-proof tenant-load bench-tenant
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 18
@@ -59,6 +59,9 @@ bench-tenant: setup ## One tenant from the signed request to ready, against a ba
 
 kill-test: setup ## Kill the deploy and the upgrade at 72 points, start again, compare the end states (POINTS=n or all)
 	@$(BIN)/python -m tests.kill.run --points $(or $(POINTS),72)
+
+saga-test: setup ## Kill a tenant's saga at 72 points (onboarding, undoing, archive, delete) and compare the ends (POINTS=n or all)
+	@$(BIN)/python -m tests.saga.run --points $(or $(POINTS),72)
 
 guard-test: setup ## Upgrade while one fault strikes, at 40 points: two healthy voters always stay (POINTS=n)
 	@$(BIN)/python -m tests.guard.run --points $(or $(POINTS),40)

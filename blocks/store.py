@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import httpx
 from prefect.blocks.core import Block
+from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
 from pydantic import SecretStr
 
@@ -49,6 +50,20 @@ class BlockSecrets:
             self._seen.pop((kind, name), None)
             if self._load(kind, name) is not None:
                 BLOCKS[kind].delete(name, _sync=True)  # type: ignore[call-arg]
+
+    def names(self, kind: Kind) -> tuple[str, ...]:
+        """Return the names of all blocks of a kind, sorted; their values are not asked for."""
+        slug = BLOCKS[kind].get_block_type_slug()
+        try:
+            with get_client(sync_client=True) as client:
+                found = client.read_block_documents_by_type(slug, include_secrets=False)
+        except ObjectNotFound:  # no block of this kind was ever made
+            return ()
+        except httpx.HTTPError as error:
+            raise SecretsUnavailableError(
+                "the blocks cannot be listed", where=f"blocks {kind}", seen=type(error).__name__
+            ) from error
+        return tuple(sorted(block.name for block in found if block.name))
 
     def _load(self, kind: Kind, name: str) -> Block | None:
         try:

@@ -55,6 +55,10 @@ class GivenSecrets:
         """Forget fields."""
         self._kept.pop((kind, name), None)
 
+    def names(self, kind: Kind) -> tuple[str, ...]:
+        """Return the names of what was given of a kind."""
+        return tuple(sorted(name for of, name in self._kept if of == kind))
+
 
 def parse_secrets(items: Sequence[str], read: ReadSource) -> GivenSecrets:
     """Read `KIND/NAME.FIELD=SOURCE` items; `read` opens a source. Raises typer.BadParameter; it repeats no value."""

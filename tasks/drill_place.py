@@ -83,6 +83,10 @@ class DrillSecrets:
         """Forget a block of the drill's own; the site's are out of reach."""
         self._kept.pop((kind, name), None)
 
+    def names(self, kind: Kind) -> tuple[str, ...]:
+        """Return the names of the drill's own blocks of a kind."""
+        return tuple(sorted(name for of, name in self._kept if of == kind))
+
 
 Connect = Callable[[StackSpec, Secrets, Path], Site]
 

@@ -17,6 +17,7 @@ from stackwright.domain.plan import Plan
 from stackwright.reports.markdown import evidence_markdown, plan_markdown, report_markdown
 from stackwright.reports.model import Group, make_report
 from stackwright.reports.store import save_report
+from stackwright.reports.tenants import TenantState
 from tasks.common import in_thread
 from tasks.progress import Progress
 
@@ -33,7 +34,11 @@ async def publish_plan(plan: Plan) -> None:
 
 
 async def publish_report(
-    site: Site, plan: Plan | None, evidence: Iterable[Evidence], progress: Progress | None = None
+    site: Site,
+    plan: Plan | None,
+    evidence: Iterable[Evidence],
+    progress: Progress | None = None,
+    states: Iterable[TenantState] = (),
 ) -> State[None]:
     """Write the report's files, show evidence and report as artifacts, and return the state that the evidence earns.
 
@@ -52,6 +57,7 @@ async def publish_report(
         plan=plan,
         groups=[Group(**vars(done)) for done in progress.done] if progress else (),
         evidence=found,
+        states=states,
     )
     page = await in_thread(save_report, report, str(run.id) if run else "none")
     name = site.spec.site

@@ -66,6 +66,12 @@ class BundleSecrets:
         """Count a block as gone for the time of the restore."""
         self._front[kind, name] = None
 
+    def names(self, kind: Kind) -> tuple[str, ...]:
+        """Return the names of the bundle's blocks and the site's."""
+        front = {name: fields for (of, name), fields in self._front.items() if of == kind}
+        behind = set(self.behind.names(kind)) - front.keys()
+        return tuple(sorted(behind | {name for name, fields in front.items() if fields is not None}))
+
     def pass_on(self, kind: Kind, name: str) -> None:
         """Write what is kept here to the site's own secrets."""
         fields = self._front.get((kind, name))

@@ -17,6 +17,7 @@ from stackwright.clients.site import LeaseHandle, Site
 from stackwright.domain.cluster import Obj
 from stackwright.domain.errors import PlanRefusedError, StackError
 from stackwright.domain.evidence import Evidence
+from stackwright.domain.kinds import Kind
 from stackwright.domain.spec import Tenant
 from stackwright.domain.tenant_change import JOB_LABEL, with_tenant
 from stackwright.domain.tenant_leave import (
@@ -31,12 +32,15 @@ from stackwright.domain.tenant_leave import (
     route_leftovers,
 )
 from stackwright.domain.tenant_objects import AGENT_RELEASE, GATEWAY_RELEASE
+from stackwright.domain.tenant_parts import client_block
 from stackwright.domain.tenant_record import TenantRecord
 from stackwright.domain.tenant_request import TenantRequest
 from stackwright.domain.tenant_saga import is_refusal
 from tasks.layers import apply_objects
 from tasks.looking import now_of
 from tasks.tenant_change import settle
+from tasks.tenant_identity import drop_identity
+from tasks.tenant_policy import drop_policy
 from tasks.tenant_register import write_record
 from tasks.tenant_undo import (
     Leaving,
@@ -163,6 +167,7 @@ def _drop_inside(work: Leaving, own: Clearml | None) -> None:
     """Drop what only the tenant's own key can: static routes, policies."""
     if own is None:
         return
+    drop_policy(work.site, work.tenant, work.lease, own)
     routes = tuple(route.id for route in own.routes())
     if routes:
         work.lease.check()
@@ -178,9 +183,10 @@ def _close_namespace(work: Leaving) -> None:
 
 def _close_account(work: Leaving) -> None:
     """Revoke every key pair of every user, then forget the kept one. A pair made by hand opens the tenant as well."""
-    admin = work.admin()
+    admin, system = work.admin(), system_client(work.site)
     if admin is not None:
-        for user in system_client(work.site).users(act_as=admin.id):
+        drop_identity(work.tenant, work.lease, system, admin.company_id, admin.id)
+        for user in system.users(act_as=admin.id):
             revoke_keys(work, user)
     work.lease.check()
     work.site.secrets.remove("api-key", work.tenant.credentials_block)
@@ -205,6 +211,7 @@ def delete_tenant(site: Site, record: TenantRecord, request: TenantRequest, leas
         remove_namespace(work)
         lease.check()
         site.secrets.remove("api-key", tenant.credentials_block)
+        site.secrets.remove("secret-text", client_block(tenant))
     _wait_nothing_left(site, tenant)
     return record.model_copy(update={"kept": tuple(filter(None, (left,))), "begun": (), "adopted": ()})
 
@@ -283,5 +290,8 @@ def _left_names(site: Site, tenant: Tenant) -> tuple[list[str], str]:
 
 
 def _left_blocks(site: Site, tenant: Tenant) -> tuple[list[str], str]:
-    there = site.secrets.read("api-key", tenant.credentials_block) is not None
-    return ([f"block api-key/{tenant.credentials_block}"] if there else []), ""
+    blocks: tuple[tuple[Kind, str], ...] = (
+        ("api-key", tenant.credentials_block),
+        ("secret-text", client_block(tenant)),
+    )
+    return [f"block {kind}/{name}" for kind, name in blocks if site.secrets.read(kind, name) is not None], ""

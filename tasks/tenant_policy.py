@@ -81,6 +81,7 @@ def ensure_policy(
     if not seen.feature:
         lease.check()
         system.set_company_features(company_id, own.company_features() | {FEATURE})
+    _drop_stale(tenant, lease, own)
     _ensure_configuration(site, tenant, lease, own)
     if not own.resource_configuration().enabled:
         lease.check()
@@ -153,28 +154,32 @@ def _ensure_limits(site: Site, tenant: Tenant, lease: LeaseHandle, own: Clearml,
     own.create_policy(tenant.name, groups[0].id, reservation=want.reservation, limit=want.limit, description=text)
 
 
+def _drop_stale(tenant: Tenant, lease: LeaseHandle, own: Clearml) -> None:
+    """Disconnect what the tenant wants no more, before its profile is taken out of force."""
+    seen = _read(own, tenant)
+    waiting = {queue.id: queue.entries for queue in own.queues()}
+    for queue_id, name in stale_links(tenant, seen).items():
+        _refuse_waiting(tenant, name, waiting.get(queue_id, 0))
+        lease.check()
+        own.disconnect_profile(queue_id)
+
+
 def _ensure_queues(tenant: Tenant, lease: LeaseHandle, own: Clearml) -> None:
     """Connect the tenant's GPU queues to the policy. A plain queue of that name, which the agent made, gives way."""
     seen = _read(own, tenant)
     policy = seen.policy
     if policy is None:
         return  # gone again: what is missing is told by the look that follows
-    waiting = {queue.name: queue for queue in own.queues()}
-    for queue_id, name in stale_links(tenant, seen).items():
-        _refuse_waiting(tenant, name, waiting[name].entries if name in waiting else 0)
-        lease.check()
-        own.disconnect_profile(queue_id)
-        waiting.pop(name, None)
-    linked = {name: profile for name, profile in linked_queues(seen).items() if name in waiting}
+    plain = {queue.name: queue for queue in own.queues()}
+    linked = linked_queues(seen)
     for queue in governed(tenant):
         profile = seen.config.profile(profile_name(tenant, queue))
         if profile is None or linked.get(queue.name) == profile.name:
             continue
-        if queue.name in waiting:
-            plain = waiting[queue.name]
-            _refuse_waiting(tenant, plain.name, plain.entries)
+        if old := plain.get(queue.name):
+            _refuse_waiting(tenant, old.name, old.entries)
             lease.check()
-            own.delete_queue(plain.id)
+            own.delete_queue(old.id)
         lease.check()
         own.connect_profile(policy.id, profile.id, queue.name)
 

@@ -127,6 +127,8 @@ async def carry_out_request(site: Site, request: TenantRequest, lease: LeaseHand
         return await carry_out_task(site, request, lease, adopt)
     except ToBeCompletedError as error:
         return error.outcome
+    except StackError as error:  # the record itself could not be read or kept: whatever it says is still to be done
+        return Outcome(request, "to be completed", str(error), later=error)
 
 
 async def publish_outcome(site: Site, outcome: Outcome) -> State[None]:

@@ -7,6 +7,7 @@ its way back (`undo_step`).
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -43,6 +44,8 @@ from tasks.tenant_smoke import run_smoke
 from tasks.tenants import carry_on, look_for_bringing, read_tenant
 
 log = logging.getLogger(__name__)
+
+_CLAIMS = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -194,7 +197,7 @@ def _onboard(work: Work, resuming: bool) -> Outcome:
         ours = ("company",) if known and bringing.facts.company_id == known else ()
         work.tell.plan(bringing.change.steps)
         record = record if resuming and record else _first_record(work, tenant)
-        work.write(record.model_copy(update={"adopted": adopted, "begun": ours}))
+        _claim(work, record.model_copy(update={"adopted": adopted, "begun": ours}))
     carry_on(bringing, lambda what: work.begin(what, bringing.facts.company_id))
     task = ""
     if work.site.spec.validation.workload:
@@ -203,6 +206,16 @@ def _onboard(work: Work, resuming: bool) -> Outcome:
     hand_over = hand_over_of(work.site.spec, tenant, task, work.now())
     text = f"tenant {tenant.name} is ready in namespace {tenant.namespace}"
     return work.ended("completed", text, state="ready", hand_over=hand_over, company_id=bringing.facts.company_id or "")
+
+
+def _claim(work: Work, record: TenantRecord) -> None:
+    """Write the record that claims the tenant's share of the site, if it is still to be had.
+
+    Runs for several tenants may share the site's lease in one process: the look and the claim are one act.
+    """
+    with _CLAIMS:
+        _refuse(check_wanted(_others(work.site, record.wanted), record.wanted), work.request)
+        work.write(record)
 
 
 def _first_record(work: Work, tenant: Tenant) -> TenantRecord:
@@ -251,7 +264,10 @@ def _settle(work: Work, error: StackError) -> Outcome:
     mine = record is not None and record.doing is not None and record.doing.id == request.id
     if not is_refusal(error):
         if request.action == "onboard" and not mine:
-            record = work.write(_first_record(work, _wanted(request)))
+            try:
+                _claim(work, _first_record(work, _wanted(request)))
+            except PlanRefusedError as refused:
+                return work.ended("refused", str(refused), **_as_it_is(record))
         return work.left(error, str(error))
     if record is None or not mine:
         return work.ended("refused", str(error), **_as_it_is(record))

@@ -22,8 +22,11 @@ from stackwright.domain.tenant_change import with_tenant
 from stackwright.domain.tenant_isolation import release_of
 from stackwright.domain.tenant_leave import COMPANY_STAYS, hanging, is_ours, strangers_in
 from stackwright.domain.tenant_objects import AGENT_RELEASE, GATEWAY_RELEASE, TENANT_LABEL
+from stackwright.domain.tenant_policy import governed
 from stackwright.domain.tenant_record import TenantRecord
 from stackwright.domain.tenants import ADMIN_ROLE, RELEASE_TIMEOUT_S, credentials_label, objects_of
+from tasks.tenant_identity import drop_identity
+from tasks.tenant_policy import drop_policy
 from tasks.tenants import read_releases, system_client, tenant_client
 
 log = logging.getLogger(__name__)
@@ -162,7 +165,8 @@ def _agent(work: Leaving) -> None:
 
 def remove_queues(work: Leaving, own: Clearml, *, force: bool, every: bool = False) -> None:
     """Delete the tenant's queues that its agent made, or all of its company."""
-    names = {queue.name for queue in work.tenant.queues}
+    governed_ones = governed(work.tenant) if work.tenant.policy else ()  # these go with the policy
+    names = {queue.name for queue in work.tenant.queues if queue not in governed_ones}
     for queue in own.queues():
         if not every and queue.name not in names:
             continue
@@ -309,6 +313,18 @@ def _smoke(work: Leaving) -> None:
                 own.remove_task(task.id)
 
 
+def _policy(work: Leaving) -> None:
+    with work.inside() as own:
+        if own is not None and not drop_policy(work.site, work.tenant, work.lease, own):
+            log.warning("tenant %s: its resource policy could not be looked at", work.tenant.name)
+
+
+def _identity(work: Leaving) -> None:
+    admin = work.admin()
+    if admin is not None:
+        drop_identity(work.tenant, work.lease, system_client(work.site), admin.company_id, admin.id)
+
+
 def _nothing(work: Leaving) -> None:
     """A step that only waits or looks."""
 
@@ -321,9 +337,9 @@ UNDO: Mapping[str, Callable[[Leaving], None]] = {
     **{what: _objects(what) for what in ("quota", "limits", "network", "pull-secret", "workspace")},
     "agent": _agent,
     "gateway": _gateway,
+    "policy": _policy,
+    "identity": _identity,
     "names": _nothing,
     "queues": _nothing,
-    "policy": _nothing,
-    "identity": _nothing,
     "smoke": _smoke,
 }

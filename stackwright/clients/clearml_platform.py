@@ -40,6 +40,7 @@ from stackwright.domain.errors import ApiError, NotFoundError
 log = logging.getLogger(__name__)
 
 WORKING = ("queued", "in_progress")
+GONE = ((400, 10), (400, 301))  # an unknown id: elsewhere it may mean other things too, a deletion has no others
 NOBODY_TO_ACT_AS = (400, 6)  # ClearML: apierrors/errors.conf, impersonation_error
 
 
@@ -142,7 +143,7 @@ class PlatformCalls:
         try:
             self._call("auth.delete_user", act_as=user_id, user=user_id)
         except ApiError as error:
-            if not isinstance(error, NotFoundError) and (error.status, error.code) != NOBODY_TO_ACT_AS:
+            if not isinstance(error, NotFoundError) and (error.status, error.code) not in (NOBODY_TO_ACT_AS, *GONE):
                 raise
             login = False  # no such user, or a server without the on-premises call
         return self._gone("users.delete", user=user_id) or login
@@ -157,12 +158,14 @@ class PlatformCalls:
         self._call("routers.delete_routes", ids=list(ids), force=True)
 
     def _gone(self, endpoint: str, **body: Any) -> bool:
+        """Delete something; False when there was no such thing. A call that the server does not have is an error."""
         try:
             self._call(endpoint, **body)
-        except NotFoundError as error:
-            if error.status == 404:
-                raise  # the call, not the object, is missing
-            return False
+        except ApiError as error:
+            missing = isinstance(error, NotFoundError) and error.status != 404
+            if missing or (error.status, error.code) in GONE:
+                return False
+            raise
         return True
 
     # Companies ---------------------------------------------------------------------------------------------------

@@ -26,6 +26,10 @@ class Secrets(Protocol):
         """Remove a block; one that is not there is no error."""
         ...
 
+    def names(self, kind: Kind) -> tuple[str, ...]:
+        """Return the names of all blocks of a kind, sorted: of every site that shares the Prefect server."""
+        ...
+
 
 def need(secrets: Secrets, kind: Kind, name: str) -> Mapping[str, SecretStr]:
     """Return the fields of a block. Raises SecretMissingError when it does not exist."""

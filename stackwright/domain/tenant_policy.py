@@ -147,7 +147,7 @@ def stale_links(tenant: Tenant, seen: SeenPolicy) -> dict[str, str]:
     stale = {}
     for link in seen.policy.links if seen.policy else ():
         name = seen.queues.get(link.queue_id, link.queue_id)
-        if wanted.get(name) != profiles.get(link.profile_id):
+        if name not in wanted or wanted[name] != profiles.get(link.profile_id):
             stale[link.queue_id] = name
     return stale
 

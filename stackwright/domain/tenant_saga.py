@@ -117,7 +117,7 @@ def state_before(action: Action, wanted: Tenant) -> State:
 
 
 def with_begun(record: TenantRecord, what: str) -> TenantRecord:
-    """Return the record with a step noted as begun, unless it is, or makes nothing, or something of it was there before."""
+    """Return the record with a step noted as begun, unless it makes nothing, or something was there before it."""
     if what in record.begun or what in record.adopted or what in LOOKS:
         return record
     more = tuple(name for name in (*BRINGS.get(what, ()), what) if name not in record.begun)

@@ -150,12 +150,14 @@ def decide_tenant(spec: StackSpec, tenant: Tenant, facts: TenantFacts) -> Tenant
     for what in ("namespace", "quota", "limits", "network", "pull-secret", "workspace"):
         if differ[what] or (what == "workspace" and unbound(spec, tenant, facts)):
             steps.append(_objects_step(tenant, what, objects[what], differ[what]))
-    steps += [*_policy_steps(spec, tenant, facts), *_identity_steps(tenant, facts)]
+    policy = _policy_steps(spec, tenant, facts)
+    steps += [*policy, *_identity_steps(tenant, facts)]
     for what, release in releases.items():
         around = objects.get(what, ())
         if release.action.changes or differ.get(what):
             steps.append(_release_step(spec, tenant, what, release, around))
-    steps += _seen_steps(spec, tenant, facts)
+    # The policy replaces queues: what is listed now need not be listed afterwards.
+    steps += _seen_steps(spec, tenant, facts, [f"queue {queue.name}" for queue in governed(tenant) if policy])
     refused = [release.action.problem for release in releases.values() if release.action.problem]
     claim = facts.objects.get(ObjectKey("v1", "PersistentVolumeClaim", tenant.namespace, CLAIM))
     problems = (*_owner_problems(spec, tenant, facts), *claim_problems(tenant, claim), *refused)
@@ -272,7 +274,7 @@ def _identity_steps(tenant: Tenant, facts: TenantFacts) -> list[Step]:
     return [_step(tenant, "identity", f"set up who may log in: {', '.join(gaps)}", "5.7.2", verify, digest)]
 
 
-def _seen_steps(spec: StackSpec, tenant: Tenant, facts: TenantFacts) -> list[Step]:
+def _seen_steps(spec: StackSpec, tenant: Tenant, facts: TenantFacts, replaced: list[str]) -> list[Step]:
     """Return the steps that wait for what all others lead to; a suspended tenant has nothing that could be seen."""
     if tenant.suspended:
         return []
@@ -282,7 +284,7 @@ def _seen_steps(spec: StackSpec, tenant: Tenant, facts: TenantFacts) -> list[Ste
         why = f": {problem.what}" if problem else ""
         verify = "the name leads to the ingress controller, with a trusted certificate"
         steps.append(_step(tenant, "names", f"wait for {host}{why}", "5.9", verify, host))
-    if missing := unlisted(tenant, facts):
+    if missing := unlisted(tenant, facts) or replaced:
         steps.append(_queues_step(tenant, missing))
     return steps
 

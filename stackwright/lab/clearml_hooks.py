@@ -12,7 +12,7 @@ from aiohttp import web
 
 from stackwright.lab.backends import AppHost
 from stackwright.lab.clearml.server import Gate, create_clearml_apps
-from stackwright.lab.clearml.state import ClearmlState
+from stackwright.lab.clearml.state import ClearmlState, generation_of
 from stackwright.lab.clearml.workers import AgentStandin, Connection, GatewayStandin
 from stackwright.lab.journal import Record
 from stackwright.lab.operators import AgentFacts, Backend, GatewayFacts, ServerFacts
@@ -43,6 +43,7 @@ class LabClearml:
     async def server_up(self, server: ServerFacts) -> Mapping[str, Backend]:
         """Start the server with its chart's environment and keys."""
         conf = server.conf
+        self.state.server_generation = generation_of(server.version)
         self.state.configure(server.env, conf.get("apiserverKey", ""), conf.get("apiserverSecret", ""))
         if self._backends is None:
             apps = create_clearml_apps(self.state, self._gate)

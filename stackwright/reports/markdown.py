@@ -7,8 +7,10 @@ from collections.abc import Iterable
 from stackwright.domain.evidence import Evidence, worst_first
 from stackwright.domain.plan import Plan
 from stackwright.reports.model import DeployReport
+from stackwright.reports.tenants import TenantState
 
 MARKS = {"pass": "✅ pass", "fail": "❌ fail", "unknown": "❔ unknown", "skipped": "⏭️ skipped"}
+STATE_MARKS = {"pass": "✅", "fail": "❌", "unknown": "❔", "skipped": "⏸️"}
 APPROVAL_STEPS = 24  # of one effect, shown in the approval form
 VERDICT_MARKS = {"ok": "✅", "failed": "❌", "unknown": "❔", "planned": "📝"}
 
@@ -23,7 +25,9 @@ def report_markdown(report: DeployReport) -> str:
         parts.append(f"## Evidence\n\n{_evidence_table(report.evidence)}")
     if report.plan is not None:
         parts.append(f"## Plan\n\n{_plan_body(report.plan)}")
-    if report.tenants:
+    if report.states:
+        parts.append(f"## Tenants\n\n{states_markdown(report.states)}")
+    elif report.tenants:
         parts.append(f"## Tenants\n\n{_tenants(report)}")
     if report.groups:
         parts.append(f"## Times\n\n{_times(report)}")
@@ -126,6 +130,32 @@ def _tenants(report: DeployReport) -> str:
         for tenant in report.tenants
     )
     return table(("Tenant", "Namespace", "Queues", "Cores", "Memory, GiB", "GPUs", "Storage, GiB"), rows)
+
+
+def states_markdown(states: tuple[TenantState, ...]) -> str:
+    """Return the tenants as one table, then what differs and what is kept of each."""
+    rows = (
+        [
+            state.name,
+            f"{STATE_MARKS[state.tone]} {state.state}",
+            ", ".join(f"{meter.title} {meter.used}/{meter.hard}" for meter in state.meters),
+            ", ".join(f"{line.name} ({line.waiting} waiting, {line.workers} workers)" for line in state.queues),
+            state.gateway,
+            state.policy,
+            state.last,
+            ", ".join(f"{MARKS[proof.verdict].split()[0]} {proof.title}" for proof in state.isolation),
+        ]
+        for state in states
+    )
+    columns = ("Tenant", "State", "Quota and use", "Queues", "Gateway", "Policy", "Last request", "Isolation")
+    parts = [table(columns, rows)]
+    for state in states:
+        lines = [f"- {'repaired' if repaired else 'differs'}: {_cell(text)}" for text, repaired in state.differences]
+        lines += [f"- {_cell(state.reason)}"] if state.reason else []
+        lines += [f"- kept: {_cell(text)}" for text in state.kept]
+        if lines:
+            parts.append("\n".join([f"### {state.name}", "", *lines]))
+    return "\n\n".join(parts)
 
 
 def _times(report: DeployReport) -> str:

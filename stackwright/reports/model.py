@@ -11,6 +11,7 @@ from stackwright.domain.evidence import Evidence, worst_first
 from stackwright.domain.layers import chart_versions, enabled
 from stackwright.domain.plan import Plan, Step
 from stackwright.domain.spec import StackSpec
+from stackwright.reports.tenants import TenantState
 
 ReportVerdict = Literal["ok", "failed", "unknown", "planned"]
 LAB_MACHINES = "SLES hosts"
@@ -63,6 +64,8 @@ class DeployReport:
     nodes: tuple[str, ...] = ()
     layers: tuple[str, ...] = ()
     tenants: tuple[TenantLine, ...] = ()
+    states: tuple[TenantState, ...] = ()
+    """The tenants' page, in runs that looked at all of each tenant."""
     versions: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     error: str = ""
@@ -123,6 +126,7 @@ def make_report(
     plan: Plan | None = None,
     groups: Iterable[Group] = (),
     evidence: Iterable[Evidence] = (),
+    states: Iterable[TenantState] = (),
     notes: Iterable[str] = (),
     error: str = "",
 ) -> DeployReport:
@@ -151,6 +155,7 @@ def make_report(
             )
             for tenant in spec.tenants
         ),
+        states=tuple(states),
         versions={"rke2": spec.rke2.version, **charts},
         notes=(*(plan.notes if plan else ()), *notes),
         error=error,
@@ -179,6 +184,7 @@ def to_json(report: DeployReport) -> dict[str, Any]:
         "nodes": list(report.nodes),
         "layers": list(report.layers),
         "tenants": [asdict(tenant) for tenant in report.tenants],
+        "states": [asdict(state) for state in report.states],
         "versions": dict(report.versions),
         "notes": list(report.notes),
         "error": report.error,

@@ -63,6 +63,18 @@ svg text { fill: var(--ink); font-size: 12px; } svg .axis { fill: var(--soft); }
 .legend span::before { content: ""; display: inline-block; width: 12px; height: 12px; border-radius: 3px;
   background: var(--swatch); margin-right: 6px; vertical-align: -1px; }
 ul { margin: 6px 0; padding-left: 22px; }
+.tenant { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 14px 18px 16px; margin: 12px 0; }
+.tenant header { display: flex; flex-wrap: wrap; align-items: baseline; gap: 4px 12px; }
+.tenant h3 { font-size: 17px; } .tenant h4 { margin: 0 0 6px; font-size: 13px; font-weight: 600; color: var(--soft); }
+.tenant .facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(235px, 1fr)); gap: 16px 28px; margin-top: 12px; }
+.tenant .reason { color: var(--unknown); overflow-wrap: anywhere; }
+.tenant .alert { color: var(--tone); }
+.lines, .differences { list-style: none; padding: 0; margin: 0; } .lines li, .differences li { margin: 0 0 6px; overflow-wrap: anywhere; }
+.differences { margin-top: 10px; }
+.meter { display: grid; grid-template-columns: 1fr auto; gap: 0 10px; margin: 0 0 8px; font-size: 14px; }
+.meter .value { font-variant-numeric: tabular-nums; }
+.meter .bar { grid-column: 1 / -1; height: 6px; border-radius: 3px; background: var(--track); overflow: hidden; }
+.meter .bar i { display: block; height: 100%; background: var(--tone); }
 footer { margin-top: 36px; color: var(--soft); font-size: 13px; }
 @media (max-width: 760px) {
   main { padding: 14px 12px 32px; } h1 { font-size: 21px; }
@@ -93,8 +105,41 @@ EVIDENCE_ROWS = """
 {% endmacro %}
 """
 
+TENANT_CARD = """
+{% macro tenant_card(tenant) %}
+<section class="tenant" id="tenant-{{ tenant.name }}">
+<header><h3>{{ tenant.name }}</h3> <span class="badge tone-{{ tenant.tone }}">{{ tenant.state }}</span>
+<span class="soft"><code>{{ tenant.namespace }}</code> · {{ tenant.asked }}</span></header>
+{% if tenant.reason %}<p class="reason">{{ tenant.reason }}</p>{% endif %}
+{% if tenant.differences %}<ul class="differences">
+{% for text, repaired in tenant.differences %}<li class="tone-{{ "pass" if repaired else "fail" }}">
+<span class="badge">{{ "repaired" if repaired else "differs" }}</span> {{ text }}</li>{% endfor %}</ul>{% endif %}
+<div class="facts">
+{% if tenant.meters %}<div><h4>Quota and use</h4>
+{% for meter in tenant.meters %}<div class="meter tone-{{ meter.tone }}"><span>{{ meter.title }}</span>
+<span class="value">{{ meter.used }} of {{ meter.hard }}</span>
+<span class="bar" role="img" aria-label="{{ meter.pct }} percent"><i style="width: {{ [meter.pct, 100] | min }}%"></i></span></div>{% endfor %}
+</div>{% endif %}
+{% if tenant.queues %}<div><h4>Queues</h4>
+<ul class="lines">{% for queue in tenant.queues %}<li><strong>{{ queue.name }}</strong>{% if not queue.wanted %} <span class="soft">not wanted</span>{% endif %}<br>
+<span class="soft">{{ queue.waiting }} waiting, </span><span class="{{ "soft" if queue.workers or not queue.wanted else "tone-fail alert" }}">{{ queue.workers }} worker{{ "" if queue.workers == 1 else "s" }}</span></li>{% endfor %}</ul></div>{% endif %}
+<div><h4>Access</h4><ul class="lines">
+{% if tenant.gateway %}<li>Gateway: <span class="tone-{{ tenant.gateway_tone }} alert">{{ tenant.gateway }}</span></li>{% endif %}
+<li>Name: <code>{{ tenant.host }}</code></li>
+<li>Resource policy: {{ tenant.policy }}</li>
+{% if tenant.last %}<li>Last request: <span class="{{ "" if tenant.last_good else "tone-fail alert" }}">{{ tenant.last }}</span></li>{% endif %}
+</ul></div>
+{% if tenant.isolation %}<div><h4>Isolation</h4><ul class="lines">
+{% for proof in tenant.isolation %}<li><span class="badge tone-{{ proof.verdict }}">{{ words[proof.verdict] }}</span> {{ proof.title }}
+{%- if proof.verdict != "pass" %}<br><span class="soft">{{ proof.seen }}</span>{% endif %}</li>{% endfor %}</ul></div>{% endif %}
+{% if tenant.kept %}<div><h4>Kept</h4><ul class="lines">{% for line in tenant.kept %}<li>{{ line }}</li>{% endfor %}</ul></div>{% endif %}
+</div></section>
+{% endmacro %}
+"""
+
 PAGE = (
     EVIDENCE_ROWS
+    + TENANT_CARD
     + """<!doctype html>
 <html lang="en">
 <head>
@@ -142,7 +187,9 @@ hash <code>{{ report.plan.hash }}</code>.</p>
 {% else %}<p>Nothing was left to do: the site is as its site file says. Hash <code>{{ report.plan.hash }}</code>.</p>{% endif %}
 {% endif %}
 
-{% if report.tenants %}<h2>Tenants</h2>
+{% if report.states %}<h2>Tenants</h2>
+{% for tenant in report.states %}{{ tenant_card(tenant) }}{% endfor %}
+{% elif report.tenants %}<h2>Tenants</h2>
 <table><thead><tr><th>Tenant</th><th>Namespace</th><th>Queues</th><th class="number">Cores</th><th class="number">Memory, GiB</th>
 <th class="number">GPUs</th><th class="number">Storage, GiB</th><th>Checks</th></tr></thead><tbody>
 {% for tenant in report.tenants %}<tr>

@@ -15,7 +15,9 @@ from pydantic import SecretStr
 
 from stackwright.clients.clearml import ClearmlClient
 from stackwright.clients.clearml_types import Company, Credentials, User
+from stackwright.domain.clearml_facts import Pool, PoolLink, Profile, ResourceConfiguration
 from stackwright.domain.errors import ApiError, ConflictError, NotFoundError
+from stackwright.lab.clearml import ClearmlState
 from stackwright.lab.clearml.alone import clearml_alone
 
 LIVE = os.environ.get("STACKWRIGHT_LIVE_CLEARML", "")
@@ -38,16 +40,22 @@ class Tenant:
     key: Credentials
     client: ClearmlClient
 
+    @property
+    def domain(self) -> str:
+        """A mail domain that nobody else has."""
+        return f"{self.company.name}.example"
 
-@pytest.fixture(scope="module", params=["stand-in", "live"] if LIVE else ["stand-in"])
+
+@pytest.fixture(scope="module", params=["stand-in", "newer stand-in", *(["live"] if LIVE else [])])
 def server(request, tmp_path_factory):
-    """The stand-in, or the real server that the environment names."""
+    """The stand-in with the older and with the newer API, or the real server that the environment names."""
     if request.param == "live":
         ca_file = os.environ.get("STACKWRIGHT_LIVE_CLEARML_CA")
         key = os.environ["STACKWRIGHT_LIVE_CLEARML_KEY"], SecretStr(os.environ["STACKWRIGHT_LIVE_CLEARML_SECRET"])
         yield Server(ClearmlClient(LIVE, *key, ca_file), lambda *other: ClearmlClient(LIVE, *other, ca_file))
         return
-    with clearml_alone(tmp_path_factory.mktemp("clearml")) as trial:
+    state = ClearmlState(server_generation="3.30" if request.param.startswith("newer") else "3.29")
+    with clearml_alone(tmp_path_factory.mktemp("clearml"), state) as trial:
         yield Server(trial.client(), trial.client)
 
 
@@ -224,3 +232,186 @@ def test_new_tenant_has_no_workers_routers_or_capacity(other):
 def test_tenant_api_is_offered_or_not(server):
     """The question has an answer on every server."""
     assert server.system.tenants_api_offered() in (True, False)
+
+
+# --- leaving ---------------------------------------------------------------------------------------------------------
+
+
+def test_queue_is_deleted_unless_something_waits_in_it(tenant):
+    """A queue with a task is refused (400/702) unless forced; a second deletion finds nothing."""
+    queue = tenant.client.create_queue(f"contract-{secrets.token_hex(3)}")
+    task = tenant.client.create_task(tenant.client.ensure_project("stackwright-contract"), "waiting", {})
+    tenant.client.enqueue_task(task, queue.id)
+    assert task in {found.id for found in tenant.client.working_tasks()}
+    with pytest.raises(ApiError) as caught:
+        tenant.client.delete_queue(queue.id)
+    assert (caught.value.status, caught.value.code) == (400, 702)
+    assert tenant.client.delete_queue(queue.id, force=True) is True
+    assert tenant.client.delete_queue(queue.id) is False
+    tenant.client.remove_task(task)
+    assert task not in {found.id for found in tenant.client.working_tasks()}
+
+
+def test_user_is_deleted_with_its_keys(server, tenant):
+    """Afterwards the key is refused, the address is free, and a second deletion finds nothing."""
+    email = f"leaver@{tenant.domain}"
+    user = server.system.create_user(tenant.company.id, "Leaver", email, role="user")
+    key = server.system.create_credentials("leaver", user_id=user.id)
+    assert server.speak(key.access_key, key.secret_key).login_ok()
+    assert server.system.delete_user(user.id) is True
+    assert not server.speak(key.access_key, key.secret_key).login_ok()
+    assert server.system.delete_user(user.id) is False
+    again = server.system.create_user(tenant.company.id, "Leaver", email, role="user")
+    assert server.system.delete_user(again.id) is True
+
+
+def test_new_tenant_has_no_static_routes(other):
+    """The list is there and empty."""
+    assert other.client.routes() == ()
+
+
+def test_tenants_calls_are_there_or_missing_together(server):
+    """Newer servers list, count and delete tenants; older ones say that there is no such call."""
+    if not server.system.tenants_api_offered():
+        for call in (server.system.tenants, lambda: server.system.tenant_resources("0" * 32)):
+            with pytest.raises(NotFoundError) as caught:
+                call()
+            assert caught.value.status == 404
+        return
+    made = make_tenant(server)
+    assert made.company.id in {found.company_id for found in server.system.tenants()}
+    assert server.system.tenant_resources(made.company.id).idle
+    with pytest.raises(ApiError):
+        server.system.delete_tenant(made.company.id, "another name")
+    server.system.delete_tenant(made.company.id, made.company.name)
+    assert not made.client.login_ok()
+
+
+# --- policies --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def resources(server, tenant):
+    """The tenant, with the feature that resource policies need."""
+    server.system.set_company_features(
+        tenant.company.id, tenant.client.company_features() | {"resource_policy", "resource_dashboard"}
+    )
+    return tenant.client
+
+
+def test_features_are_told_to_the_companys_administrator(resources):
+    """What was set is among them."""
+    assert "resource_policy" in resources.company_features()
+
+
+def test_a_group_is_made_once_and_changed_by_its_id(tenant):
+    """Beside ClearML's own groups of a company there may be others."""
+    assert {"users", "admins"} <= {group.name for group in tenant.client.groups() if group.system}
+    made = tenant.client.save_group("contract-group", ())
+    assert tenant.client.save_group("contract-group", (tenant.admin.id,), group_id=made) == made
+    (found,) = [group for group in tenant.client.groups() if group.name == "contract-group"]
+    assert (found.id, found.system, found.users) == (made, False, (tenant.admin.id,))
+
+
+def test_pools_and_profiles_are_in_force_when_published(resources):
+    """Pools get ids from the server, profiles are linked to them by these, and each link has a queue once in force."""
+    before = resources.resource_configuration()
+    resources.save_resource_configuration(
+        ResourceConfiguration((*before.pools, Pool("contract-pool", 2.0, "contract")), before.profiles)
+    )
+    assert resources.resource_configuration().pool("contract-pool") is None
+    draft = resources.resource_configuration(draft=True)
+    pool = draft.pool("contract-pool")
+    assert pool is not None and pool.id and (pool.resources, pool.description) == (2.0, "contract")
+    profile = Profile("contract-profile", 1.0, (PoolLink(pool.id, "contract-link"),))
+    resources.save_resource_configuration(ResourceConfiguration(draft.pools, (*draft.profiles, profile)))
+    resources.publish_resource_configuration()
+
+    live = resources.resource_configuration()
+    made = live.profile("contract-profile")
+    assert live.pool("contract-pool") == pool and live.enabled is not None
+    assert made is not None and made.id and made.cost == 1.0
+    assert [link.pool for link in made.links] == [pool.id] and made.links[0].queue_id
+    assert resources.resource_configuration(draft=True).profile("contract-profile") is not None
+
+
+def test_policy_gives_its_users_a_queue_for_each_profile(resources):
+    """A policy is found by name; its queue's name is taken for others; it goes with all its queues."""
+    profile = resources.resource_configuration().profile("contract-profile")
+    group = next(group for group in resources.groups() if group.name == "users")
+    made = resources.create_policy("contract-policy", group.id, reservation=1, limit=2, description="contract")
+    assert made in {policy.id for policy in resources.policies() if policy.name == "contract-policy"}
+    queue = resources.connect_profile(made, profile.id, "contract-policy-queue")
+    assert resources.create_queue("contract-policy-queue").id == queue
+    seen = resources.policy(made)
+    assert (seen.reservation, seen.limit, seen.group_id) == (1, 2, group.id)
+    assert [(link.profile_id, link.queue_id) for link in seen.links] == [(profile.id, queue)]
+    resources.update_policy(made, reservation=0, limit=1)
+    assert (resources.policy(made).reservation, resources.policy(made).limit) == (0, 1)
+    assert resources.delete_policy(made) is True
+    assert resources.delete_policy(made) is False
+    assert resources.find_queue("contract-policy-queue") is None
+
+
+def test_what_was_published_is_taken_away_again(resources):
+    """Without the tests' own pool and profile nothing of theirs is in force."""
+    live = resources.resource_configuration()
+    resources.save_resource_configuration(
+        ResourceConfiguration(
+            tuple(pool for pool in live.pools if pool.name != "contract-pool"),
+            tuple(profile for profile in live.profiles if profile.name != "contract-profile"),
+        )
+    )
+    resources.publish_resource_configuration()
+    after = resources.resource_configuration()
+    assert after.pool("contract-pool") is None and after.profile("contract-profile") is None
+
+
+def test_manager_is_switched(resources):
+    """On, and off again."""
+    resources.enable_policy_manager()
+    assert resources.resource_configuration().enabled is True
+    resources.enable_policy_manager(False)
+    assert resources.resource_configuration().enabled is False
+
+
+# --- logins ----------------------------------------------------------------------------------------------------------
+
+
+def test_login_rules_are_set_by_acting_as_a_user_of_the_company(server, tenant):
+    """Domains replace those before; addresses are added once, and removed."""
+    act = {"act_as": tenant.admin.id}
+    assert server.system.login_rules(**act).domains == ()
+    server.system.set_login_domains((tenant.domain,), **act)
+    server.system.add_login_emails((f"guest@{tenant.domain}",), role="user", **act)
+    server.system.add_login_emails((f"guest@{tenant.domain}",), role="user", **act)
+    rules = server.system.login_rules(**act)
+    assert (rules.domains, dict(rules.emails)) == ((tenant.domain,), {f"guest@{tenant.domain}": "user"})
+    server.system.remove_login_emails((f"guest@{tenant.domain}",), **act)
+    server.system.set_login_domains((), **act)
+    assert server.system.login_rules(**act) == type(rules)((), {})
+
+
+def test_identity_provider_is_saved_once_and_deleted(server, tenant):
+    """The same id is replaced; the secret does not show; only the platform may name another company."""
+    company, secret = tenant.company.id, SecretStr("planted-contract-secret")
+    settings = {
+        "id": company,
+        "display_name": "contract",
+        "client_id": "one",
+        "base_url": f"https://id.{tenant.domain}",
+    }
+    settings |= {f"{name}_endpoint": f"https://id.{tenant.domain}/{name}" for name in ("authorization", "token")}
+    server.system.set_company_sso(company, {"tenant": tenant.company.name, "group_mapping": {}, "admin_groups": []})
+    server.system.save_sso_configuration("keycloak", settings, secret, company_id=company)
+    server.system.save_sso_configuration("keycloak", {**settings, "client_id": "two"}, secret, company_id=company)
+    (found,) = server.system.sso_configurations(company_id=company)
+    assert (found.id, found.provider, found.settings["client_id"]) == (company, "keycloak", "two")
+    assert "planted-contract-secret" not in repr(found)
+    with pytest.raises(ApiError) as caught:
+        tenant.client.save_sso_configuration("keycloak", settings, secret, company_id=company)
+    assert "planted-contract-secret" not in str(caught.value)
+    server.system.delete_sso_configurations((company,), company_id=company)
+    assert server.system.sso_configurations(company_id=company) == ()
+    known = server.system.supported_providers()
+    assert not known or "keycloak" in known

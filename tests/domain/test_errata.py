@@ -303,11 +303,12 @@ def test_credentials_are_made_in_the_users_name(monkeypatch):
 
 def test_queues_are_looked_for_with_the_tenants_key():
     """What the tenant's own key lists decides: the step goes away once its queues, workers and router are listed."""
-    facts = complete(SPEC)
+    facts, plain = complete(SPEC), TENANT.model_copy(update={"policy": None})
     names = frozenset(queue.name for queue in TENANT.queues)
-    assert decide_tenant(SPEC, TENANT, facts).needs("queues")
+    assert decide_tenant(SPEC, plain, facts).needs("queues")
     listed = replace(facts, queues=names, served=names, routers={GATEWAY_RELEASE: facts.now.isoformat()})
-    assert not decide_tenant(SPEC, TENANT, listed).needs("queues")
+    assert not decide_tenant(SPEC, plain, listed).needs("queues")
+    assert decide_tenant(SPEC, TENANT, listed).needs("queues"), "a policy that is still to be made replaces queues"
 
 
 def test_the_agent_knows_three_servers():

@@ -66,6 +66,7 @@ class FakeServer:
     parts: dict[str, FakeCompany] = field(default_factory=dict)
     journal: list[str] = field(default_factory=list)
     newer: bool = False
+    features: frozenset[str] = frozenset({"queues", "resource_policy"})
     lost: set[str] = field(default_factory=set)
     down: bool = False
     on_change: Callable[[str], None] = lambda action: None

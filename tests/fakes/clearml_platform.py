@@ -22,7 +22,7 @@ from stackwright.domain.errors import ApiError, ConflictError, NotFoundError
 class FakeCompany:
     """What one company has beside users and queues. `features` empty: the server tells none."""
 
-    features: frozenset[str] = frozenset({"queues", "resource_policy"})
+    features: frozenset[str] = frozenset()
     draft: ResourceConfiguration | None = None
     live: ResourceConfiguration = field(default_factory=lambda: ResourceConfiguration(enabled=False))
     policies: dict[str, PolicyInfo] = field(default_factory=dict)
@@ -36,7 +36,7 @@ class PlatformFake:
     """Mixed into FakeClearml."""
 
     def _parts(self, company: str | None = None) -> FakeCompany:
-        return self.server.parts.setdefault(company or self._company(), FakeCompany())
+        return self.server.parts.setdefault(company or self._company(), FakeCompany(self.server.features))
 
     def _acting(self, act_as):
         if act_as is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sqlite3
 import subprocess
@@ -46,6 +47,7 @@ class Crew:
         self.settings = rig.folder / "webhooks.yaml"
         caller = {"sites": [SITE], "largest": LARGEST, "tenants": tenants + 10, "per_minute": 60000, "burst": 5000}
         self.settings.write_text(yaml.safe_dump({"callers": {CALLER: caller}, "backoff_s": 1.0}))
+        self.cpu_s: dict[str, float] = {}
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
     @property
@@ -71,6 +73,7 @@ class Crew:
         """End one of them as the kernel would, and start it again."""
         process = self._running.pop(who)
         assert process.poll() is None, f"the {who} ended by itself with {process.returncode}"
+        self._note_cpu(who, process.pid)
         process.kill()
         process.wait()
         self.kills[who] += 1
@@ -79,8 +82,10 @@ class Crew:
     def stop(self) -> dict[str, int]:
         """Stop both as an operator would; return their exit codes."""
         codes = {}
+        self._note_cpu("lab", self.rig.lab.pid)
         for who in list(self._running):
             process = self._running.pop(who)
+            self._note_cpu(who, process.pid)
             process.terminate()
             try:
                 codes[who] = process.wait(90)
@@ -97,6 +102,12 @@ class Crew:
         with closing(sqlite3.connect(f"file:{self.store}?mode=ro", uri=True, timeout=30)) as db:
             query = f"SELECT {fields} FROM webhook_requests ORDER BY seq"  # noqa: S608 - the names above
             return [Row(*row) for row in db.execute(query)]
+
+    def _note_cpu(self, who: str, pid: int | None) -> None:
+        """Add what a process and its ended children have used of the processors: what would be worth making faster."""
+        if pid is not None:
+            used = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:15]
+            self.cpu_s[who] = self.cpu_s.get(who, 0.0) + sum(map(int, used)) / os.sysconf("SC_CLK_TCK")
 
     def _wait_ready(self, log: Path) -> None:
         deadline = time.monotonic() + START_LIMIT_S

@@ -20,6 +20,7 @@ from stackwright.reports.markdown import (
     table,
 )
 from stackwright.reports.model import Group, make_report, to_json
+from stackwright.reports.tenants import Meter, Proof, QueueLine, TenantState
 from tests.domain.layers.sites import lab
 from tests.reports import samples
 
@@ -118,7 +119,7 @@ def test_the_verdict_is_read_first_and_failures_before_passes():
     """The reader finds verdict, then what ended the run, then failed checks with their remedy, then the rest."""
     text = text_of(samples.bad())
     order = ["does not work as wanted", "What ended the run", "stayed closed for 2400 s", "Worst first"]
-    order += ["tenant/blue/router", "Remedy:", "Everything else", "cluster/nodes", "57 step(s)", "When each part ran"]
+    order += ["tenant/blue/router", "Remedy:", "Everything else", "cluster/nodes", "59 step(s)", "When each part ran"]
     places = [text.index(part) for part in order]
     assert places == sorted(places)
 
@@ -214,3 +215,32 @@ def test_the_approval_form_is_narrow_and_says_the_worst_first():
     )
     many = Plan("north", tuple(Step(f"a/{i}/x", str(i), "", Effect.FILE, "", "") for i in range(100)))
     assert "and 76 more" in approval_markdown(many)
+
+
+def states():
+    """Two tenants as a nightly look shows them: one that differs, one that was archived."""
+    meters = (Meter("CPU, cores", "15.5", "16", 96), Meter("GPUs", "2", "2", 100))
+    proofs = (Proof("A pod beyond the quota is refused", "fail", "let in <beyond> the quota"),)
+    red = TenantState(
+        "red", "clearml-red", "ready, differs", "fail", "asked for by request", meters,
+        (QueueLine("default", 4, 1, True), QueueLine("gpu", 0, 0, True), QueueLine("mine", 3, 0, False)),
+        "last report 2026-03-17 09:30", "pass", "router-red.lab.test", "none", "change, completed: it is ready",
+        isolation=proofs,
+        differences=(("apply NetworkPolicy default-deny", True), ("eve|red is an administrator", False)),
+    )  # fmt: skip
+    return (red, TenantState("old", "clearml-old", "archived", "skipped", "", kept=("volume data 100Gi",)))
+
+
+def test_the_tenants_page_says_what_differs_and_what_is_used():
+    """Each tenant's state, numbers, queues, gateway and proofs are in both forms; no text breaks out of its cell."""
+    report = replace(samples.good(), states=states())
+    text, page, table = text_of(report), report_html(report), report_markdown(report)
+    for part in ("ready, differs", "15.5", "mine", "not wanted", "3 waiting", "volume data 100Gi", "archived"):
+        assert part in text
+    assert 'style="width: 96%"' in page and 'style="width: 100%"' in page
+    assert "&lt;beyond&gt;" in page and "<beyond>" not in page
+    assert "repaired" in text and "differs" in text
+    assert "- differs: eve\\|red is an administrator" in table and "❌ A pod beyond the quota is refused" in table
+    assert Page(page).addresses == []
+    rows = [line for line in table.splitlines() if line.startswith("| red ")]
+    assert len(rows) == 1 and "default (4 waiting, 1 workers)" in rows[0]

@@ -24,8 +24,6 @@ def cut_down(document: dict[str, Any]) -> dict[str, Any]:
     document["tenants"] = []
     document["rke2"] |= {"allow_single_server": True, "poll_s": 0.1}
     document["validation"] = {"workload": True, "workload_timeout_s": 60}
-    hosts = document["dns"]["hosts"]
-    hosts["*.ml.lab.test"] = hosts["app.ml.lab.test"]
     document.pop("backup", None)
     for layer in LAYERS:
         on = layer in KEPT

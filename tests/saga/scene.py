@@ -23,7 +23,8 @@ from tests.kill.controllers import Controllers
 from tests.kill.points import Point, points_of
 
 NAME = "TENANT"
-IDS = re.compile(r"\b[0-9a-f]{32}\b")
+IDS = re.compile(r"\b[0-9a-f]{32}\b|\b[A-Z0-9]{30}\b|(?<=stackwright-lookup-)[0-9a-f]{12}\b")
+"""Ids, access keys, and the users that are made for a look."""
 LEASES = re.compile(r"Lease/kube-system/|^lease/")
 SETTLE_S, SETTLE_LIMIT_S = 0.3, 30.0
 
@@ -121,7 +122,7 @@ def fault_of(point: Point, tenant: str) -> dict[str, Any]:
     """Return the fault that kills a run here, for one tenant."""
     parts = {"target": point.target, "action": point.action}
     match = {
-        key: "^" + re.escape(text.replace(NAME, tenant)).replace(re.escape("*"), "[a-z0-9]+") + "$"
+        key: "^" + re.escape(text.replace(NAME, tenant)).replace(re.escape("*"), "[A-Za-z0-9]+") + "$"
         for key, text in parts.items()
     }
     return {"kind": "kill", "when": point.when, "match": {"wire": f"^{point.wire}$", **match}}

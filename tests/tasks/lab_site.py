@@ -31,6 +31,9 @@ class MemorySecrets:
     def remove(self, kind, name):
         self.kept.pop((kind, name), None)
 
+    def names(self, kind):
+        return tuple(sorted(name for of, name in self.kept if of == kind))
+
     def text(self, kind, name, key="value"):
         return self.kept[kind, name][key].get_secret_value()
 

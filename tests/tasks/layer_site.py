@@ -43,6 +43,9 @@ class DictSecrets:
     def remove(self, kind, name):
         self.blocks.pop((kind, name), None)
 
+    def names(self, kind):
+        return tuple(sorted(name for of, name in self.blocks if of == kind))
+
 
 class StepClock:
     """Time that only waiting moves."""

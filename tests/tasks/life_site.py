@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from stackwright.clients.clearml_types import TaskInfo
-from stackwright.domain.errors import ApiError, NotFoundError
+from stackwright.domain.errors import ApiError
 from stackwright.domain.tenant_record import TenantRecord
 from stackwright.domain.tenant_request import TenantRequest
 from tasks.tenant_register import read_record, write_record
@@ -65,7 +64,6 @@ class LifeKube(WatchedKube):
 class LifeServer(FakeServer):
     """A server whose workers and routers go on reporting. `newer` has the tenant API."""
 
-    newer = False
     silent = False
     reports = 0
     at = 0.0
@@ -91,16 +89,8 @@ class LifeClearml(FakeClearml):
         now = datetime.fromtimestamp(self.server.at + int(self._stamp()) / 1000, UTC).isoformat()
         return tuple(replace(router, last_update=now) for router in super().routers())
 
-    def tenants_api_offered(self):
-        self._system()
-        return self.server.newer
-
-    def tenants(self):
-        self._offered()
-        return tuple(SimpleNamespace(id=c.id, name=c.name, company_id=c.id) for c in self.server.companies if c.active)
-
     def delete_tenant(self, tenant_id, name, *, force=False):
-        self._offered()
+        self._newer()
         busy = [task for task in self.server.tasks.get(tenant_id, ()) if task.status in WORKING]
         if busy and not force:
             raise ApiError("resources are running", where=name, status=400, code=10)
@@ -113,40 +103,6 @@ class LifeClearml(FakeClearml):
             self.server.queues.pop(tenant_id, None)
 
         self.server.change(f"delete_tenant {name}", gone)
-
-    def _offered(self):
-        if not self.server.newer:
-            raise NotFoundError("unknown endpoint", where="tenants", status=404)
-
-    def working_tasks(self, *, statuses=WORKING):
-        return tuple(task for task in self.server.tasks.get(self._company(), ()) if task.status in statuses)
-
-    def delete_queue(self, queue_id, *, force=False):
-        queues = self.server.queues.get(self._company(), [])
-        found = next((queue for queue in queues if queue.id == queue_id), None)
-        if found is None:
-            return False
-        if found.entries and not force:
-            raise ApiError("the queue is not empty", where=queue_id, status=400, code=702)
-        self.server.change(f"delete_queue {found.name}", lambda: queues.remove(found))
-        return True
-
-    def delete_user(self, user_id):
-        self._system()
-        found = next((user for user in self.server.users if user.id == user_id), None)
-        if found is None:
-            return False
-
-        def gone():
-            self.server.users.remove(found)
-            self.server.keys = {name: key for name, key in self.server.keys.items() if key.user != user_id}
-
-        self.server.change(f"delete_user {found.email}", gone)
-        return True
-
-    def routes(self):
-        self._user()
-        return ()
 
     def remove_task(self, task_id):
         tasks = self.server.tasks[self._company()]

@@ -35,7 +35,7 @@ class SagaSite(TenantSite):
     """
 
     def __init__(self, folder, **over):
-        super().__init__(folder, **{"dns": {"hosts": {"*.ml.lab.test": "127.77.10.10"}}, **over})
+        super().__init__(folder, **over)
         self.undone: list[str] = []
         self.undo_fails: dict[str, list[Exception]] = {}
         self.moves: dict[str, Any] = {}

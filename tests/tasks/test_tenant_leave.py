@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from stackwright.domain.errors import PlanRefusedError, StackError
+from stackwright.domain.spec import Identity, Policy, Queue
 from tasks.tenant_leave import (
     LeftoversError,
     archive_tenant,
@@ -319,3 +320,26 @@ def test_a_namespace_with_what_onboarding_did_not_make_stays(place):
 def test_a_step_that_nobody_knows_is_an_error(place):
     with pytest.raises(StackError, match="no way back"):
         undo(place, "dreams")
+
+
+def test_policy_and_logins_are_taken_back_and_dropped_by_an_archive(tmp_path):
+    """What was set up beside the queues goes with the tenant: pools, policy, login domains."""
+    for leave in (lambda place: undo(place, "identity", "policy"), archive):
+        place = LifeSite(tmp_path)
+        logins = Identity(domains=("red.example",))
+        more = {"queues": (Queue(name="train", gpus=1),), "policy": Policy(reservation=1, limit=2), "identity": logins}
+        place.wanted = place.wanted.model_copy(update=more)
+        place.onboard()
+        parts = place.server.parts[place.company]
+        assert parts.policies and parts.domains == ("red.example",)
+        leave(place)
+        assert not parts.policies and parts.domains == () and not parts.live.pools
+
+
+def test_the_providers_secret_goes_with_the_tenant(place):
+    block = ("secret-text", "clearml-tenant-red-sso")
+    place.secrets.blocks[block] = {"value": "planted"}
+    record = archive(place)
+    assert block in place.secrets.blocks
+    delete(place, record)
+    assert block not in place.secrets.blocks

@@ -17,6 +17,7 @@ from stackwright.domain.errors import (
     StackError,
 )
 from stackwright.domain.spec import Quota
+from tasks import tenant_saga
 from tasks.tenant_register import read_record, write_record
 from tasks.tenant_saga import preview
 from tests.tasks.layer_site import FakeLease
@@ -160,6 +161,23 @@ def test_gpus_are_not_promised_twice(place):
     outcome = place.ask(request(2, name="lime", wanted=wanted("lime", quota=Quota(gpus=1))))
     assert outcome.verdict == "refused" and "promised more GPUs" in outcome.text
     assert record(place, "lime") is None
+
+
+def test_gpus_are_not_promised_twice_at_the_same_time(place, monkeypatch):
+    """Another tenant's run takes them between this one's first look and its claim: then they are gone."""
+    left = sum(node.gpu.count for node in place.spec.gpu_nodes) - sum(one.quota.gpus for one in place.spec.tenants)
+    look, other = tenant_saga.look_for_bringing, request(2, name="lime", wanted=wanted("lime", quota=Quota(gpus=left)))
+    outcomes = []
+
+    def look_slowly(site, tenant, lease):
+        if tenant.name == "green":
+            outcomes.append(place.ask(other))
+        return look(site, tenant, lease)
+
+    monkeypatch.setattr(tenant_saga, "look_for_bringing", look_slowly)
+    outcome = place.ask(request(wanted=wanted(quota=Quota(gpus=1))))
+    assert outcomes[0].good
+    assert outcome.verdict == "refused" and "promised more GPUs" in outcome.text and record(place) is None
 
 
 def test_a_tenant_that_exists_is_not_made_otherwise(place):

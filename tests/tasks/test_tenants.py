@@ -19,20 +19,14 @@ from stackwright.domain.plan import Effect
 from stackwright.domain.releases import plain_values
 from stackwright.domain.tenants import credentials_label
 from tasks.tenants import TenantTakenError, read_tenant
-from tests.fakes.helm import storage_secret
 from tests.tasks.layer_site import FakeLease
+from tests.tasks.tenant_kills import Killed
+from tests.tasks.tenant_kills import kill_at as _kill_at
+from tests.tasks.tenant_kills import watch as _watch
 from tests.tasks.tenant_site import TenantSite
 
 ACCOUNT = ["company", "user", "credentials"]
 STEPS = [*ACCOUNT, "namespace", "quota", "limits", "network", "pull-secret", "agent", "gateway", "names", "queues"]
-
-
-class Killed(BaseException):
-    """The process ended here."""
-
-
-class HelmKilled(Killed):
-    """The process ended while helm was at work."""
 
 
 @pytest.fixture(autouse=True)
@@ -132,43 +126,6 @@ def _check_pair_works(place):
     agent = plain_values(place.helm.wants["clearml-enterprise-agent"].values)["clearml"]
     gateway = plain_values(place.helm.wants["clearml-app-gateway"].values)["clearml"]
     assert agent["agentk8sglueKey"] == gateway["apiKey"] == block["access_key"].get_secret_value()
-
-
-def _watch(place, tell):
-    """Call `tell(action)` before every change of ClearML, the cluster, the releases and the blocks."""
-    place.server.on_change = tell
-    place.kube.on_change = tell
-    write, install = type(place.secrets).write, type(place.helm).upgrade_install
-
-    def write_block(kind, name, fields):
-        tell(f"block {name}")
-        write(place.secrets, kind, name, fields)
-
-    def upgrade_install(want):
-        try:
-            tell(f"helm {want.name}")
-        except HelmKilled:
-            secret = storage_secret(want.name, want.namespace, "pending-install")
-            secret["metadata"]["labels"] |= want.all_labels()
-            place.kube.put(secret)
-            raise
-        install(place.helm, want)
-
-    place.secrets.write, place.helm.upgrade_install = write_block, upgrade_install
-
-
-def _kill_at(place, number, moment):
-    """End the run before change `number`, or after it and before the next; helm dies in the middle, `pending`."""
-    seen = []
-
-    def tell(action):
-        seen.append(action)
-        if moment == "after" and len(seen) == number + 1 and action.startswith("helm "):
-            raise HelmKilled(action)
-        if len(seen) == number + (1 if moment == "before" else 2):
-            raise Killed(action)
-
-    _watch(place, tell)
 
 
 def test_an_answer_that_is_lost_makes_no_twin(place):

@@ -8,21 +8,44 @@ from dataclasses import replace
 import pytest
 
 from stackwright.clients.site import SystemClock
-from stackwright.domain.errors import ConflictError
+from stackwright.clients.workload import run_workload, workload_env
+from stackwright.domain.errors import ConflictError, NotFoundError
 from stackwright.domain.releases import plain_values
+from stackwright.domain.spec import StackSpec
 from stackwright.domain.tenants import credentials_label
 from stackwright.lab.clearml import AgentStandin, GatewayStandin
 from stackwright.lab.clearml.alone import DOMAIN, SYSTEM_KEY, SYSTEM_SECRET, clearml_alone
 from tasks.validation import look_isolation, look_server, look_tenant, run_training
+from tests.domain.layers.sites import lab_document
 from tests.tasks.tenant_site import TenantSite
+
+VIOLET = {
+    "name": "violet",
+    "admin_email": "admin@violet.example",
+    "quota": {"gpus": 1},
+    "queues": [{"name": "gpu", "gpus": 1, "max_pods": 1}],
+    "workspace_gib": 10,
+    "policy": {"reservation": 0, "limit": 1, "pools": ["shared"]},
+    "identity": {
+        "domains": ["violet.example"],
+        "emails": ["guest@other.example"],
+        "provider": "keycloak",
+        "client_id": "ml-violet",
+        "client_block": "clearml-tenant-violet-sso",
+        "base_url": "https://id.example.com/realms/violet",
+    },
+}
+"""A tenant with every part: its queue is the policy's, and spills over."""
 
 
 class StandinSite(TenantSite):
     """A site whose ClearML is the stand-in; cluster and helm stay fakes, whose releases start workers."""
 
     def __init__(self, folder, trial) -> None:
-        hosts = {f"{name}.{DOMAIN}": "127.0.0.1" for name in ("api", "app", "files")}
+        hosts = {f"{name}.{DOMAIN}": "127.0.0.1" for name in ("api", "app", "files", "*")}
+        more = StackSpec.model_validate(lab_document()).model_dump(mode="json")["tenants"]
         over = {
+            "tenants": [*more, VIOLET],
             "clearml": {"base_domain": DOMAIN},
             "dns": {"hosts": hosts},
             "ingress": {"https_port": trial.served.port, "ca_file": str(trial.ca_file)},
@@ -32,6 +55,7 @@ class StandinSite(TenantSite):
         }
         super().__init__(folder, **over)
         self.trial, self.running = trial, {}
+        self.secrets.blocks[("secret-text", "clearml-tenant-violet-sso")] = {"value": "planted-sso"}
         self.secrets.blocks[("api-key", "clearml-supervisor")] = {"access_key": SYSTEM_KEY, "secret_key": SYSTEM_SECRET}
         self.site = replace(self.site, clearml=trial.client, clock=SystemClock())
 
@@ -72,14 +96,15 @@ def place(tmp_path_factory):
         place = StandinSite(folder, trial)
         place.bring("red")
         place.bring("blue")
+        place.bring("violet")
         yield place
 
 
 def test_tenants_come_up_and_a_second_run_changes_nothing(place):
-    """Both tenants list their queues, workers and routers, and nothing is left to do."""
+    """All tenants list their queues, workers and routers, and nothing is left to do."""
     users = [user.email for user in place.trial.state.accounts.values() if user.email.endswith(".example")]
-    assert sorted(users) == ["admin@blue.example", "admin@red.example"]
-    assert place.plan("red") == place.plan("blue") == ()
+    assert sorted(users) == ["admin@blue.example", "admin@red.example", "admin@violet.example"]
+    assert place.plan("red") == place.plan("blue") == place.plan("violet") == ()
     assert {check.verdict for check in place.bring("red")} == {"pass"}
 
 
@@ -106,13 +131,28 @@ def _pair(place, name):
 
 def test_a_training_runs_through_each_tenants_queue_and_tenants_stay_apart(place):
     """The real SDK trains in the agent; its metrics are read back; no tenant sees the other's queues or task."""
-    for name in ("red", "blue"):
+    for name in ("red", "blue", "violet"):
         evidence = run_training(place.site, place.tenant(name))
         assert {check.verdict for check in evidence} == {"pass"}, evidence
-    for name in ("red", "blue"):
+    for name in ("red", "blue", "violet"):
         found = [*look_tenant(place.site, place.tenant(name)), *look_isolation(place.site, place.tenant(name))]
         bad = [check for check in found if check.verdict != "pass"]
         assert not bad
+
+
+@pytest.mark.parametrize("script", ["sdk_smoke", "pipeline_smoke"])
+def test_the_sdk_runs_with_the_pair_that_onboarding_kept(place, script):
+    """Task.init, scalars, artifact and close, and a pipeline of two steps, as the tenant: all is its company's own."""
+    trial, (key, secret) = place.trial, _pair(place, "violet")
+    env = workload_env(
+        trial.api_url, trial.web_url, trial.files_url, key, secret,
+        ca_file=trial.ca_file, resolve=trial.resolve, task=f"as violet: {script}",
+    )  # fmt: skip
+    result = run_workload(script, env, timeout_s=120)
+    task = trial.client(key, secret).get_task(result.task_id)
+    assert task.status == "completed"
+    with pytest.raises(NotFoundError):
+        trial.client(*_pair(place, "red")).get_task(result.task_id)
 
 
 def test_the_server_answers_over_its_public_names(place):

@@ -18,10 +18,12 @@ from multidict import MultiMapping
 from stackwright.lab.clearml import (
     service_accounts,
     service_events,
+    service_logins,
     service_platform,
     service_projects,
     service_queues,
     service_resources,
+    service_routers,
     service_tasks,
 )
 from stackwright.lab.clearml.calls import Call, Endpoint, Identity, authenticate, check_fields, impersonate
@@ -47,6 +49,8 @@ ENDPOINTS: dict[str, Endpoint] = {
     **service_tasks.ENDPOINTS,
     **service_events.ENDPOINTS,
     **service_resources.ENDPOINTS,
+    **service_routers.ENDPOINTS,
+    **service_logins.ENDPOINTS,
 }
 
 

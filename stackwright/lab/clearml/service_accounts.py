@@ -1,4 +1,4 @@
-"""auth.*, users.*, login.* and the groups of permissions.*: who there is and with which keys."""
+"""auth.*, users.* and the groups of permissions.*: who there is and with which keys."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ def get_current_user(call: Call) -> Doc:
     user = _user(account) | {"role": call.who.role, "company": {"id": company.id, "name": company.name}}
     answer: Doc = {"user": user, "sec_groups": [], "getting_started": {}}
     if call.get("get_supported_features"):
-        answer["supported_features"] = company.settings.get("features", [])
+        answer["supported_features"] = sorted(call.state.features(company.id))
     return answer
 
 
@@ -221,45 +221,7 @@ def set_preferences(call: Call) -> Doc:
     return {"updated": 1, "fields": {}}
 
 
-# login.* and permissions.* ---------------------------------------------------------------------------------------
-
-
-def login_modes(call: Call) -> Doc:
-    return {
-        "sso_providers": [],
-        "basic": {"enabled": False, "guest": {"enabled": False}},
-        "server_errors": {"missed_es_upgrade": False, "es_connection_error": False},
-        "authenticated": bool(call.who.user),
-    }
-
-
-def login_settings(call: Call) -> Doc:
-    settings = call.state.companies[call.company].settings
-    return {"domains": settings.get("domains", []), "whitelist_entries": settings.get("whitelist", [])}
-
-
-def set_domains(call: Call) -> Doc:
-    wanted = [str(domain) for domain in call.params["domains"]]
-    for company in call.state.companies.values():
-        if company.id != call.company and set(wanted) & set(company.settings.get("domains", [])):
-            raise Refusal("expected_unique_data", domains=wanted)
-    call.state.companies[call.company].settings["domains"] = wanted
-    return {"updated": 1}
-
-
-def add_whitelist_entries(call: Call) -> Doc:
-    entries = call.state.companies[call.company].settings.setdefault("whitelist", [])
-    known = {entry["email"] for entry in entries}
-    fresh = [email for email in call.params["emails"] if email not in known]
-    entries.extend({"email": email, "role": call.get("role", "user")} for email in fresh)
-    return {"added": len(fresh)}
-
-
-def remove_whitelist_entries(call: Call) -> Doc:
-    settings = call.state.companies[call.company].settings
-    before = settings.get("whitelist", [])
-    settings["whitelist"] = [entry for entry in before if entry["email"] not in call.params["emails"]]
-    return {"removed": len(before) - len(settings["whitelist"])}
+# permissions.* ---------------------------------------------------------------------------------------------------
 
 
 def get_user_groups(call: Call) -> Doc:
@@ -310,13 +272,6 @@ ENDPOINTS = {
     "users.get_preferences": Endpoint(get_preferences),
     "users.set_preferences": Endpoint(set_preferences, ("preferences",), types={"preferences": "object"}),
     "users.delete": Endpoint(delete_user, ("user",), SYSTEM, {}, _named),
-    "login.supported_modes": Endpoint(login_modes, open=True),
-    "login.get_settings": Endpoint(login_settings, roles=ADMIN),
-    "login.set_domains": Endpoint(set_domains, ("domains",), ADMIN, {"domains": "list"}, _named),
-    "login.add_whitelist_entries": Endpoint(add_whitelist_entries, ("emails",), ADMIN, {"emails": "list"}, _named),
-    "login.remove_whitelist_entries": Endpoint(
-        remove_whitelist_entries, ("emails",), ADMIN, {"emails": "list"}, _named
-    ),
     "permissions.get_user_groups": Endpoint(get_user_groups, roles=ADMIN),
     "permissions.add_or_update_user_group": Endpoint(put_user_group, ("name",), ADMIN, {"users": "list"}, _named),
 }

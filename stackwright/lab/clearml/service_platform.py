@@ -1,4 +1,4 @@
-"""system.*, tenants.*, organization.*, sso.*, server.* and debug.*: the platform above the companies."""
+"""system.*, tenants.*, organization.*, server.* and debug.*: the platform above the companies."""
 
 from __future__ import annotations
 
@@ -68,6 +68,7 @@ def company_info(call: Call) -> Doc:
         "active": company.active,
         "defaults": company.defaults,
         "services": [],
+        "sso": company.settings.get("sso", {}),
     }
 
 
@@ -82,6 +83,9 @@ def update_company_settings(call: Call) -> Doc:
 
 
 def update_company_sso(call: Call) -> Doc:
+    known = {"tenant", "group_mapping", "admin_groups"}
+    if strange := sorted(set(call.params["sso"]) - known):
+        raise Refusal("validation_error", "data.sso has unknown fields", fields=strange)
     _company(call, call.params["company"]).settings["sso"] = call.params["sso"]
     return {"updated": 1}
 
@@ -168,7 +172,7 @@ def delete_tenant(call: Call) -> Doc:
     return seen
 
 
-# server.*, organization.*, sso.*, debug.* ------------------------------------------------------------------------
+# server.*, organization.*, debug.* ------------------------------------------------------------------------------
 
 
 def server_info(call: Call) -> Doc:
@@ -198,10 +202,6 @@ def get_user_companies(call: Call) -> Doc:
     company = call.state.companies[call.company]
     owner: Any = None
     return {"companies": [{"id": company.id, "name": company.name, "allocated": True, "owners": owner or []}]}
-
-
-def sso_providers(call: Call) -> Doc:
-    return {"providers": []}
 
 
 def ping(call: Call) -> Doc:
@@ -245,8 +245,6 @@ ENDPOINTS = {
     "tenants.delete_tenant": Endpoint(delete_tenant, ("tenant", "name"), SYSTEM, {}, _tenant, since="3.30"),
     "organization.get_tags": Endpoint(get_tags),
     "organization.get_user_companies": Endpoint(get_user_companies),
-    "sso.get_supported_providers": Endpoint(sso_providers, open=True),
-    "sso.get_provider_configurations": Endpoint(sso_providers),
     "server.info": Endpoint(server_info),
     "server.health_check": Endpoint(health_check),
     "server.health_status": Endpoint(health_status, roles=SYSTEM),

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from stackwright.lab.clearml.calls import Call, Endpoint
 from stackwright.lab.clearml.faults import Refusal
 from stackwright.lab.clearml.query import compiled, matches, need_name, select, trim
+from stackwright.lab.clearml.scheduling import schedule
 from stackwright.lab.clearml.state import ClearmlState, Doc, Report, Worker, iso
 
 HIDDEN_TAGS = ("k8s-glue",)
@@ -148,6 +149,7 @@ def clear_queue(call: Call) -> Doc:
 
 def get_next_task(call: Call) -> Doc:
     queue = queue_doc(call)
+    schedule(call.state, call.company)
     if not _entries(queue):
         return {}
     entry = queue["entries"].pop(0)

@@ -9,6 +9,7 @@ from typing import Any
 from stackwright.lab.clearml.calls import Call, Endpoint
 from stackwright.lab.clearml.faults import Refusal
 from stackwright.lab.clearml.query import HIDDEN, look, need_name, put, select
+from stackwright.lab.clearml.scheduling import is_watched, schedule
 from stackwright.lab.clearml.service_queues import drop, find_by_name, get_default, make_queue, push, queue_doc
 from stackwright.lab.clearml.state import Doc, iso
 
@@ -344,8 +345,9 @@ def enqueue(call: Call) -> Doc:
     put(task, "execution.queue", queue["id"])
     answer["fields"]["execution.queue"] = queue["id"]
     drop(call.state, call.company, task["id"], keep=queue["id"])
+    schedule(call.state, call.company)
     if call.get("verify_watched_queue"):
-        answer["queue_watched"] = any(queue["id"] in worker.queues for worker in call.state.live_workers(call.company))
+        answer["queue_watched"] = is_watched(call.state, call.company, queue["id"])
     return answer | {"queued": 1}
 
 

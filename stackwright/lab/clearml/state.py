@@ -21,8 +21,24 @@ DEFAULT_COMPANY = "d1bd92a3b039400cbafc60a7a5b1e52b"  # ClearML server: config/d
 Doc = dict[str, Any]
 Generation = Literal["3.29", "3.30"]
 API_VERSIONS: dict[str, str] = {"3.29": "2.36", "3.30": "2.37"}
+
+
+def generation_of(version: str) -> Generation:
+    """Return which API a server of this version has: the tenant calls came with 3.30."""
+    parts = [int(part) for part in version.split(".")[:2] if part.isdigit()]
+    return "3.30" if parts >= [3, 30] else "3.29"
+
+
 # Kinds of objects that belong to a company and are plain documents.
-KINDS = ("projects", "tasks", "queues", "models", "routes", "groups", "policies", "pools", "profiles")
+KINDS = ("projects", "tasks", "queues", "models", "routes", "groups", "policies")
+# What a company has without being given it: all that the API reference names but resource_policy and sso_management.
+# Which of them a licence gives is not public.
+FEATURES = frozenset({
+    "user_management", "user_management_advanced", "permissions", "applications", "experiments", "queues",
+    "queue_management", "data_management", "config_vault", "app_management", "pipelines", "reports", "show_dashboard",
+    "show_model_view", "show_projects", "resource_dashboard", "service_users", "show_datasets", "show_orchestration",
+    "model_serving", "show_app_gateways", "project_workloads",
+})  # fmt: skip
 
 
 @dataclass
@@ -84,6 +100,15 @@ class Worker:
     tags: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Allocation:
+    """What the policy manager gave to one task."""
+
+    policy: str
+    pool: str
+    cost: float
+
+
 @dataclass
 class Report:
     """The latest cluster or router report of one reporter."""
@@ -125,6 +150,8 @@ class ClearmlState:
         self.events: dict[str, list[Doc]] = {}
         self.files: dict[str, bytes] = {}
         self.policy_manager: set[str] = set()
+        self.resources: dict[str, Doc] = {}
+        self.allocations: dict[str, Allocation] = {}
         self.cut_after: dict[str, int] = {}
 
     @property
@@ -175,6 +202,11 @@ class ClearmlState:
                 if key.access_key == access_key and (key.expire is None or key.expire > self.clock()):
                     return account, key
         return None
+
+    def features(self, company: str) -> frozenset[str]:
+        """Return the features that a company has."""
+        settings = {**self.companies[company].defaults, **self.companies[company].settings}
+        return (FEATURES | set(settings.get("features") or ())) - set(settings.get("exclude_features") or ())
 
     def of_company(self, kind: str, company: str) -> Iterator[Doc]:
         """Yield a company's documents of one kind, oldest first."""
@@ -253,6 +285,7 @@ class ClearmlState:
                 for user in users
             ],
             "queues": self._by_company("queues", names, lambda doc: doc["name"]),
+            "policies": self._by_company("policies", names, lambda doc: f"{doc['name']} {doc['limit']:g}"),
             "projects": self._by_company("projects", names, lambda doc: doc["name"]),
             "workers": _grouped(
                 (names[w.company], f"{w.id} {self._queue_names(w.queues)}") for w in self.workers.values()

@@ -170,8 +170,8 @@ class _Standin(ABC):
 class AgentStandin(_Standin):
     """One release of the agent chart.
 
-    `queues` are names; missing ones are made with `create_queues`, and refused without. `max_gpus` is what the
-    orchestration dashboard reports. At most `max_pods` tasks of each queue run at once.
+    `queues` are names, or ids of queues that exist; missing ones are made with `create_queues`, and refused without.
+    `max_gpus` is what the orchestration dashboard reports. At most `max_pods` tasks of each queue run at once.
     """
 
     client = AGENT_CLIENT
@@ -219,6 +219,10 @@ class AgentStandin(_Standin):
                 await api.call("workers.unregister", worker=self.worker)
 
     async def _queue(self, api: _Speaker, name: str) -> str:
+        """Return the id of a queue that is given by name, or by id, as those of resource pools are."""
+        known = await api.call("queues.get_all", id=[name], search_hidden=True)
+        if known["queues"]:
+            return name
         found = await api.call("queues.get_all", name=f"^{re.escape(name)}$", search_hidden=True)
         for queue in found["queues"]:
             return str(queue["id"])

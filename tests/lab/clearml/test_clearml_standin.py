@@ -413,25 +413,148 @@ def test_tenant_api_exists_only_on_newer_servers(tmp_path):
         assert not newer.client(key["access_key"], key["secret_key"]).login_ok()
 
 
-def test_policies_connect_profiles_to_queues(trial, http):
-    """A connection is a queue; deleting the policy takes its queues along."""
-    tenant = trial.tenant("policies")
+def company_calls(trial, http, name):
+    """Make a tenant with the feature of policies; return its client and a way to call resources.* as its admin."""
+    tenant = trial.tenant(name)
     auth = (tenant.access_key, tenant._secret.get_secret_value())
+    features = {"company": tenant.whoami().company_id, "features": ["resource_policy"]}
 
     def call(endpoint, **body):
-        return http.post(f"/resources.{endpoint}", json=body, auth=auth)
+        return http.post(f"/{endpoint}" if "." in endpoint else f"/resources.{endpoint}", json=body, auth=auth)
 
-    group = http.post("/permissions.get_user_groups", json={"name": "^users$"}, auth=auth).json()["data"]["groups"][0]
-    call("set_resource_configuration", pools=[{"name": "pool"}], profiles=[{"name": "one", "profile_cost": 1}])
-    profile = call("get_resource_profiles").json()["data"]["profiles"][0]["id"]
-    policy = call("create_policy", name="share", user_group=group["id"], limit=2).json()["data"]["id"]
-    queue = call("connect_policy_profile", policy=policy, profile=profile, queue_name="share-one").json()["data"]["id"]
+    assert codes(call("get_policies")) == (403, 20)
+    http.post("/system.update_company_settings", json=features)
+    return tenant, call
+
+
+def data(answer):
+    assert codes(answer) == (200, 0), answer.json()["meta"]
+    return answer.json()["data"]
+
+
+def with_pool(call, *pools, cost=1):
+    """Publish pools by (name, resources) and one profile that is linked to them in order; return its id."""
+    data(call("set_resource_configuration", pools=[{"name": name, "resources": size} for name, size in pools]))
+    draft = data(call("get_resource_configuration"))["configuration"]
+    links = [{"pool": pool["id"], "name": f"to-{pool['name']}"} for pool in draft["pools"]]
+    profile = {"name": "one", "profile_cost": cost, "pool_links": links}
+    data(call("set_resource_configuration", pools=draft["pools"], profiles=[profile]))
+    data(call("publish_resource_configuration"))
+    return data(call("get_resource_configuration", edit=False))["configuration"]["profiles"][0]
+
+
+def with_policy(call, profile, limit):
+    group = data(call("permissions.get_user_groups", name="^users$"))["groups"][0]["id"]
+    policy = data(call("create_policy", name="share", user_group=group, limit=limit))["id"]
+    queue = data(call("connect_policy_profile", policy=policy, profile=profile["id"], queue_name="share-one"))["id"]
+    return policy, queue
+
+
+def test_policies_connect_profiles_to_queues(trial, http):
+    """A connection is a queue; deleting the policy takes its queues along."""
+    tenant, call = company_calls(trial, http, "policies")
+    profile = with_pool(call, ("pool", 4))
+    policy, queue = with_policy(call, profile, 2)
     assert tenant.find_queue("share-one").id == queue
-    call("enable_policy_manager")
-    configuration = call("get_resource_configuration", edit=False).json()["data"]
-    assert configuration["policy_manager"] == {"enabled": True}
-    assert call("delete_policy", id=policy).json()["data"]["deleted_queues"] == 1
+    data(call("enable_policy_manager"))
+    assert data(call("get_resource_configuration", edit=False))["policy_manager"] == {"enabled": True}
+    assert data(call("delete_policy", id=policy))["deleted_queues"] == 1
     assert tenant.find_queue("share-one") is None
+
+
+def test_a_draft_is_not_in_force_before_it_is_published(trial, http):
+    """Pools and profiles wait to be published; a profile without a pool is not; a reset takes the draft away."""
+    _, call = company_calls(trial, http, "drafts")
+    data(call("set_resource_configuration", pools=[{"name": "pool", "resources": 4}], profiles=[
+        {"name": "loose", "profile_cost": 1}]))  # fmt: skip
+    assert data(call("get_resource_configuration", edit=False))["configuration"] == {"pools": [], "profiles": []}
+    assert data(call("check_edit_configuration")) == {"exists": True}
+    assert len(data(call("test_configuration_publishing"))["not_linked_profiles"]) == 1
+    assert codes(call("publish_resource_configuration")) == (400, 12)
+    data(call("reset_resource_configuration"))
+    assert data(call("check_edit_configuration")) == {"exists": False}
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "body", "wanted"),
+    [
+        ("set_resource_configuration", {"pools": [{"resources": 1}]}, (400, 12)),
+        ("set_resource_configuration", {"pools": [{"name": "pool", "resources": -1}]}, (400, 12)),
+        ("set_resource_configuration", {"pools": [{"name": "pool", "resources": 1}] * 2}, (400, 801)),
+        ("set_resource_configuration", {"pools": [{"id": "nobody", "name": "x", "resources": 1}]}, (400, 10)),
+        ("set_resource_configuration", {"profiles": [{"name": "x", "profile_cost": 1, "pool_links": [{"pool": "y"}]}]},
+         (400, 10)),
+        ("create_policy", {"name": "x"}, (400, 11)),
+        ("create_policy", {"name": "x", "user_group": "nobody"}, (400, 10)),
+        ("get_policy_data", {"id": "nobody"}, (400, 10)),
+        ("delete_policy", {"id": "nobody"}, (400, 10)),
+        ("connect_policy_profile", {"policy": "nobody", "profile": "x", "queue_name": "abc"}, (400, 10)),
+        ("disconnect_policy_profile", {"queue": "nobody"}, (400, 701)),
+    ],
+)  # fmt: skip
+def test_refusals_of_resources(trial, http, request, endpoint, body, wanted):
+    """Each has the sub-code of the table that fits; nothing is changed."""
+    number = abs(hash(request.node.name))
+    _, call = company_calls(trial, http, f"refused-{number}")
+    assert codes(call(endpoint, **body)) == wanted
+    assert data(call("get_policies")) == {"policies": []}
+
+
+def test_the_manager_lets_through_what_policy_and_pools_allow(trial, http):
+    """Jobs go to the first pool with room, then spill over, up to the policy's limit; an ended job makes room."""
+    tenant, call = company_calls(trial, http, "manager")
+    profile = with_pool(call, ("own", 1), ("shared", 5))
+    _, queue = with_policy(call, profile, 2)
+    own, shared = (link["queue"] for link in profile["pool_links"])
+    project = tenant.ensure_project("jobs")
+    jobs = [tenant.create_task(project, f"job {number}", {}) for number in range(3)]
+    for job in jobs:
+        tenant.enqueue_task(job, queue)
+    held = {name: [e["task"] for e in data(call("queues.get_by_id", queue=name))["queue"]["entries"]]
+            for name in (queue, own, shared)}  # fmt: skip
+    assert held == {queue: jobs, own: [], shared: []}, "the manager is off"
+    data(call("enable_policy_manager"))
+    assert data(call("queues.get_next_task", queue=own))["entry"]["task"] == jobs[0]
+    assert data(call("queues.get_next_task", queue=shared))["entry"]["task"] == jobs[1]
+    assert data(call("queues.get_next_task", queue=own)) == {}, "the limit holds the third back"
+    data(call("tasks.started", task=jobs[0]))
+    data(call("tasks.completed", task=jobs[0]))
+    assert data(call("queues.get_next_task", queue=own))["entry"]["task"] == jobs[2]
+
+
+def test_login_rules_are_each_companys_own(trial, http):
+    """A domain or address belongs to one company; a company is set up by acting as one of its users."""
+    one, two = trial.tenant("rules-one"), trial.tenant("rules-two")
+    act = [{"X-Clearml-Act-As": tenant.whoami().user_id} for tenant in (one, two)]
+    data(http.post("/login.set_domains", json={"domains": ["one.example"]}, headers=act[0]))
+    data(http.post("/login.add_whitelist_entries", json={"emails": ["x@y.example"], "is_admin": True}, headers=act[0]))
+    settings = data(http.post("/login.get_settings", headers=act[0]))
+    assert settings == {"domains": ["one.example"], "whitelist_entries": [{"email": "x@y.example", "role": "admin"}]}
+    assert codes(http.post("/login.set_domains", json={"domains": ["one.example"]}, headers=act[1])) == (400, 801)
+    taken = {"emails": ["x@y.example"]}
+    assert codes(http.post("/login.add_whitelist_entries", json=taken, headers=act[1])) == (400, 801)
+    assert codes(http.post("/login.add_whitelist_entries", json={"emails": ["x"]}, headers=act[1])) == (400, 22)
+    assert data(http.post("/login.remove_whitelist_entries", json=taken, headers=act[0])) == {"removed": 1}
+
+
+def test_providers_are_kept_without_telling_their_secret(trial, http):
+    """Only a system user names another company; the secret is never told; what is missing has its code."""
+    tenant = trial.tenant("providers")
+    company, auth = tenant.whoami().company_id, (tenant.access_key, tenant._secret.get_secret_value())
+    settings = {"id": company, "client_id": "ml", "client_secret": "planted-secret"}
+    body = {"provider": "keycloak", "company": company, "configuration": settings}
+    assert codes(http.post("/sso.save_provider_configuration", json=body, auth=auth)) == (400, 13)
+    data(http.post("/sso.save_provider_configuration", json=body))
+    answer = http.post("/sso.get_provider_configurations", auth=auth)
+    assert [item["provider"] for item in data(answer)["configurations"]] == ["keycloak"]
+    assert "planted-secret" not in answer.text
+    strange = {**body, "provider": "nobody"}
+    assert codes(http.post("/sso.save_provider_configuration", json=strange)) == (400, 12)
+    short = {**body, "configuration": {"id": company}}
+    assert codes(http.post("/sso.save_provider_configuration", json=short)) == (400, 11)
+    gone = {"ids": [company], "company": company}
+    assert data(http.post("/sso.delete_provider_configurations", json=gone)) == {"deleted": 1}
+    assert data(http.post("/sso.delete_provider_configurations", json=gone)) == {"deleted": 0}
 
 
 def test_pipeline_start_clones_the_controller(trial, http):
