@@ -52,6 +52,11 @@ class PrefectServer:
             "DO_NOT_TRACK": "1",
         }
 
+    @property
+    def pid(self) -> int | None:
+        """Process id of the server, None where it was not started."""
+        return self._process.pid if self._process else None
+
     def launch(self) -> None:
         """Start the process without waiting for it."""
         self.home.mkdir(parents=True, exist_ok=True)

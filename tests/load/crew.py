@@ -83,6 +83,7 @@ class Crew:
         """Stop both as an operator would; return their exit codes."""
         codes = {}
         self._note_cpu("lab", self.rig.lab.pid)
+        self._note_cpu("server", self.rig.server.pid)
         for who in list(self._running):
             process = self._running.pop(who)
             self._note_cpu(who, process.pid)

@@ -167,7 +167,7 @@ def main() -> None:
     figures = summary(load.asks, rows, findings)
     attempts = max((row.attempt for row in rows), default=0)
     more = {"kills": crew.kills, "attempts": attempts, "seconds": round(time.monotonic() - started)}
-    more |= {"cpu_s": {who: round(used, 1) for who, used in crew.cpu_s.items()}, **asdict(findings)}
+    more |= {"cpu_s": {who: round(used, 1) for who, used in crew.cpu_s.items()}, "wrong": asdict(findings)}
     (folder / "result.json").write_text(json.dumps({**figures, **more}, indent=1) + "\n")
     print("TENANTS " + " ".join(f"{name}={value}" for name, value in figures.items()))
     good = figures["ready"] == figures["asked"] == options.tenants and not any(asdict(findings).values())
