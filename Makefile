@@ -7,7 +7,7 @@ SHELL  := /bin/bash
 
 export DO_NOT_TRACK = 1
 
-.PHONY: help setup demo test check format bench bench-nodes bench-upgrade kill-test guard-test rung rung-image restore-proof test-long docs lock clean bench-bundle bench-capacity drill-proof saga-test
+.PHONY: help setup demo test check format bench bench-nodes bench-upgrade kill-test guard-test rung rung-image restore-proof test-long docs lock clean bench-bundle bench-capacity drill-proof saga-test tenant-load bench-tenant
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 18
@@ -39,7 +39,7 @@ format: $(STAMP) ## Format the code
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: bench-nodes bench-upgrade bench-bundle bench-capacity ## Run the benchmarks; one JSON object a line, kept in build/bench
+bench: bench-nodes bench-upgrade bench-bundle bench-capacity bench-tenant ## Run the benchmarks; one JSON object a line, kept in build/bench
 
 bench-nodes: setup ## Node preparation against 50 OpenSSH hosts, beside a bare floor, Ansible and pyinfra
 	@mkdir -p build/bench
@@ -56,6 +56,10 @@ bench-capacity: $(STAMP) ## A capacity report of 500 nodes and 20,000 pods, agai
 bench-bundle: $(STAMP) ## A snapshot of 1 GiB sealed and sent into a store, against a plain upload of it
 	@mkdir -p build/bench
 	@set -o pipefail; $(BIN)/python -m benchmarks.bundle | tee build/bench/bundle.json
+
+bench-tenant: setup ## One tenant from the signed request to ready, against a bare script of the same calls
+	@mkdir -p build/bench
+	@set -o pipefail; $(BIN)/python -m benchmarks.tenant | tee build/bench/tenant.json
 
 kill-test: setup ## Kill the deploy and the upgrade at 72 points, start again, compare the end states (POINTS=n or all)
 	@$(BIN)/python -m tests.kill.run --points $(or $(POINTS),72)
@@ -74,6 +78,9 @@ restore-proof: setup rung-image ## Lose all servers of a cluster and bring it ba
 
 drill-proof: setup rung-image ## Drill 9 spoilt bundles and 20 good ones: each named, no false alarm (RESTORED=n whole ones)
 	@$(BIN)/python -m tests.drill.run --restored $(or $(RESTORED),3)
+
+tenant-load: setup ## Ask for 200 tenants in a minute while receiver and worker are killed twice each (TENANTS=n)
+	@$(BIN)/python -m tests.load.run --tenants $(or $(TENANTS),200)
 
 rung-image: $(STAMP) ## Build the image of the container rung, or say why it cannot be had
 	@$(BIN)/python -m tests.rung.engine build || true

@@ -10,6 +10,7 @@ from blocks.site import load_site
 from stackwright.clients.site import Site
 from stackwright.domain.deploy import find_tenant, plan_one_tenant
 from stackwright.domain.tenant_request import WantedTenant
+from tasks.clearml_limit import clearml_slot
 from tasks.common import in_thread
 from tasks.lease import hold_lease
 from tasks.parameters import DryRun, PlanHash, SiteName, TenantName
@@ -51,7 +52,7 @@ async def onboard_tenant(
     request = await in_thread(operator_request, place, tenant, wanted)
     if dry_run:
         return await publish_preview(place, request, adopt=adopt)
-    async with hold_tenant_lease(place) as lease:
+    async with clearml_slot(place), hold_tenant_lease(place, tenant=tenant) as lease:
         outcome = await carry_out_request(place, request, lease, adopt=adopt)
     return await publish_outcome(place, outcome)
 

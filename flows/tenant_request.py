@@ -7,6 +7,7 @@ from prefect.client.schemas.objects import State
 
 from blocks.site import load_site
 from stackwright.domain.tenant_request import TenantRequest
+from tasks.clearml_limit import clearml_slot
 from tasks.common import in_thread
 from tasks.parameters import SiteName
 from tasks.tenant_lease import hold_tenant_lease
@@ -26,6 +27,6 @@ async def tenant_request(site: SiteName, request: TenantRequest) -> State:
         request: What is asked for, with the id by which it is known everywhere. The receiver fills it in.
     """
     _, place = await in_thread(load_site, site)
-    async with hold_tenant_lease(place) as lease:
+    async with clearml_slot(place), hold_tenant_lease(place, tenant=request.tenant) as lease:
         outcome = await carry_out_request(place, request, lease)
     return await publish_outcome(place, outcome)

@@ -24,6 +24,7 @@ from stackwright.cli_lease import lease
 from stackwright.cli_restore import restore
 from stackwright.cli_schedules import schedules
 from stackwright.cli_webhooks import webhooks_app
+from stackwright.cli_worker import worker_app
 from stackwright.domain.errors import (
     ApiUnavailableError,
     LeaseHeldError,
@@ -53,6 +54,7 @@ tenant_app = typer.Typer(no_args_is_help=True, help="Tenants of a site.")
 block_app = typer.Typer(no_args_is_help=True, help="Blocks that keep a site's secrets.")
 app.add_typer(tenant_app, name="tenant")
 app.add_typer(block_app, name="block")
+app.add_typer(worker_app, name="worker")
 app.command()(lease)
 app.command()(restore)
 app.command()(schedules)
@@ -113,8 +115,9 @@ def setup() -> None:
     """Bring the Prefect server to the catalogue: block types, work pool, deployments. Safe to run again."""
     from stackwright.runs import set_up
     from stackwright.schedules import refresh
+    from stackwright.zombies import ensure_automations
 
-    for line in (*set_up(), *asyncio.run(refresh())):
+    for line in (*set_up(), *asyncio.run(refresh()), *asyncio.run(ensure_automations())):
         out.print(line)
 
 
@@ -291,6 +294,7 @@ def _run(
 
     `then` prints what the run has left besides, also when it failed.
     """
+    os.environ.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", "30")  # what automation crash-zombies counts on
     from stackwright.reports.store import report_of
     from stackwright.runs import start_here
 

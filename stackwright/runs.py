@@ -108,11 +108,13 @@ async def _carry_out(flow: Flow[..., Any], run: FlowRun) -> State[Any]:
     return state
 
 
-async def ensure_work_pool(name: str = "stackwright") -> bool:
-    """Create the process work pool unless it is there; tell whether it was created."""
+async def ensure_work_pool(
+    name: str = "stackwright", kind: str = "process", template: dict[str, Any] | None = None
+) -> bool:
+    """Create a work pool unless it is there; tell whether it was created."""
     async with get_client() as client:
         try:
-            await client.create_work_pool(WorkPoolCreate(name=name, type="process"))
+            await client.create_work_pool(WorkPoolCreate(name=name, type=kind, base_job_template=template or {}))
         except ObjectAlreadyExists:
             return False
     return True
@@ -127,7 +129,7 @@ def set_up() -> list[str]:
 
     url = server_url()
     try:
-        created = asyncio.run(_register(list(BLOCKS.values())))
+        pools = asyncio.run(_register(list(BLOCKS.values())))
     except httpx.TransportError as error:
         raise ApiUnavailableError("the Prefect server does not answer", where=url, seen=type(error).__name__) from error
     done = subprocess.run(
@@ -143,12 +145,17 @@ def set_up() -> list[str]:
         raise ToolError("`prefect deploy --all` failed", where=str(CATALOGUE), seen=(done.stdout + done.stderr)[-1000:])
     return [
         f"{len(BLOCKS)} block types registered",
-        f"work pool stackwright: {'created' if created else 'there'}",
+        *(f"work pool {name}: {'created' if created else 'there'}" for name, created in pools.items()),
         *(f"deployment {name}" for name in catalogue()),
     ]
 
 
-async def _register(blocks: list[type[Block]]) -> bool:
+async def _register(blocks: list[type[Block]]) -> dict[str, bool]:
+    from stackwright.worker import POOL, TYPE, TenantWorker
+
     for block in blocks:
         await block.aregister_type_and_schema()
-    return await ensure_work_pool()
+    return {
+        "stackwright": await ensure_work_pool(),
+        POOL: await ensure_work_pool(POOL, TYPE, TenantWorker.get_default_base_job_template()),
+    }

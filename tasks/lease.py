@@ -273,18 +273,20 @@ async def hold_lease(
     *,
     wait_s: float = 0.0,
     aside: bool = False,
+    holder: Holder | None = None,
 ) -> AsyncIterator[LeaseHandle]:
     """Hold the site's lease for as long as the context lasts; for a plan without steps take none.
 
     `at_least` is the largest fencing number seen on any node, in case the first server was replaced. A lease that was
     taken over from a dead run is told as an artifact and an event. While another run holds it, it is asked for again
     until `wait_s` have passed. `aside` is for a run that comes between others, such as a backup: a plan that was begun
-    and not finished keeps its approval through it. Raises LeaseHeldError, PlanMovedError.
+    and not finished keeps its approval through it. `holder` is who holds it, if not this run alone. Raises
+    LeaseHeldError, PlanMovedError.
     """
     if plan.empty:
         yield NoLease()
         return
-    lease = Lease(site, this_run())
+    lease = Lease(site, holder or this_run())
     finished = False
     try:
         # Shielded, here and below: a cancelled run must still give back what its thread takes meanwhile.

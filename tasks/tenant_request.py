@@ -27,6 +27,7 @@ from stackwright.domain.plan import Step
 from stackwright.domain.tenant_request import Action, TenantRequest, WantedTenant
 from stackwright.domain.tenant_saga import UNFINISHED, Outcome, Verdict, outcome_markdown, steps_markdown
 from tasks.common import in_thread, only_transient
+from tasks.tenant_lease import in_leased_thread
 from tasks.tenant_register import read_record
 from tasks.tenant_saga import Tells, carry_out, preview
 from tasks.tenants import ACTS
@@ -112,7 +113,7 @@ async def carry_out_task(site: Site, request: TenantRequest, lease: LeaseHandle,
     """Carry out one request for a tenant, or go on with it. Raises ToBeCompletedError where it is not at its end."""
     showing = Showing(request)
     try:
-        outcome = await in_thread(carry_out, site, request, lease, adopt=adopt, tell=showing.tells)
+        outcome = await in_leased_thread(lease, carry_out, site, request, lease, adopt=adopt, tell=showing.tells)
     finally:
         await showing.finish()
     if outcome.later is not None:

@@ -332,6 +332,8 @@ class Clearml(Model):
     share as limits, too."""
     auth_cookie_name: str = "clearml-token-k8s"
     """Name of the server's login cookie, needed by the application gateway."""
+    concurrency: int = Field(16, ge=1, le=200)
+    """Tenant runs that may work on the ClearML server at once, over all workers. Twice a worker's own limit is good."""
 
 
 class Quota(Model):

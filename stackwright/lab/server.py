@@ -44,12 +44,18 @@ class PrefectServer:
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",
             "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+            "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
             "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
             "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "100",
             "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
             "PREFECT_LOGGING_EXTRA_LOGGERS": "stackwright,tasks,flows,blocks",
             "DO_NOT_TRACK": "1",
         }
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the server, None where it was not started."""
+        return self._process.pid if self._process else None
 
     def launch(self) -> None:
         """Start the process without waiting for it."""

@@ -71,7 +71,7 @@ def test_setup_brings_the_whole_catalogue(set_up: list[str]) -> None:
 
     for name, found in asyncio.run(look()).items():
         assert f"deployment {name}" in set_up
-        assert found.work_pool_name == "stackwright"
+        assert found.work_pool_name == runs.catalogue()[name]["work_pool"]["name"]
         assert found.description == runs.catalogue()[name]["description"]
         assert found.enforce_parameter_schema
         form = found.parameter_openapi_schema["properties"]

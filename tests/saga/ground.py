@@ -19,10 +19,10 @@ LAYOUT = Layout(servers=1, workers=3, gpus=0)
 SPEED = 60.0
 
 
-def cut_down(document: dict[str, Any]) -> dict[str, Any]:
+def cut_down(document: dict[str, Any], poll_s: float = 0.1) -> dict[str, Any]:
     """Return the lab's site file without what tenants do not need."""
     document["tenants"] = []
-    document["rke2"] |= {"allow_single_server": True, "poll_s": 0.1}
+    document["rke2"] |= {"allow_single_server": True, "poll_s": poll_s}
     document["validation"] = {"workload": True, "workload_timeout_s": 60}
     document.pop("backup", None)
     for layer in LAYERS:
@@ -34,7 +34,7 @@ def cut_down(document: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def deployed(folder: Path) -> Iterator[Rig]:
+def deployed(folder: Path, layout: Layout = LAYOUT, poll_s: float = 0.1) -> Iterator[Rig]:
     """A lab whose small site was deployed, with a Prefect server of its own."""
     server = PrefectServer(folder / "prefect")
     server.launch()
@@ -42,9 +42,9 @@ def deployed(folder: Path) -> Iterator[Rig]:
     try:
         server.wait()
         rig.set_up()
-        rig.start_lab(layout=LAYOUT)
+        rig.start_lab(layout=layout)
         path = rig.lab.sites / "lab.yaml"
-        path.write_text(yaml.safe_dump(cut_down(yaml.safe_load(path.read_text())), sort_keys=False))
+        path.write_text(yaml.safe_dump(cut_down(yaml.safe_load(path.read_text()), poll_s), sort_keys=False))
         done = rig.run("apply", "lab", "--yes")
         assert done.code == 0, done.output[-4000:]
         yield rig

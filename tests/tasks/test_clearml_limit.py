@@ -1,0 +1,51 @@
+"""The gate before the server's limit: as many runs as there are slots, first come first served, none lost."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+from tasks.clearml_limit import _Gate
+
+
+def test_runs_of_several_loops_wait_in_turn_and_a_cancelled_one_leaves_no_gap():
+    gate, order, go = _Gate(2), [], threading.Event()
+
+    def start(word, patience_s=60):
+        async def work():
+            async with gate.held():
+                order.append(word)
+                await asyncio.to_thread(go.wait)
+
+        async def run():
+            try:
+                await asyncio.wait_for(work(), patience_s)
+            except TimeoutError:
+                order.append(f"{word} gave up")
+
+        thread = threading.Thread(target=lambda: asyncio.run(run()))
+        thread.start()
+        wait_for(lambda: word in order or len(gate._waiting) or not thread.is_alive())
+        return thread
+
+    threads = [start("a"), start("b")]
+    impatient = start("c", patience_s=0.2)
+    wait_for(lambda: len(gate._waiting) == 1)
+    impatient.join(10)
+    assert order == ["a", "b", "c gave up"] and not gate._waiting
+    threads += [start("d")]
+    wait_for(lambda: len(gate._waiting) == 1)
+    threads += [start("e")]
+    wait_for(lambda: len(gate._waiting) == 2)
+    go.set()
+    for thread in threads:
+        thread.join(10)
+    assert order[3:] == ["d", "e"] and gate._free == 2
+
+
+def wait_for(look):
+    for _ in range(500):
+        if look():
+            return
+        threading.Event().wait(0.02)
+    raise AssertionError("not seen in time")
