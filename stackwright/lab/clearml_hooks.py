@@ -20,6 +20,8 @@ from stackwright.lab.operators import AgentFacts, Backend, GatewayFacts, ServerF
 log = logging.getLogger(__name__)
 
 REPORT_S, POLL_S = 5.0, 2.0
+UNHURRIED = 10
+"""So many agents and gateways together report as often as the lab's speed says; more of them share that pace."""
 
 
 class LabClearml:
@@ -40,6 +42,7 @@ class LabClearml:
         self._backends: dict[str, Backend] | None = None
         self._running: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._pods: dict[tuple[str, str], dict[asyncio.Task[None], str]] = {}
+        self._standins: dict[tuple[str, str], AgentStandin | GatewayStandin] = {}
 
     async def server_up(self, server: ServerFacts) -> Mapping[str, Backend]:
         """Start the server with its chart's environment and keys."""
@@ -104,12 +107,23 @@ class LabClearml:
     async def _start(self, key: tuple[str, str], standin: AgentStandin | GatewayStandin) -> None:
         await self._stop(key)
         self._running[key] = asyncio.create_task(standin.run())
+        self._standins[key] = standin
+        self._pace()
 
     async def _stop(self, key: tuple[str, str]) -> None:
         task = self._running.pop(key, None)
+        self._standins.pop(key, None)
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+
+    def _pace(self) -> None:
+        """Let many report and poll as often together as few would: hundreds would leave the lab no time for others."""
+        share = max(1.0, len(self._standins) / UNHURRIED)
+        for standin in self._standins.values():
+            standin.report_s = self._report_s * share
+            if isinstance(standin, AgentStandin):
+                standin.poll_s = self._poll_s * share
 
 
 def _router_app(name: str) -> web.Application:

@@ -18,6 +18,7 @@ import signal
 import statistics
 import sys
 import time
+from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any
 
@@ -29,6 +30,7 @@ from stackwright.lab.rig import ROOT, Rig
 from stackwright.webhooks.keys import rotate
 from tests.load.asking import CALLER, Ask, Portal, plan_asks
 from tests.load.crew import Crew, Row
+from tests.load.postgres import prefects_database
 from tests.load.verify import Findings, check_all
 from tests.saga.ground import deployed
 
@@ -138,14 +140,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tenants", type=int, default=200)
     parser.add_argument("--limit", type=int, default=8, help="runs at once in the worker")
+    parser.add_argument("--sqlite", action="store_true", help="Prefect on SQLite although PostgreSQL is here")
     options = parser.parse_args()
     folder = ROOT / "build" / "load"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     started = time.monotonic()
-    tell(f"deploying a lab for {options.tenants} tenants")
-    ground = deployed(folder, layout_for(options.tenants), POLL_S)
-    with ground as rig, temporary_settings({PREFECT_API_URL: rig.server.url}):
+    with ExitStack() as stack:
+        database = None if options.sqlite else stack.enter_context(prefects_database())
+        tell(f"deploying a lab for {options.tenants} tenants; Prefect is on {'PostgreSQL' if database else 'SQLite'}")
+        rig = stack.enter_context(deployed(folder, layout_for(options.tenants), POLL_S))
+        stack.enter_context(temporary_settings({PREFECT_API_URL: rig.server.url}))
         os.environ.update(rig.environment)
         crew = Crew(rig, options.tenants, options.limit)
         os.environ["STACKWRIGHT_WEBHOOKS"] = str(crew.settings)
@@ -156,6 +161,8 @@ def main() -> None:
             tell(f"asking, {time.monotonic() - started:.0f} s after the start")
             views = asyncio.run(load.carry_out())
             tell("all have ended; looking at everything")
+            if database is not None:
+                database.dump(folder / "prefect" / "database.sql")
             findings = asyncio.run(check_all(rig, crew, load.asks, views, load.portal.key, load.portal.answers))
             rows = crew.rows()
         finally:
