@@ -27,7 +27,7 @@ from prefect.client.schemas.filters import (
     WorkPoolFilterName,
 )
 from prefect.client.schemas.objects import Flow as ApiFlow
-from prefect.client.schemas.objects import FlowRun, StateType, WorkPool
+from prefect.client.schemas.objects import FlowRun, State, StateType, WorkPool
 from prefect.client.schemas.responses import DeploymentResponse, SetStateStatus
 from prefect.exceptions import Abort, ObjectNotFound, Pause
 from prefect.states import Cancelled, Crashed, Failed, Pending
@@ -46,6 +46,8 @@ CANCEL_LIMIT_S = 60.0
 PAGE = 200
 NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
 UNFINISHED = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
+UNWANTED = [StateType.CANCELLING, StateType.CANCELLED, StateType.CRASHED]
+"""States of a run that shall not go on here: somebody cancelled it, or it was reported as dead and is made anew."""
 
 
 @dataclass(frozen=True)
@@ -215,7 +217,7 @@ class TenantWorker(BaseWorker[InProcessJob, InProcessVariables, InProcessResult]
 
         Runs of another host are left alone: that process may live. Its heartbeats tell (automation crash-zombies).
         """
-        lost = [run for run in await self._unfinished() if self._is_lost(Owner.of(run))]
+        lost = [run for run in await self._runs_in(UNFINISHED) if self._is_lost(Owner.of(run))]
         for run in lost:
             why = f"worker {self.name} ended without reporting this run (its process was killed, or its host went down)"
             self._logger.warning("%s: %s", run.name, why)
@@ -225,9 +227,7 @@ class TenantWorker(BaseWorker[InProcessJob, InProcessVariables, InProcessResult]
     def _is_lost(self, owner: Owner | None) -> bool:
         return owner is not None and (owner.name, owner.host) == (self.name, self.owner.host) and owner != self.owner
 
-    async def _unfinished(
-        self, only: Iterable[UUID] | None = None, states: list[StateType] = UNFINISHED
-    ) -> list[FlowRun]:
+    async def _runs_in(self, states: list[StateType], only: Iterable[UUID] | None = None) -> list[FlowRun]:
         """Return the pool's runs in these states, of all or of `only`."""
         chosen = FlowRunFilter(
             state=FlowRunFilterState(type=FlowRunFilterStateType(any_=states)),
@@ -246,15 +246,13 @@ class TenantWorker(BaseWorker[InProcessJob, InProcessVariables, InProcessResult]
     # --- ending --------------------------------------------------------------------------------------------------
 
     async def watch_cancelling(self) -> None:
-        """Stop runs that somebody cancels, for as long as the worker lives."""
+        """Stop runs that somebody cancels or that the server believes dead, for as long as the worker lives."""
         while True:
             await asyncio.sleep(CANCEL_EVERY_S)
             try:
                 if self._runs and self._client is not None:
-                    for run in await self._unfinished(list(self._runs), [StateType.CANCELLING]):
-                        self._stop(
-                            run.id, lambda: Cancelled(message="cancelled while it ran; a step that ran was let finish")
-                        )
+                    for run in await self._runs_in(UNWANTED, list(self._runs)):
+                        self._stop(run.id, _dead if run.state and run.state.is_crashed() else _cancelled)
             except httpx.HTTPError as error:
                 self._note_silent(error)
 
@@ -282,3 +280,11 @@ class TenantWorker(BaseWorker[InProcessJob, InProcessVariables, InProcessResult]
             while self.busy:
                 await asyncio.sleep(0.1)
         return self.busy == 0
+
+
+def _cancelled() -> State[Any]:
+    return Cancelled(message="cancelled while it ran; a step that ran was let finish")
+
+
+def _dead() -> State[Any]:
+    return Crashed(message="the server believed it dead; it was stopped when this was seen")

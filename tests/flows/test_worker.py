@@ -17,7 +17,7 @@ from uuid import uuid4
 import pytest
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun, State
-from prefect.states import Cancelling, Pending, Running, Scheduled
+from prefect.states import Cancelling, Crashed, Pending, Running, Scheduled
 
 from stackwright import runs
 from stackwright.in_process import Flows, NotOursError
@@ -207,6 +207,17 @@ def test_a_cancelled_run_ends_as_cancelled_and_its_step_in_a_thread_finishes(gro
     assert ground.end(other).is_completed()
     states = on_server(lambda client: client.read_flow_run_states(run.id))
     assert "CRASHED" not in {state.type.value for state in states}
+
+
+def test_a_run_that_the_server_believes_dead_is_stopped(ground: Ground) -> None:
+    """Its successor may be on its way: it must not go on beside it. What the server says of it stays."""
+    ground.start()
+    run = ground.ask("d", until=str(ground.folder / "never"))
+    ground.begun("d")
+    on_server(lambda client: client.set_flow_run_state(run.id, Crashed(message="no heartbeat"), force=True))
+    wait_for((ground.folder / "d.left").exists)
+    assert (ground.state(run).name, ground.state(run).message) == ("Crashed", "no heartbeat")
+    assert ground.end(ground.ask("next")).is_completed()
 
 
 def test_sigterm_takes_no_new_run_lets_runs_end_then_stops_the_rest(ground: Ground) -> None:
