@@ -1,0 +1,257 @@
+"""The preflight's script for one host: all probes at once, each with its own time limit, in one round trip.
+
+It changes nothing: what it writes are its probes' answers in a folder of its own, and on servers one file of a mebibyte
+that the disk is timed with; both are always removed. POSIX sh, coreutils and curl; ports are opened with the shell's
+own /dev/tcp where it has one (SLES's sh is bash), else with curl. No secret is in the text: logins are put in as shell
+variables by `with_logins`, on the wire, and reach curl over its standard input.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pydantic import SecretStr
+
+from stackwright.domain import node_wants
+from stackwright.domain.preflight import wants
+from stackwright.domain.shell import quote, read_script, run_section, shell_section, value_section
+from stackwright.domain.spec import Node, StackSpec
+
+FSYNC_WRITES = 100
+WRITE_BYTES = 2300  # what etcd writes at once. etcd documentation: hardware, disks
+RIVALS = (
+    "docker.service", "containerd.service", "crio.service", "kubelet.service", "k3s.service", "k3s-agent.service",
+    "snap.microk8s.daemon-kubelite.service",
+)  # fmt: skip
+LEFTOVERS = (
+    "/etc/kubernetes", "/var/lib/kubelet/pki", "/etc/rancher/k3s", "/var/lib/rancher/k3s", "/var/lib/etcd",
+    "/etc/cni/net.d", "/var/lib/docker",
+)  # fmt: skip
+TOOLS = "curl tar gzip getent flock timeout sha256sum"
+PATHS = ("/", "/var", "/var/lib/rancher", "/var/lib/kubelet")
+
+
+@dataclass(frozen=True)
+class Blob:
+    """One blob that hosts fetch from a registry and check the digest of. `block` names its login."""
+
+    key: str
+    url: str
+    digest: str
+    block: str = ""
+    ca: str = ""
+
+
+def disk_paths(spec: StackSpec, node: Node) -> tuple[str, ...]:
+    """Return the paths whose file systems are measured."""
+    own = [disk.mount for disk in node.disks]
+    if spec.layers.storage.enabled:
+        own.append(spec.layers.storage.data_path)
+    return tuple(dict.fromkeys((*PATHS, *own)))
+
+
+def preflight_script(
+    spec: StackSpec, node: Node, cas: Mapping[str, str] | None = None, blobs: Sequence[Blob] = ()
+) -> str:
+    """Return the script of one host. `cas` holds the CA files' texts by path; `blobs` is what to fetch."""
+    texts = dict(cas or {})
+    fetches = [one for one in wants.fetches(spec) if not one.ca or one.ca in texts]
+    parts = [_SETUP, *(_ca(index, texts[path]) for index, path in enumerate(sorted(texts)))]
+    place = {path: index for index, path in enumerate(sorted(texts))}
+    proxy = _proxy(spec)
+    slow = [("tcp", _tcp(spec, node)), ("dns", _dns(spec)), ("ping", _ping(spec, node))]
+    slow += [("udp", _udp(spec, node)), ("time", "chronyc -n sources")]
+    slow += [(f"fetch_{index}", _fetch(one, place, proxy)) for index, one in enumerate(fetches)]
+    slow += [(f"blob_{index}", _blob(index, one, place, proxy)) for index, one in enumerate(blobs)]
+    parts += [f"sw_p_{name}() {{\n{body}\n}}\nsw_bg {name}\n" for name, body in slow]
+    parts += _quick(spec, node)
+    # The disk is timed after the quick looks, while the network's answers are on their way.
+    if node.is_server:
+        parts.append(shell_section("fsync", _FSYNC.format(count=FSYNC_WRITES, size=WRITE_BYTES)))
+    parts.append("sw_wait_all\n")
+    parts += [f"sw_got {name}\n" for name, _ in slow]
+    return read_script("".join(parts) + 'rm -rf "$sw_p"\n')
+
+
+def with_logins(script: str, logins: Mapping[int, tuple[SecretStr, SecretStr]]) -> str:
+    """Return the script with the logins of its blobs as shell variables, for the wire alone: never log or keep it."""
+    lines = []
+    for index, (user, password) in logins.items():
+        pair = f"{user.get_secret_value()}:{password.get_secret_value()}"
+        escaped = pair.replace("\\", "\\\\").replace('"', '\\"')
+        line = f'user = "{escaped}"'
+        lines.append(f"sw_login_{index}={quote(line)}\n")
+    return "".join(lines) + script
+
+
+def _quick(spec: StackSpec, node: Node) -> list[str]:
+    paths = " ".join(quote(path) for path in disk_paths(spec, node))
+    rivals = " ".join(RIVALS)
+    return [
+        shell_section("disks", _DISKS.format(paths=paths, option="-Pk")),
+        shell_section("inodes", _DISKS.format(paths=paths, option="-Pi")),
+        shell_section("file_systems", _FILE_SYSTEMS.format(paths=paths)),
+        value_section("cgroup", "/sys/fs/cgroup/cgroup.controllers"),
+        shell_section("modules", _MODULES.format(names=" ".join(node_wants.modules(spec)))),
+        value_section("fips", "/proc/sys/crypto/fips_enabled"),
+        value_section("entropy", "/proc/sys/kernel/random/entropy_avail"),
+        shell_section("zypper", _ZYPPER),
+        run_section("rivals", "systemctl", "show", "-p", "Id,LoadState,ActiveState", *rivals.split()),
+        shell_section("leftovers", _LEFTOVERS.format(paths=" ".join(LEFTOVERS))),
+        shell_section("listening", _LISTENING),
+        run_section("links", "ip", "-o", "link", "show"),
+        run_section("addresses", "ip", "-o", "-4", "addr", "show"),
+        run_section("routes", "ip", "-o", "route", "show"),
+        shell_section("cpu_flags", "grep -m 1 -o -w -E 'avx2' /proc/cpuinfo || :"),
+        value_section("nvidia_module", "/sys/module/nvidia/version"),
+        shell_section("tools", f"for t in {TOOLS}; do command -v $t >/dev/null || echo $t; done"),
+    ]  # fmt: skip
+
+
+def _ca(index: int, text: str) -> str:
+    data = base64.b64encode(text.encode()).decode()
+    return f'printf %s {data} | base64 -d >"$sw_p/ca{index}.pem"\n'
+
+
+def _proxy(spec: StackSpec) -> str:
+    address = spec.rke2.proxy.https or spec.rke2.proxy.http
+    if not address:
+        return ""
+    return f"--proxy {quote(address)} --noproxy {quote(','.join(spec.rke2.proxy.no_proxy) or 'localhost')} "
+
+
+def _curl(place: Mapping[str, int], ca: str, proxy: str) -> str:
+    trust = f'--cacert "$sw_p/ca{place[ca]}.pem" ' if ca in place else ""
+    return f"curl -sS --connect-timeout 4 --max-time {wants.REACH_S} {proxy}{trust}"
+
+
+def _fetch(one: wants.Fetch, place: Mapping[str, int], proxy: str) -> str:
+    return f"{_curl(place, one.ca, proxy)}-L -o /dev/null -w '%{{http_code}}' {quote(one.url)} 2>&1"
+
+
+def _blob(index: int, one: Blob, place: Mapping[str, int], proxy: str) -> str:
+    """Fetch a blob and answer with its sum; -f turns a refusal into curl's exit code 22."""
+    curl = f"{_curl(place, one.ca, proxy)}-fL --config - {quote(one.url)}"
+    return f'printf "%s\\n" "${{sw_login_{index}:-}}" | {curl} 2>"$sw_p/blob{index}.err" | sha256sum'
+
+
+def _tcp(spec: StackSpec, node: Node) -> str:
+    """Open every port at once: one subshell each, which writes one line. A line that is missing is a timeout."""
+    lines = [f"sw_tcp {quote(one.peer)} {quote(one.address)} {one.port} &" for one in wants.targets(spec, node)]
+    return "\n".join([*lines, "wait"])
+
+
+def _dns(spec: StackSpec) -> str:
+    names = " ".join(quote(name) for name in wants.looked_up(spec))
+    return f"for n in {names}; do sw_name $n & done\nwait"
+
+
+def _ping(spec: StackSpec, node: Node) -> str:
+    lines = [f"sw_ping {quote(one.name)} {quote(one.address)} &" for one in wants.pinged(spec, node)]
+    return "\n".join(["command -v ping >/dev/null || return 127", *lines, "wait"])
+
+
+def _udp(spec: StackSpec, node: Node) -> str:
+    port = wants.OVERLAY_PORT[spec.rke2.cni]
+    lines = [f"sw_udp {quote(one.name)} {quote(one.address)} {port} &" for one in wants.pinged(spec, node)]
+    return "\n".join(['[ -n "$sw_net" ] || return 127', *lines, "wait"])
+
+
+_SETUP = """\
+sw_p=$(mktemp -d) || return
+trap 'rm -rf "$sw_p"' EXIT
+trap 'exit 143' HUP INT TERM
+sw_net=
+case $( ( : </dev/tcp/127.0.0.1/1 ) 2>&1) in *refused* | '') sw_net=1 ;; esac
+sw_bg() { { sw_c=0; sw_p_$1 >"$sw_p/$1" || sw_c=$?; echo $sw_c >"$sw_p/$1.rc"; } & sw_pids="${sw_pids-} $!"; }
+sw_wait_all() { for pid in $sw_pids; do wait "$pid"; done; }
+sw_got() {
+printf '\\036%s\\n' "$1"; cat "$sw_p/$1"
+sw_v=; read -r sw_v <"$sw_p/$1.rc"; printf '\\036= %s\\n' "${sw_v:-143}"
+}
+sw_tcp() {
+if [ -n "$sw_net" ]; then sw_o=$(timeout 3 sh -c ': <"/dev/tcp/$0/$1"' "$2" "$3" 2>&1); sw_c=$?
+else sw_o=$(timeout 4 curl -v --connect-timeout 3 --max-time 3 "telnet://$2:$3" </dev/null 2>&1); sw_c=$?; fi
+case $sw_o in
+*refused*) sw_c=refused ;;
+*"Connected to"*) sw_c=open ;;
+*"not resolve"* | *"not known"* | *"name resolution"*) sw_c=unresolved ;;
+*unreachable* | *"No route"*) sw_c=unreachable ;;
+*) if [ "$sw_c" = 0 ]; then sw_c=open; else sw_c=timeout; fi ;;
+esac
+echo "$1 $3 $sw_c"
+}
+sw_udp() {
+sw_o=$(timeout 2 sh -c 'exec 3<>"/dev/udp/$0/$1"; echo x >&3; sleep 1; echo x >&3' "$2" "$3" 2>&1)
+case $sw_o in *refused*) sw_o=refused ;; *unreachable* | *"No route"*) sw_o=unreachable ;; *) sw_o=silent ;; esac
+echo "$1 $3 $sw_o"
+}
+sw_name() {
+sw_o=$(timeout 5 getent ahosts "$1"); sw_c=$?
+set -- "$1" "$sw_c" $(printf '%s\\n' "$sw_o" | while read -r a b c; do case $b in STREAM) echo "$a" ;; esac; done)
+echo "$*"
+}
+sw_ping() {
+sw_m=
+for word in $(ip -o link show dev "$(ip -o route get "$2" | { read -r l; l=${l#*dev }; echo "${l%% *}"; })"); do
+[ "$sw_m" = next ] && { sw_m=$word; break; }
+[ "$word" = mtu ] && sw_m=next
+done
+case $sw_m in '' | *[!0-9]*) sw_m=0 ;; esac
+[ "$sw_m" -gt 9216 ] && sw_m=1500
+sw_s=$((sw_m > 100 ? sw_m - 28 : 56))
+sw_o=$(timeout 6 ping -n -q -c 5 -i 0.2 -W 1 -M do -s "$sw_s" "$2" 2>&1 | tail -n 3 | tr '\\n' ' ')
+sw_t=$(timeout 4 ping -n -q -c 5 -i 0.2 -W 1 -s 56 "$2" 2>&1 | tail -n 3 | tr '\\n' ' ')
+echo "$1 $sw_m $sw_o |small| $sw_t"
+}
+"""
+_MODULES = """\
+for m in {names}; do
+[ -d "/sys/module/$m" ] || modinfo -n "$m" >/dev/null || echo "$m"
+done
+"""
+_DISKS = """\
+for p in {paths}; do
+q=$p; while [ ! -e "$q" ]; do q=${{q%/*}}; q=${{q:-/}}; done
+df {option} "$q" | tail -n 1 | {{ read -r s t u a rest; echo "$p $s $t $a"; }}
+done
+"""
+_FILE_SYSTEMS = """\
+for p in {paths}; do
+q=$p; while [ ! -e "$q" ]; do q=${{q%/*}}; q=${{q:-/}}; done
+echo "$p $(stat -f -c %T "$q")"
+done
+"""
+_ZYPPER = """\
+p=; if [ -e /run/zypp.pid ]; then read -r p </run/zypp.pid; fi
+case $p in '' | *[!0-9]*) ;; *) if [ -d "/proc/$p" ]; then echo "$p"; fi ;; esac
+:
+"""
+_LEFTOVERS = """\
+for p in {paths}; do
+if [ -d "$p" ]; then for f in "$p"/*; do if [ -e "$f" ]; then echo "$p"; break; fi; done; fi
+done
+:
+"""
+_LISTENING = """\
+for f in /proc/net/tcp /proc/net/tcp6; do
+[ -e $f ] || continue
+while read -r _ local _ state _; do case $state in 0A) echo "$local" ;; esac; done <$f
+done
+:
+"""
+# dd's own seconds leave out the start of the process and the opening of the file.
+_FSYNC = """\
+d=/var/lib/rancher; while [ ! -d "$d" ]; do d=${{d%/*}}; d=${{d:-/}}; done
+f=$(mktemp "$d/.stackwright-fsync.XXXXXX") || exit
+trap 'rm -f "$f"' EXIT
+trap 'exit 143' HUP INT TERM
+dd if=/dev/zero of="$f" bs=1M count=1 conv=fsync 2>/dev/null || exit
+i=0
+while [ $i -lt {count} ]; do
+dd if=/dev/zero of="$f" bs={size} count=1 seek=$i oflag=dsync conv=notrunc 2>&1 | tail -n 1
+i=$((i + 1))
+done
+"""
