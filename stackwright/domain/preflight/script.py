@@ -35,12 +35,11 @@ PATHS = ("/", "/var", "/var/lib/rancher", "/var/lib/kubelet")
 
 @dataclass(frozen=True)
 class Blob:
-    """One blob that hosts fetch from a registry and check the digest of. `block` names its login."""
+    """One blob that hosts fetch from a registry and check the digest of; `ca` is its CA file's path, if any."""
 
     key: str
     url: str
     digest: str
-    block: str = ""
     ca: str = ""
 
 

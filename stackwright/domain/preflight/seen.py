@@ -149,6 +149,11 @@ class Case:
     def host(self, name: str) -> Host:
         return self.hosts[name]
 
+    @property
+    def facts(self) -> dict[str, NodeFacts]:
+        """The facts of the hosts that could be read."""
+        return {name: host.facts for name, host in self.hosts.items() if host.facts is not None}
+
     def all_hosts(self) -> Sequence[Host]:
         return tuple(self.hosts.values())
 

@@ -147,15 +147,14 @@ def images(spec: StackSpec) -> tuple[Pull, ...]:
 
     Only images whose name and tag are sure: the runtime image that every host needs, and one of each upstream layer.
     """
-    layers = {layer.name for layer in enabled(spec)}
+    registries = spec.rke2.registries
     wanted: list[tuple[str, str, str]] = []
     if not spec.rke2.artifacts.images:
-        wanted.append(("docker.io", "rancher/rke2-runtime", spec.rke2.version.replace("+", "-")))
-    mirrored = spec.rke2.registries.mirrors.keys() | {"docker.io"}
-    if not spec.rke2.registries.disable_default_endpoint or "quay.io" in mirrored:
+        home = registries.system_default_registry or "docker.io"
+        wanted.append((home, "rancher/rke2-runtime", spec.rke2.version.replace("+", "-")))
+    if spec.layers.cert_manager.enabled and (registries.mirrors.get("quay.io") or not spec.charts.mirror):
         version = spec.layers.cert_manager.version or DEFAULTS["cert_manager"]
-        if "cert_manager" in layers:
-            wanted.append(("quay.io", "jetstack/cert-manager-controller", f"v{version.removeprefix('v')}"))
+        wanted.append(("quay.io", "jetstack/cert-manager-controller", f"v{version.removeprefix('v')}"))
     return tuple(pull for upstream, path, tag in wanted for pull in _image(spec, upstream, path, tag))
 
 
@@ -163,14 +162,16 @@ def _image(spec: StackSpec, upstream: str, path: str, tag: str) -> Iterator[Pull
     """Yield an image at each mirror of its registry, rewritten as containerd does; else at the registry itself."""
     registries = spec.rke2.registries
     ca_file = registries.ca_file or ""
+    mirrors = registries.mirrors.get(upstream, ())
     rewritten = _rewritten(path, registries.rewrites.get(upstream, {}))
-    for endpoint in registries.mirrors.get(upstream, ()):
+    for endpoint in mirrors:
         parts = urlsplit(endpoint)
         block = registries.credentials.get(parts.netloc, "")
         yield Pull("image", rewritten, f"{parts.scheme}://{parts.netloc}", rewritten, tag, block, ca_file)
-    if not registries.disable_default_endpoint and not registries.mirrors.get(upstream):
-        base = f"https://{_real(upstream)}"
-        yield Pull("image", path, base, path, tag, registries.credentials.get(upstream, ""), "")
+    if not mirrors:
+        own = upstream == registries.system_default_registry
+        block = registries.credentials.get(upstream, "")
+        yield Pull("image", path, f"https://{_real(upstream)}", path, tag, block, ca_file if own else "")
 
 
 def _rewritten(path: str, rules: dict[str, str]) -> str:
