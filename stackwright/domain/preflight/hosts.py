@@ -163,6 +163,8 @@ def node_name(case: Case, subject: str) -> Outcome:
 
 def host_name(case: Case, subject: str) -> Outcome:
     _, _, facts = named(case, subject)
+    if facts.rke2.has_data:
+        return held(facts.hostname == subject, f"{facts.hostname}, a member of the cluster")
     return mended(case, subject, "hostname", facts.hostname, ok=facts.hostname == subject)
 
 

@@ -292,7 +292,8 @@ def neighbours(spec: StackSpec, node: Node) -> tuple[Node, ...]:
     place = [other.name for other in agents].index(node.name)
     steps = [1 << bit for bit in range(max(1, len(agents) - 1).bit_length())]
     near = [agents[(place + sign * step) % len(agents)] for step in steps if step < len(agents) for sign in (1, -1)]
-    return tuple(dict.fromkeys((*spec.servers, *(other for other in near if other.name != node.name))))
+    found = {other.name: other for other in (*spec.servers, *near) if other.name != node.name}
+    return tuple(found.values())
 
 
 def pinged(spec: StackSpec, node: Node) -> tuple[Node, ...]:

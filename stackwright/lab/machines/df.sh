@@ -1,5 +1,10 @@
 #!/bin/bash
-# df of the machine's own disks, which are not the host's: sizes as the lab's layout says, nearly empty. -P with k or i.
+# df -Pk and df -Pi of the machine's own disks, which are not the host's: sizes as the lab says, nearly empty. A folder
+# that a fault has filled is shown as it is, and so is everything under other options.
+case $1 in -Pk | -Pi) ;; *) exec /mnt/host/bin/df "$@" ;; esac
+for path in "${@:2}"; do
+    [ "$(/mnt/host/bin/df --output=avail "$path" 2>/dev/null | tail -n 1 | tr -d ' ')" = 0 ] && exec /mnt/host/bin/df "$@"
+done
 inodes=
 paths=()
 for word in "$@"; do
@@ -13,13 +18,10 @@ done
 for path in "${paths[@]:-/}"; do
     [ -e "$path" ] || { echo "df: $path: No such file or directory" >&2; exit 1; }
     while read -r mount device gib; do
-        case ${path%/}/ in
-        "${mount%/}"/*)
-            total=$((gib * 1048576))
-            [ "$inodes" ] && total=$((gib * 65536))
-            echo "$device $total $((total / 10)) $((total - total / 10)) 10% $mount"
-            break
-            ;;
-        esac
+        [[ ${path%/}/ == "${mount%/}/"* ]] || continue
+        total=$((gib * 1048576))
+        [ "$inodes" ] && total=$((gib * 65536))
+        echo "$device $total $((total / 10)) $((total - total / 10)) 10% $mount"
+        break
     done </usr/lib/stackwright-lab/disks
 done
