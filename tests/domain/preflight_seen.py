@@ -61,7 +61,7 @@ def make_spec(**changes: Any) -> StackSpec:
         "layers": {"metallb": {"enabled": True, "addresses": ["198.51.100.0/28"]}},
         "ingress": {"domain": "example.com"},
         "clearml": {"base_domain": "ml.example.com"},
-        "tenants": [{"name": "red", "admin_email": "a@example.com"}],
+        "tenants": [{"name": "red", "admin_email": "a@example.com", "tcp_ports": {"start": 30100, "end": 30110}}],
         "backup": {"endpoint": "https://store.example.com", "bucket": "b"},
     }  # fmt: skip
     for path, value in changes.items():
@@ -126,7 +126,9 @@ def healthy(spec: StackSpec) -> Case:
     """Return the case of a site that has everything."""
     hosts = {node.name: Host(node, prepared(spec, node.name), sections(spec, node)) for node in spec.nodes}
     found = PullSeen(200, "sha256:" + "cd" * 32, BLOB)
-    names = {name: NameSeen(("192.0.2.10",)) for name in wants.looked_up(spec) if name not in wants.nonsense_names(spec)}
+    names = {
+        name: NameSeen(("192.0.2.10",)) for name in wants.looked_up(spec) if name not in wants.nonsense_names(spec)
+    }
     names |= {name: NameSeen(error="not found") for name in wants.nonsense_names(spec)}
     names |= {f"{PTR}{node.address}": NameSeen((f"{node.name}.example.com",)) for node in spec.nodes}
     platform = (f"*.{spec.ingress.domain}", f"*.{spec.clearml.base_domain}")

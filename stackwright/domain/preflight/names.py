@@ -90,6 +90,8 @@ CHECKS: tuple[Check, ...] = (
     Check("preflight/dns/names-on-hosts", "the platform's names resolve alike on every host",
           "5.1 item 1, 5.7.1 step 5", "the same address everywhere", _ADD, from_hosts, wants.platform_names,
           "the site uses addresses only"),
+    Check("preflight/dns/sessions", "names of the tenants' TCP sessions resolve", "5.7.1 step 5", "an address", _ADD,
+          from_controller, wants.session_names, "no tenant has TCP sessions", must=False, source="controller"),
     Check("preflight/dns/services", "names of mirrors, files and registration resolve on every host", "5.1 item 1",
           "the same address everywhere", _ADD, from_hosts, services, "the site names them by address"),
     Check("preflight/dns/nonsense", "a name that nobody has is not found", "5.1 item 1; RKE2: requirements",

@@ -244,9 +244,11 @@ done
 # dd's own seconds leave out the start of the process and the opening of the file.
 _FSYNC = """\
 d=/var/lib/rancher; while [ ! -d "$d" ]; do d=${{d%/*}}; d=${{d:-/}}; done
-f=$(mktemp "$d/.stackwright-fsync.XXXXXX") || exit
+f=$d/.stackwright-fsync.$$
 trap 'rm -f "$f"' EXIT
 trap 'exit 143' HUP INT TERM
+rm -f "$d"/.stackwright-fsync.*
+( set -C; umask 077; : >"$f" ) || exit
 dd if=/dev/zero of="$f" bs=1M count=1 conv=fsync 2>/dev/null || exit
 i=0
 while [ $i -lt {count} ]; do

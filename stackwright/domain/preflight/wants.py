@@ -50,8 +50,14 @@ def platform_names(spec: StackSpec) -> tuple[str, ...]:
     if "clearml" in layers:
         hosts += [clearml_layer.host(spec, component) for component in clearml_layer.COMPONENTS]
         hosts += [router_host(spec, tenant) for tenant in spec.tenants]
-        hosts += [f"tcp-{router_host(spec, tenant)}" for tenant in spec.tenants if tenant.tcp_ports]
     return tuple(name for name in dict.fromkeys(hosts) if not is_address(name))
+
+
+def session_names(spec: StackSpec) -> tuple[str, ...]:
+    """Return the names at which tenants' TCP sessions are reached; the guide calls them optional."""
+    if not spec.layers.clearml.enabled:
+        return ()
+    return tuple(f"tcp-{router_host(spec, tenant)}" for tenant in spec.tenants if tenant.tcp_ports)
 
 
 def service_names(spec: StackSpec) -> tuple[str, ...]:
@@ -76,7 +82,7 @@ def new_router(spec: StackSpec) -> str:
 
 def looked_up(spec: StackSpec) -> tuple[str, ...]:
     """Return all names that the controller and every host look up."""
-    names = (*platform_names(spec), *service_names(spec), *nonsense_names(spec), new_router(spec))
+    names = (*platform_names(spec), *session_names(spec), *service_names(spec), *nonsense_names(spec), new_router(spec))
     return tuple(dict.fromkeys(names))
 
 
