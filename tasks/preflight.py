@@ -34,7 +34,7 @@ from tasks.preflight_controller import login_of, look_from_controller
 
 log = logging.getLogger(__name__)
 
-SCRIPT_S = 45.0
+SCRIPT_S = 60.0
 
 
 def read_case(site: Site, facts: Mapping[str, NodeFacts] | None = None, *, cluster: bool = True) -> Case:

@@ -25,6 +25,8 @@ from stackwright.domain.preflight.seen import BlockSeen, ClusterSeen, Controller
 from stackwright.domain.preflight.shapes import look_at_block
 
 LIMIT_S = 20.0
+NAMES_S = 8.0
+"""Names come from a name server near by: one that takes longer is no name server to rely on."""
 DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
 PRESSURES = ("MemoryPressure", "DiskPressure", "PIDPressure")
 Job = Callable[[], Any]
@@ -35,16 +37,21 @@ def look_from_controller(site: Site, *, cluster: bool = True) -> Controller:
     jobs = _jobs(site)
     if cluster:
         jobs["cluster", ""] = lambda: look_at_cluster(site)
-    pool = ThreadPoolExecutor(max_workers=32, thread_name_prefix="preflight")
-    futures: dict[tuple[str, str], Future[Any]] = {key: pool.submit(job) for key, job in jobs.items()}
-    deadline = site.clock.now() + LIMIT_S
+    # Names have threads of their own: a name server that does not answer must not hold up the rest.
+    pools = {named: ThreadPoolExecutor(max_workers=64, thread_name_prefix="preflight") for named in (True, False)}
+    futures: dict[tuple[str, str], Future[Any]] = {
+        key: pools[key[0] == "name"].submit(job) for key, job in jobs.items()
+    }
+    names_by, deadline = site.clock.now() + NAMES_S, site.clock.now() + LIMIT_S
     found: dict[str, dict[str, Any]] = {}
     for (part, name), future in futures.items():
         try:
-            found.setdefault(part, {})[name] = future.result(max(0.1, deadline - site.clock.now()))
+            left_s = (names_by if part == "name" else deadline) - site.clock.now()
+            found.setdefault(part, {})[name] = future.result(max(0.0, left_s))
         except LateError:
             continue  # not looked at: unknown to its checks
-    pool.shutdown(wait=False, cancel_futures=True)
+    for pool in pools.values():
+        pool.shutdown(wait=False, cancel_futures=True)
     blocks, pairs = look_at_blocks(site)
     return Controller(
         now_s=site.clock.now(),
