@@ -1,8 +1,8 @@
 """The whole preflight of many hosts over real SSH with a slow network, against a bare read. Prints one JSON line.
 
 `python -m benchmarks.preflight [--hosts 50] [--delay 20] [--rounds 3]`. Needs root: each host is a real sshd in
-namespaces of its own (benchmarks/farm). Every SSH connection, and every request to the registry, goes through a relay in
-a process of its own that hands bytes on after the delay, each way: a round trip is twice as long (benchmarks/farm/
+namespaces of its own (benchmarks/farm). Every SSH connection, and every request to the registry, goes through a relay
+in a process of its own that hands bytes on after the delay, each way: a round trip is twice as long (benchmarks/farm/
 relay.py). Probes between hosts are not delayed: they run at once, so a delay would be added to them only once.
 
 Counted is everything that `stackwright check` does but for Prefect and the cluster: names, charts and images, blocks,

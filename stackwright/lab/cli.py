@@ -177,8 +177,9 @@ def docs() -> None:
         "guide-coverage.md": coverage_markdown,
         "errata.md": errata_markdown,
         "site-file.md": site_reference_markdown,
-        "preflight.md": lambda: preflight_markdown(parse_site(example.read_text(encoding="utf-8"), str(example))),
     }
-    for name, write in made.items():
-        (ROOT / "docs" / name).write_text(write(), encoding="utf-8")
+    texts = {name: write() for name, write in made.items()}
+    texts["preflight.md"] = preflight_markdown(parse_site(example.read_text(encoding="utf-8"), str(example)))
+    for name, text in texts.items():
+        (ROOT / "docs" / name).write_text(text, encoding="utf-8")
         out.print(f"docs/{name}")

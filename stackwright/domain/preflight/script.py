@@ -138,66 +138,94 @@ def _blob(index: int, one: Blob, place: Mapping[str, int], proxy: str) -> str:
 
 
 def _tcp(spec: StackSpec, node: Node) -> str:
-    """Open every port: some peers at once, all ports of a peer together. One line each says how it ended."""
+    """Open every port: all at once, or with curl some peers at once and all ports of a peer in one process."""
     peers: dict[tuple[str, str], list[int]] = {}
     for one in wants.targets(spec, node):
         peers.setdefault((one.peer, one.address), []).append(one.port)
+    words = [f"{quote(peer)} {quote(address)} {' '.join(map(str, ports))}" for (peer, address), ports in peers.items()]
+    opened = "".join(f"sw_ask {text}\n" for text in words)
     lines = []
-    for index, ((peer, address), ports) in enumerate(peers.items(), 1):
-        lines.append(f"sw_tcp {quote(peer)} {quote(address)} {' '.join(map(str, ports))} &")
+    for index, text in enumerate(words, 1):
+        lines.append(f"sw_curl {text} &")
         if index % PEERS_AT_ONCE == 0:
             lines.append("wait")
-    return "\n".join([*lines, "wait"])
+    asked = f"sw_all() {{\n{opened}}}\nsw_round 2; sw_round 4"
+    return "\n".join([f'if [ -n "$sw_net" ]; then\n{asked}\nelse', *lines, "wait\nfi"])
 
 
 def _dns(spec: StackSpec) -> str:
     names = " ".join(quote(name) for name in wants.looked_up(spec))
-    return f"for n in {names}; do sw_name $n & done\nwait"
+    return _DNS.format(names=names)
 
 
 def _ping(spec: StackSpec, node: Node) -> str:
-    lines = [f"sw_ping {quote(one.name)} {quote(one.address)} &" for one in wants.pinged(spec, node)]
-    return "\n".join(["command -v ping >/dev/null || return 127", *lines, "wait"])
+    peers = wants.pinged(spec, node)
+    if not peers:
+        return ":"
+    lines = [f"sw_ping {quote(one.name)} {quote(one.address)}" for one in peers]
+    ends = [f"sw_pinged {quote(one.name)}" for one in peers]
+    return "\n".join(
+        ["command -v ping >/dev/null || return 127", f"sw_mtu {quote(peers[0].address)}", *lines, "wait", *ends]
+    )
 
 
 def _udp(spec: StackSpec, node: Node) -> str:
     port = wants.OVERLAY_PORT[spec.rke2.cni]
     lines = [f"sw_udp {quote(one.name)} {quote(one.address)} {port} &" for one in wants.pinged(spec, node)]
-    return "\n".join(['[ -n "$sw_net" ] || return 127', *lines, "wait"])
+    ends = [f"sw_udped {quote(one.name)} {port}" for one in wants.pinged(spec, node)]
+    return "\n".join(['[ -n "$sw_net" ] || return 127', *lines, "wait", *ends])
 
 
+# Probes run in subshells that write to files of their own, and are read without a process: on a host with hundreds of
+# peers, processes are what a look costs. `sw_limit` ends those that have not ended in time.
 _SETUP = """\
 sw_p=$(mktemp -d) || return
 trap 'rm -rf "$sw_p"' EXIT
 trap 'exit 143' HUP INT TERM
 sw_net=
 case $( ( : </dev/tcp/127.0.0.1/1 ) 2>&1) in *refused* | '') sw_net=1 ;; esac
-sw_bg() { { sw_c=0; sw_p_$1 >"$sw_p/$1" || sw_c=$?; echo $sw_c >"$sw_p/$1.rc"; } & sw_pids="${sw_pids-} $!"; }
+sw_bg() { { sw_rc=0; sw_p_$1 >"$sw_p/$1" || sw_rc=$?; echo $sw_rc >"$sw_p/$1.rc"; } & sw_pids="${sw_pids-} $!"; }
 sw_wait_all() { for pid in $sw_pids; do wait "$pid"; done; }
 sw_got() {
 printf '\\036%s\\n' "$1"; cat "$sw_p/$1"
 sw_v=; read -r sw_v <"$sw_p/$1.rc"; printf '\\036= %s\\n' "${sw_v:-143}"
 }
-sw_tcp() {
-sw_n=$1 sw_a=$2; shift 2
-if [ -z "$sw_net" ]; then sw_curl "$@"; return; fi
-for p; do sw_open "$p" & done
-wait
+sw_text() { sw_o=; while IFS= read -r sw_l || [ -n "$sw_l" ]; do sw_o="$sw_o$sw_l "; done <"$1"; }
+sw_limit() { # SECONDS PIDS: wait for them, end what is left then
+sw_s=$1; shift
+( sleep "$sw_s"; kill -9 "$@" ) >/dev/null 2>&1 &
+sw_w=$!
+for pid; do wait "$pid"; done
+kill "$sw_w"
+} 2>/dev/null
+sw_round() { # all ports that gave no answer yet; the second time with more patience: a busy host is no closed port
+sw_k= sw_again=$1 sw_phase=start; sw_all
+if [ -n "$sw_k" ]; then sw_limit "$1" $sw_k; fi
+if [ "$1" != 2 ]; then sw_phase=say; sw_all; fi
 }
-sw_open() {
-for sw_t in 2 4; do # once more, alone: a busy host is no closed port
-sw_o=$(timeout $sw_t sh -c ': <"/dev/tcp/$0/$1"' "$sw_a" "$1" 2>&1); sw_c=$?
-[ $sw_c = 124 ] || break
+sw_ask() {
+sw_n=$1 sw_a=$2; shift 2
+for p; do
+f="$sw_p/tcp.$sw_n.$p"
+if [ $sw_phase = start ]; then
+if [ -s "$f" ]; then continue; fi
+( : <"/dev/tcp/$sw_a/$p" && echo open >&2 ) 2>"$f" &
+sw_k="$sw_k $!"
+else sw_text "$f"; sw_say "$p"; fi
 done
+}
+sw_say() {
 case $sw_o in
+open*) sw_c=open ;;
 *refused*) sw_c=refused ;;
 *"not known"* | *"name resolution"*) sw_c=unresolved ;;
 *unreachable* | *"No route"*) sw_c=unreachable ;;
-*) if [ $sw_c = 0 ]; then sw_c=open; else sw_c=timeout; fi ;;
+*) sw_c=timeout ;;
 esac
 echo "$sw_n $1 $sw_c"
 }
 sw_curl() { # all ports of a peer in one process; what gave no answer is asked once more
+sw_n=$1 sw_a=$2; shift 2
 sw_try 3 "$@" >"$sw_p/tcp.$sw_n"
 sw_m=; for p; do grep -q "^$sw_n $p " "$sw_p/tcp.$sw_n" || sw_m="$sw_m $p"; done
 if [ -n "$sw_m" ]; then sw_try 5 $sw_m >>"$sw_p/tcp.$sw_n"; fi
@@ -217,46 +245,70 @@ esac
 line=${line#* port }; echo "$sw_n ${line%%[!0-9]*} $sw_c"
 done
 }
-sw_udp() {
-sw_o=$(timeout 2 sh -c 'exec 3<>"/dev/udp/$0/$1"; echo x >&3; sleep 1; echo x >&3' "$2" "$3" 2>&1)
+sw_udp() { { exec 3<>"/dev/udp/$2/$3"; echo x >&3; sleep 1; echo x >&3; } 2>"$sw_p/udp.$1"; }
+sw_udped() {
+sw_text "$sw_p/udp.$1"
 case $sw_o in *refused*) sw_o=refused ;; *unreachable* | *"No route"*) sw_o=unreachable ;; *) sw_o=silent ;; esac
-echo "$1 $3 $sw_o"
+echo "$1 $2 $sw_o"
 }
-sw_name() {
-sw_o=$(timeout 5 getent ahosts "$1"); sw_c=$?
-set -- "$1" "$sw_c" $(printf '%s\\n' "$sw_o" | while read -r a b c; do case $b in STREAM) echo "$a" ;; esac; done)
-echo "$*"
-}
-sw_ping() {
+sw_mtu() { # of the link towards an address
 sw_m=
-for word in $(ip -o link show dev "$(ip -o route get "$2" | { read -r l; l=${l#*dev }; echo "${l%% *}"; })"); do
+sw_l=$(ip -o route get "$1"); sw_l=${sw_l#*dev }; sw_l=${sw_l%% *}
+for word in $(ip -o link show dev "$sw_l"); do
 [ "$sw_m" = next ] && { sw_m=$word; break; }
 [ "$word" = mtu ] && sw_m=next
 done
 case $sw_m in '' | *[!0-9]*) sw_m=0 ;; esac
 [ "$sw_m" -gt 9216 ] && sw_m=1500
 sw_s=$((sw_m > 100 ? sw_m - 28 : 56))
-sw_o=$(timeout 6 ping -n -q -c 5 -i 0.2 -W 1 -M do -s "$sw_s" "$2" 2>&1 | tail -n 3 | tr '\\n' ' ')
-sw_t=$(timeout 4 ping -n -q -c 5 -i 0.2 -W 1 -s 56 "$2" 2>&1 | tail -n 3 | tr '\\n' ' ')
-echo "$1 $sw_m $sw_o |small| $sw_t"
 }
+sw_ping() {
+timeout 12 ping -n -q -c 5 -i 0.2 -W 1 -M do -s "$sw_s" "$2" >"$sw_p/big.$1" 2>&1 &
+timeout 12 ping -n -q -c 5 -i 0.2 -W 1 -s 56 "$2" >"$sw_p/small.$1" 2>&1 &
+}
+sw_pinged() {
+sw_text "$sw_p/big.$1"; sw_b=$sw_o
+sw_text "$sw_p/small.$1"
+echo "$1 $sw_m $sw_b |small| $sw_o"
+}
+"""
+_DNS = """\
+sw_k= sw_i=0
+for n in {names}; do
+sw_i=$((sw_i + 1))
+( getent ahosts "$n" >"$sw_p/dns.$sw_i"; echo $? >"$sw_p/dns.$sw_i.rc" ) &
+sw_k="$sw_k $!"
+done
+sw_limit 6 $sw_k
+sw_i=0
+for n in {names}; do
+sw_i=$((sw_i + 1)) sw_c=124 sw_o=
+[ ! -e "$sw_p/dns.$sw_i.rc" ] || read -r sw_c <"$sw_p/dns.$sw_i.rc"
+while read -r a b c; do case $b in STREAM) sw_o="$sw_o $a" ;; esac; done <"$sw_p/dns.$sw_i"
+echo "$n $sw_c$sw_o"
+done
+:
 """
 _MODULES = """\
 for m in {names}; do
 [ -d "/sys/module/$m" ] || modinfo -n "$m" >/dev/null || echo "$m"
 done
 """
-_DISKS = """\
+_PATHS = """\
+set --
 for p in {paths}; do
 q=$p; while [ ! -e "$q" ]; do q=${{q%/*}}; q=${{q:-/}}; done
-df {option} "$q" | tail -n 1 | {{ read -r s t u a rest; echo "$p $s $t $a"; }}
+set -- "$@" "$q"
 done
 """
-_FILE_SYSTEMS = """\
-for p in {paths}; do
-q=$p; while [ ! -e "$q" ]; do q=${{q%/*}}; q=${{q:-/}}; done
-echo "$p $(stat -f -c %T "$q")"
-done
+_DISKS = f"""{_PATHS}\
+df {{option}} "$@" | {{{{
+read -r head
+for p in {{paths}}; do read -r s t u a rest; echo "$p $s $t $a"; done
+}}}}
+"""
+_FILE_SYSTEMS = f"""{_PATHS}\
+stat -f -c %T "$@" | for p in {{paths}}; do read -r kind; echo "$p $kind"; done
 """
 _ZYPPER = """\
 p=; if [ -e /run/zypp.pid ]; then read -r p </run/zypp.pid; fi
@@ -269,11 +321,10 @@ if [ -d "$p" ]; then for f in "$p"/*; do if [ -e "$f" ]; then echo "$p"; break; 
 done
 :
 """
+# Not read by the shell line by line: it would ask the kernel for the whole table anew at each line.
 _LISTENING = """\
-for f in /proc/net/tcp /proc/net/tcp6; do
-[ -e $f ] || continue
-while read -r _ local _ state _; do case $state in 0A) echo "$local" ;; esac; done <$f
-done
+cat /proc/net/tcp /proc/net/tcp6 | grep -E '^ *[0-9]+: [0-9A-F]+:[0-9A-F]+ [0-9A-F]+:0000 0A ' |
+while read -r _ local rest; do echo "$local"; done
 :
 """
 # dd's own seconds leave out the start of the process and the opening of the file.
