@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
+import socket
 import subprocess
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from pydantic import SecretStr
@@ -13,16 +16,19 @@ from pydantic import SecretStr
 from stackwright.clients import oci
 from stackwright.clients.x509 import inspect_pair
 from stackwright.domain import shell
-from stackwright.domain.preflight import CHECKS, wants
+from stackwright.domain.errors import PlanRefusedError
+from stackwright.domain.plan import Effect, Plan, Step
+from stackwright.domain.preflight import CHECKS, FIRST, checks_of, wants
 from stackwright.domain.preflight.disks import fsync_p99_ms
 from stackwright.domain.preflight.model import judge
 from stackwright.domain.preflight.script import Blob, preflight_script, with_logins
 from stackwright.domain.preflight.seen import Host
 from stackwright.domain.preflight.shapes import look_at_block
 from stackwright.lab.net import Authority
+from tasks import preflight
 from tasks.preflight import look_at_host, read_case
 from tasks.preflight_controller import look_at_ca, look_from_controller, look_up, tool_version
-from tests.domain.preflight_seen import NOW_S, make_spec
+from tests.domain.preflight_seen import NOW_S, fact, healthy, make_spec
 from tests.tasks.lab_site import MemorySecrets, site_of, spec_of
 
 PLANTED = 'planted-pass"word\\8'
@@ -91,19 +97,32 @@ def test_every_probe_answers_and_nothing_stays(sh, tmp_path):
     assert (seen["udp"].rc == 127) is (sh.joinpath("sh").resolve().name == "dash")
 
 
-def test_an_open_port_is_seen_and_a_silent_one_is_a_timeout(sh, tmp_path):
-    """A listener answers; an address that nobody routes gives no answer, within the limit and beside all others."""
-    import socket
-
+def test_an_open_port_is_told_from_one_that_nobody_listens_on(sh, tmp_path):
+    """A listener that takes the connection and says nothing is open; the port beside it is refused."""
     spec = local_spec()
-    nodes = (spec.nodes[0], spec.nodes[1].model_copy(update={"address": "127.81.4.2"}))
-    spec = spec.model_copy(update={"nodes": nodes})
-    with socket.create_server(("127.81.4.2", 9345)), socket.create_server(("127.81.4.2", 6443)) as full:
-        full.listen(0)
+    with socket.create_server(("127.81.4.2", 9345)):
         seen, _ = run(preflight_script(spec, spec.nodes[0]), sh, tmp_path / "scratch")
     rows = {(row[0], row[1]): row[2] for row in Host(spec.nodes[0], None, seen).rows("tcp")}
     assert rows["s2", "9345"] == "open"
     assert rows["s2", "2379"] == "refused"
+
+
+def test_a_port_that_swallows_connections_is_a_timeout(sh, tmp_path):
+    """A listener whose queue is full drops what comes, as a filter does: no answer within the limits, twice."""
+    spec = local_spec()
+    with socket.socket() as full:
+        full.bind(("127.81.4.2", 2379))
+        full.listen(0)
+        waiting = [socket.socket() for _ in range(3)]
+        for one in waiting:
+            one.setblocking(False)
+            one.connect_ex(("127.81.4.2", 2379))
+        seen, _ = run(preflight_script(spec, spec.nodes[0]), sh, tmp_path / "scratch")
+        for one in waiting:
+            one.close()
+    rows = {(row[0], row[1]): row[2] for row in Host(spec.nodes[0], None, seen).rows("tcp")}
+    assert rows.get(("s2", "2379"), "timeout") == "timeout"
+    assert rows["s2", "2380"] == "refused"
 
 
 def test_a_blob_is_fetched_with_its_login_and_no_secret_is_seen(sh, tmp_path):
@@ -132,9 +151,7 @@ def script_arguments(script: str, place: Path, scratch: Path) -> list[str]:
     scratch.mkdir(exist_ok=True)
     text = script.replace(f"PATH={shell.PATHS}", f"PATH={place}:{shell.PATHS} TMPDIR={scratch}")
     text = text.replace("d=/var/lib/rancher;", f"d={scratch};")
-    process = subprocess.Popen(
-        [str(place / "sh"), "-s"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    process = started(text, place)
     seen: set[str] = set()
     while process.poll() is None:
         for path in Path("/proc").glob("[0-9]*/cmdline"):
@@ -319,3 +336,43 @@ def test_a_registry_that_does_not_answer_is_told():
     assert oci.ask(
         wants.Pull("repository", "x", "https://127.81.4.77:9", "x", "1", "", "/no/such.pem"), None, {}, 2.0
     ).error
+
+
+# --- before a deploy ------------------------------------------------------------------------------------------------
+
+
+def before_deploy(monkeypatch, change, plan):
+    """Ask what a deploy asks, of a site that differs in one thing; return the artifacts that were shown."""
+    shown = []
+
+    async def artifact(text, key, description):
+        shown.append((key, text))
+
+    case = change(healthy(make_spec()))
+    monkeypatch.setattr(preflight, "acreate_markdown_artifact", artifact)
+    monkeypatch.setattr(preflight, "read_before_deploy", lambda site, facts: (case, judge(case, checks_of(FIRST))))
+    site = SimpleNamespace(spec=case.spec, clock=SimpleNamespace(now=lambda: NOW_S))
+    try:
+        asyncio.run(preflight.check_before_deploy(site, None, plan))
+    finally:
+        before_deploy.shown = shown
+    return shown
+
+
+SOME_PLAN = Plan("north", (Step("node/w1/swap", "w1", "swap off", Effect.SERVICE_RESTART, "5.2", "off"),), ())
+
+
+def test_a_failed_must_have_stops_a_deploy_with_every_finding(monkeypatch):
+    """Two failures are one refusal with both, each with need, measured value and fix; the artifact has all lines."""
+    with pytest.raises(PlanRefusedError) as caught:
+        before_deploy(monkeypatch, lambda case: fact(fact(case, "w1", cpus=1), "w2", memory_gib=1.0), SOME_PLAN)
+    places = {(problem.where, problem.seen) for problem in caught.value.problems}
+    assert {("w1", "1 cores"), ("w2", "1 GiB")} <= places
+    assert all(problem.remedy and problem.wanted for problem in caught.value.problems)
+    assert before_deploy.shown[0][0] == "preflight-north" and "preflight/host/cpu" in before_deploy.shown[0][1]
+
+
+def test_a_should_have_stops_nothing_and_an_empty_plan_asks_nothing(monkeypatch):
+    """An optional failure is shown and passed over; a deploy with nothing to do does not even look."""
+    assert before_deploy(monkeypatch, lambda case: fact(case, "w1", kernel="6.4.9"), SOME_PLAN)
+    assert before_deploy(monkeypatch, lambda case: fact(case, "w1", cpus=1), Plan("north", (), ())) == []
