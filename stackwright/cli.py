@@ -334,7 +334,7 @@ def _print_report(found: dict[str, Any], as_json: bool) -> None:
 
 
 def _verdict(check: dict[str, Any]) -> str:
-    return str(check["verdict"]) + ("" if check["must"] else " (optional)")
+    return str(check["verdict"]) + ("" if check.get("must", True) else " (optional)")
 
 
 def _table(columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Table:
