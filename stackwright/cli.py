@@ -123,7 +123,10 @@ def setup() -> None:
 
 @app.command()
 def check(site: SiteArg, as_json: JsonOption = False) -> None:
-    """Look at every host and the cluster, and list what stands in the way. Changes nothing."""
+    """Check every requirement on every host and around them, worst first. Changes nothing, at any time.
+
+    Ends with 1 when a must-have failed or could not be read.
+    """
     _run("check-site", {"site": site}, as_json)
 
 
@@ -338,7 +341,8 @@ def _print_report(found: dict[str, Any], as_json: bool) -> None:
     if bad:
         out.print(
             _table(
-                ("check", "verdict", "wanted", "seen"), ((c["id"], c["verdict"], c["wanted"], c["seen"]) for c in bad)
+                ("check", "verdict", "wanted", "seen"),
+                ((c["id"], _verdict(c), c["wanted"], c["seen"]) for c in bad),
             )
         )
         for check in bad:
@@ -349,6 +353,10 @@ def _print_report(found: dict[str, Any], as_json: bool) -> None:
     out.print(f"{said}; verdict: {found['verdict']}")
     if found.get("html"):
         out.print(f"report: {found['html']}", soft_wrap=True)
+
+
+def _verdict(check: dict[str, Any]) -> str:
+    return str(check["verdict"]) + ("" if check.get("must", True) else " (optional)")
 
 
 def _table(columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Table:
