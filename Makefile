@@ -57,8 +57,6 @@ bench-preflight: setup ## The whole preflight of 50 hosts with 20 ms of network 
 	@mkdir -p build/bench
 	@set -o pipefail; $(BIN)/python -m benchmarks.preflight | tee build/bench/preflight.json
 
-preflight-bench: bench-preflight ## The same, by its other name
-
 bench-bundle: $(STAMP) ## A snapshot of 1 GiB sealed and sent into a store, against a plain upload of it
 	@mkdir -p build/bench
 	@set -o pipefail; $(BIN)/python -m benchmarks.bundle | tee build/bench/bundle.json
