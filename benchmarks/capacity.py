@@ -226,9 +226,9 @@ def main() -> None:
         json.dumps(
             {
                 "name": "capacity", "nodes": ours_["nodes"], "pods": ours_["pods"],
-                "seconds": round(ours_["seconds"], 2),
-                "plain_seconds": round(plain_["seconds"], 2), "ratio": round(ours_["seconds"] / plain_["seconds"], 2),
-                "peak_mib": round(ours_["peak_mib"], 1), "limit_s": LIMIT_S, "limit_mib": LIMIT_MIB, "ok": good,
+                "wall_s": round(ours_["seconds"], 2),
+                "plain_s": round(plain_["seconds"], 2), "ratio": round(ours_["seconds"] / plain_["seconds"], 2),
+                "peak_rss_mib": round(ours_["peak_mib"], 1), "limit_s": LIMIT_S, "limit_mib": LIMIT_MIB, "ok": good,
             }
         )
     )  # fmt: skip
