@@ -19,8 +19,10 @@ from stackwright.lab.kube import KubeState
 
 
 def rules(state: KubeState) -> Iterator[tuple[str, str, str, str | int, str]]:
-    """Yield (host, namespace, service, port, TLS Secret) of every Ingress rule."""
-    for ingress in state.objects("Ingress"):
+    """Yield (host, namespace, service, port, TLS Secret) of every Ingress rule. The live objects, and nothing waits
+    meanwhile: each request and each handshake asks, and copies of hundreds would be most of the lab's work.
+    """
+    for ingress in state.each(state.kind("Ingress").key):
         namespace = ingress["metadata"]["namespace"]
         spec = ingress.get("spec") or {}
         secrets = {host: tls.get("secretName", "") for tls in spec.get("tls") or () for host in tls.get("hosts") or ()}
@@ -36,23 +38,22 @@ def create_ingress_app(state: KubeState) -> web.Application:
 
     async def route(request: web.Request) -> web.Response:
         host = request.host.split(":")[0]
-        for rule_host, namespace, service, port, _ in rules(state):
-            if rule_host != host:
-                continue
-            backend = find_backend(state, namespace, service, port)
-            if backend is None:
-                return web.Response(status=503, text="no available server\n")
-            body = await request.read()
-            status, headers, answer = await backend(
-                request.method, request.path, dict(request.headers), dict(request.query), body
-            )
-            kept = {
-                k: v
-                for k, v in headers.items()
-                if k.lower() not in ("content-length", "transfer-encoding", "content-encoding")
-            }
-            return web.Response(status=status, headers=kept, body=answer)
-        return web.Response(status=404, text="404 page not found\n")
+        rule = next((rule for rule in rules(state) if rule[0] == host), None)
+        if rule is None:
+            return web.Response(status=404, text="404 page not found\n")
+        backend = find_backend(state, *rule[1:4])
+        if backend is None:
+            return web.Response(status=503, text="no available server\n")
+        body = await request.read()
+        status, headers, answer = await backend(
+            request.method, request.path, dict(request.headers), dict(request.query), body
+        )
+        kept = {
+            k: v
+            for k, v in headers.items()
+            if k.lower() not in ("content-length", "transfer-encoding", "content-encoding")
+        }
+        return web.Response(status=status, headers=kept, body=answer)
 
     app = web.Application(client_max_size=1 << 30)
     app.router.add_route("*", "/{path:.*}", route)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -51,6 +52,8 @@ DULL = frozenset({"Event", "Lease", "Endpoints", "EndpointSlice", "ReplicaSet", 
 
 SETTLE_S = 0.05
 """Changes come in bursts: one look after a burst sees them all."""
+RESTS = 3
+"""Between two looks, times as long as the last one took: a large cluster's operators leave the lab time for others."""
 
 __all__ = [
     "AgentFacts",
@@ -82,17 +85,20 @@ def install_operators(
     worker: list[asyncio.Task[None]] = []
 
     async def work() -> None:
+        took_s = 0.0
         while True:
             due_s, world.due_s = world.due_s, None
             limit = None if due_s is None else due_s / getattr(state, "speed", 1.0)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(changed.wait(), limit)
-            await asyncio.sleep(SETTLE_S)
+            await asyncio.sleep(max(SETTLE_S, RESTS * took_s))
             changed.clear()
+            began = time.monotonic()
             try:
                 await run_operators(world)
             except Exception:  # a stand-in's fault must not stop the others; the daemon's log names it
                 log.exception("an operator failed")
+            took_s = time.monotonic() - began
 
     async def react(_: Any, event: Any) -> None:
         if _kind(event) in DULL:
