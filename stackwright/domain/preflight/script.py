@@ -230,6 +230,8 @@ sw_try 3 "$@" >"$sw_p/tcp.$sw_n"
 sw_m=; for p; do grep -q "^$sw_n $p " "$sw_p/tcp.$sw_n" || sw_m="$sw_m $p"; done
 if [ -n "$sw_m" ]; then sw_try 5 $sw_m >>"$sw_p/tcp.$sw_n"; fi
 cat "$sw_p/tcp.$sw_n"
+# Said only where both tries came to their end: a look that was cut short knows nothing of the port.
+for p; do grep -q "^$sw_n $p " "$sw_p/tcp.$sw_n" || echo "$sw_n $p timeout"; done
 }
 sw_try() {
 sw_t=$1 sw_u=; shift
