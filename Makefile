@@ -7,7 +7,7 @@ SHELL  := /bin/bash
 
 export DO_NOT_TRACK = 1
 
-.PHONY: saga-test help setup demo test check format bench bench-nodes bench-upgrade kill-test guard-test rung rung-image restore-proof test-long docs lock clean bench-bundle drill-proof tenant-load bench-tenant
+.PHONY: help setup demo test check format bench bench-nodes bench-upgrade kill-test guard-test rung rung-image restore-proof test-long docs lock clean bench-bundle capacity-bench drill-proof saga-test tenant-load bench-tenant preflight-bench
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 18
@@ -39,7 +39,7 @@ format: $(STAMP) ## Format the code
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: bench-nodes bench-upgrade bench-bundle bench-tenant ## Run the benchmarks; one JSON object a line, kept in build/bench
+bench: bench-nodes bench-upgrade bench-bundle capacity-bench bench-tenant preflight-bench ## Run the benchmarks; one JSON object a line, kept in build/bench
 
 bench-nodes: setup ## Node preparation against 50 OpenSSH hosts, beside a bare floor, Ansible and pyinfra
 	@mkdir -p build/bench
@@ -48,6 +48,14 @@ bench-nodes: setup ## Node preparation against 50 OpenSSH hosts, beside a bare f
 bench-upgrade: setup ## Upgrade of 3 servers and 50 agents on the lab, against the critical path of the run itself
 	@mkdir -p build/bench
 	@set -o pipefail; $(BIN)/python -m benchmarks.upgrade | tee build/bench/upgrade.json
+
+capacity-bench: $(STAMP) ## A capacity report of 500 nodes and 20,000 pods, against fetching and parsing the same lists
+	@mkdir -p build/bench
+	@set -o pipefail; $(BIN)/python -m benchmarks.capacity | tee build/bench/capacity.json
+
+preflight-bench: setup ## The whole preflight of 50 hosts with 20 ms of network delay, against a bare read of the same hosts
+	@mkdir -p build/bench
+	@set -o pipefail; $(BIN)/python -m benchmarks.preflight | tee build/bench/preflight.json
 
 bench-bundle: $(STAMP) ## A snapshot of 1 GiB sealed and sent into a store, against a plain upload of it
 	@mkdir -p build/bench

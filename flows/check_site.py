@@ -6,20 +6,22 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 
 from blocks.site import load_site
-from stackwright.domain.deploy import check_facts
 from tasks.common import in_thread
 from tasks.parameters import SiteName
+from tasks.preflight import preflight
 from tasks.publish import publish_report
-from tasks.stack import read_stack
+from tasks.stack import read_findings
 
 
 @flow(name="check-site", flow_run_name="check-{site}")
 async def check_site(site: SiteName) -> State:
-    """Look at every host, the cluster and the site file, and publish each finding as evidence. Changes nothing.
+    """Check every requirement of the guide and of the products on a site, and list all results. Changes nothing.
+
+    It may be run at any time, before the first deploy or on a running platform. Fails when a must-have does.
 
     Args:
         site: Name of the site: its file in deployments/sites, without .yaml.
     """
-    spec, place = await in_thread(load_site, site)
-    facts = await read_stack(place)
-    return await publish_report(place, None, check_facts(spec, facts))
+    _, place = await in_thread(load_site, site)
+    case, checks = await preflight(place)
+    return await publish_report(place, None, [*checks, *await read_findings(place, case.facts)])

@@ -13,6 +13,7 @@ from tasks.layers import ensure_layer, ensure_layers
 from tasks.lease import hold_lease
 from tasks.nodes import ensure_node
 from tasks.parameters import PlanHash, SiteName
+from tasks.preflight import check_before_deploy
 from tasks.progress import Progress
 from tasks.publish import publish_plan, publish_report
 from tasks.removal import approve_removal, ensure_removed
@@ -45,6 +46,7 @@ async def deploy_stack(site: SiteName, plan_hash: PlanHash = None, unattended: b
         facts = await read_stack(place)
         plan = plan_deploy(spec, facts)
     check_maintenance_window(spec, facts, plan, place.clock.now())
+    await check_before_deploy(place, facts, plan)
 
     async with hold_lease(place, plan, plan_hash, facts.fence) as lease, Progress(plan) as progress:
         bring_node, bring_server = progress.tracked(ensure_node), progress.tracked(ensure_server)

@@ -9,7 +9,7 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +19,7 @@ from rich.table import Table
 
 from stackwright.cli_backup import add_backup_commands
 from stackwright.cli_certificates import add_commands
+from stackwright.cli_compliance import print_compliance
 from stackwright.cli_lease import lease
 from stackwright.cli_restore import restore
 from stackwright.cli_schedules import schedules
@@ -122,7 +123,10 @@ def setup() -> None:
 
 @app.command()
 def check(site: SiteArg, as_json: JsonOption = False) -> None:
-    """Look at every host and the cluster, and list what stands in the way. Changes nothing."""
+    """Check every requirement on every host and around them, worst first. Changes nothing, at any time.
+
+    Ends with 1 when a must-have failed or could not be read.
+    """
     _run("check-site", {"site": site}, as_json)
 
 
@@ -157,6 +161,32 @@ def validate(
 ) -> None:
     """Prove that the platform works."""
     _run("validate-stack", {"site": site, "light": light}, as_json)
+
+
+@app.command()
+def capacity(site: SiteArg, as_json: JsonOption = False) -> None:
+    """Tell what the site has, what is asked of it, and what to buy or to move. Changes nothing."""
+    from stackwright.reports.store import reports_folder
+
+    run_id = _run("report-capacity", {"site": site}, as_json)
+    folder = reports_folder() / site / run_id
+    found = json.loads((folder / "capacity.json").read_text(encoding="utf-8"))
+    if as_json:
+        sys.stdout.write(json.dumps(found) + "\n")
+        return
+    for one in found["advice"]:
+        out.print(f"{'now: ' if one['urgent'] else ''}{one['text']} ({one['why']})", markup=False, soft_wrap=True)
+    out.print(f"{site}: {found['headline']}", markup=False, soft_wrap=True)
+    out.print(f"report: {folder / 'capacity.html'}", soft_wrap=True)
+
+
+@app.command()
+def compliance(site: SiteArg, as_json: JsonOption = False) -> None:
+    """Tell clause by clause of the guide what was proved, on what, and what was not. Changes nothing."""
+    _run(
+        "report-compliance", {"site": site}, as_json,
+        then=lambda run_id: print_compliance(out, site, run_id, as_json),
+    )  # fmt: skip
 
 
 @upgrade_app.command("plan")
@@ -260,8 +290,13 @@ def _secret_from(source: str, label: str) -> str:
     raise typer.BadParameter(f"{label}: give @file, env:VARIABLE or -, never the value itself")
 
 
-def _run(name: str, parameters: dict[str, Any], as_json: bool) -> None:
-    """Start one run of the catalogue here, then print its report; exit by its verdict."""
+def _run(
+    name: str, parameters: dict[str, Any], as_json: bool, then: Callable[[str], None] = lambda run_id: None
+) -> str:
+    """Start one run of the catalogue here, then print its report; exit by its verdict. Return the run's id.
+
+    `then` prints what the run has left besides, also when it failed.
+    """
     os.environ.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", "30")  # what automation crash-zombies counts on
     from stackwright.reports.store import report_of
     from stackwright.runs import start_here
@@ -271,6 +306,7 @@ def _run(name: str, parameters: dict[str, Any], as_json: bool) -> None:
     found = report_of(parameters["site"], str(run.id))
     if found is not None:
         _print_report(found, as_json)
+    then(str(run.id))
     if not state.is_completed():
         error = asyncio.run(_error_of(state))
         if isinstance(error, StackError):
@@ -280,6 +316,7 @@ def _run(name: str, parameters: dict[str, Any], as_json: bool) -> None:
         if found is None:
             err.print(f"[bold]{state.name}[/]: {state.message}")
         raise typer.Exit(EXIT["failed"])
+    return str(run.id)
 
 
 async def _error_of(state: Any) -> Any:
@@ -304,7 +341,8 @@ def _print_report(found: dict[str, Any], as_json: bool) -> None:
     if bad:
         out.print(
             _table(
-                ("check", "verdict", "wanted", "seen"), ((c["id"], c["verdict"], c["wanted"], c["seen"]) for c in bad)
+                ("check", "verdict", "wanted", "seen"),
+                ((c["id"], _verdict(c), c["wanted"], c["seen"]) for c in bad),
             )
         )
         for check in bad:
@@ -315,6 +353,10 @@ def _print_report(found: dict[str, Any], as_json: bool) -> None:
     out.print(f"{said}; verdict: {found['verdict']}")
     if found.get("html"):
         out.print(f"report: {found['html']}", soft_wrap=True)
+
+
+def _verdict(check: dict[str, Any]) -> str:
+    return str(check["verdict"]) + ("" if check.get("must", True) else " (optional)")
 
 
 def _table(columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Table:

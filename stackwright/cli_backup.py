@@ -15,7 +15,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from stackwright.domain.backup_evidence import BackupView
 
-Run = Callable[[str, dict[str, Any], bool], None]
+Run = Callable[[str, dict[str, Any], bool], object]
 Site = Annotated[str, typer.Argument(help="Name of the site: its file in deployments/sites, without .yaml.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 BROKEN = 1  # exit code when a bundle cannot be relied on, or when there is none

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-Run = Callable[[str, dict[str, Any], bool], None]
+Run = Callable[[str, dict[str, Any], bool], object]
 Site = Annotated[str, typer.Argument(help="Name of the site: its file in deployments/sites, without .yaml.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Hash = Annotated[

@@ -274,7 +274,8 @@ async def publish_backups(site: Site, view: BackupView) -> None:
     """Show the table `backups-<site>`, and tell of a bundle that was made as an event."""
     name = site.spec.site
     text = f"# Backups of {name}\n\n{table(COLUMNS, backup_rows(view))}\n"
-    await acreate_markdown_artifact(text, key=f"backups-{name}", description=f"{len(view.bundles)} bundle(s)")
+    age = f", the newest {(view.at_s - view.bundles[0].created_s) / 3600:.1f} h old" if view.bundles else ""
+    await acreate_markdown_artifact(text, key=f"backups-{name}", description=f"{len(view.bundles)} bundle(s){age}")
     if view.made is not None:
         made = view.made
         payload = {

@@ -53,9 +53,9 @@ def drill_markdown(site: str, judged: Judgement) -> str:
         ("bundle", judged.bundle or "none found"),
         ("score", f"{judged.score} of 100"),
         ("time to restore (RTO)", f"{judged.rto_s:.1f} s" if judged.rto_s else "not reached"),
-        ("data that would be lost (RPO)", f"{judged.rpo_s / 3600:.1f} h: the snapshot's age when the drill began"),
-        ("bundle's age", f"{judged.age_s / 3600:.1f} h"),
-        ("objects counted", str(judged.objects)),
+        ("data that would be lost (RPO)", _hours(judged.rpo_s, ": the snapshot's age when the drill began")),
+        ("bundle's age", _hours(judged.age_s)),
+        ("objects counted", str(judged.objects or "none")),
     ]
     facts = "".join(f"| {name} | {value} |\n" for name, value in rows)
     shares = "".join(
@@ -66,6 +66,10 @@ def drill_markdown(site: str, judged: Judgement) -> str:
         f"# Drill of {site}: {verdict}\n\n| | |\n|---|---|\n{facts}\n| part | earned | for |\n|---|---|---|\n{shares}"
     )
     return page + (f"\n## What was found\n\n{faults}" if faults else "")
+
+
+def _hours(seconds: float, of_what: str = "") -> str:
+    return f"{seconds / 3600:.1f} h{of_what}" if seconds else "not known"
 
 
 async def publish_drill(site: Site, judged: Judgement) -> None:

@@ -20,6 +20,7 @@ from stackwright.reports.store import save_report
 from stackwright.reports.tenants import TenantState
 from tasks.common import in_thread
 from tasks.progress import Progress
+from tasks.results import keep_evidence
 
 
 async def publish_plan(plan: Plan) -> None:
@@ -60,6 +61,7 @@ async def publish_report(
         states=states,
     )
     page = await in_thread(save_report, report, str(run.id) if run else "none")
+    await in_thread(keep_evidence, site, report.flow, found)
     name = site.spec.site
     if found:
         await acreate_markdown_artifact(evidence_markdown(found), key=f"evidence-{name}", description=report.headline)

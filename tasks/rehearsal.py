@@ -232,7 +232,9 @@ def compared(fenced: Site, bundle: OpenBundle) -> list[Problem]:
 
 def _after(upgraded: Site, bundle: OpenBundle, releases: list[Release], served: set[Use]) -> list[Problem]:
     """Look at the upgraded cluster: its content, and the APIs that it has lost."""
-    return [*compared(upgraded, bundle), *check_lost(releases, served, served_of(upgraded.kube(), releases))]
+    remedy = "Find out what took it away; do not upgrade before."
+    lost = [replace(problem, remedy=remedy) for problem in compared(upgraded, bundle)]
+    return [*lost, *check_lost(releases, served, served_of(upgraded.kube(), releases))]
 
 
 def go_back(place: Restoration, bundle: OpenBundle) -> list[Problem]:

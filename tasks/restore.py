@@ -49,7 +49,7 @@ from stackwright.domain.restore_scripts import (
 )
 from stackwright.domain.rke2 import Rke2Change, install_script
 from stackwright.domain.rke2_files import FileWant, wanted_files
-from stackwright.domain.shell import last_lines, read_script, value_section
+from stackwright.domain.shell import last_lines, parse_settled, read_script, settled_section, value_section
 from stackwright.domain.spec import Node
 from tasks.cluster import read_sources
 from tasks.nodes import bring_node, look
@@ -203,8 +203,13 @@ def _not_fenced(name: str, seen: Mark) -> StackError:
 
 
 def read_mark(shell: NodeShell) -> Mark:
-    """Return what a node notes of a restore."""
-    section = shell.read(read_script(value_section("mark", MARK)))["mark"]
+    """Return what a node notes of a restore, once a script that a dead run has left at work there is at its end.
+
+    Raises NodeBusyError (transient) while one goes on.
+    """
+    seen = shell.read(read_script(settled_section() + value_section("mark", MARK)))
+    parse_settled(seen, MARK)
+    section = seen["mark"]
     if section.rc and not section.absent:
         raise StackError("the restore's marker cannot be read", where=MARK, seen=f"exit code {section.rc}")
     return parse_mark(None if section.absent else section.out)

@@ -37,8 +37,8 @@ def clean_cluster(site: Site, lease: LeaseHandle, bundle: Bundle) -> tuple[str, 
     for name in sorted(gone):
         lease.check()
         log.info("%s: %s", name, clean_step(bundle.manifest).summary)
+        forget_password(site, name)  # first: a run that dies in between finds the Node, and comes by here again
         kube.delete("v1", "Node", name)
-        forget_password(site, name)
     return tuple(sorted(gone))
 
 

@@ -22,6 +22,7 @@ from stackwright.domain.node_facts import NodeFacts
 from stackwright.domain.restore import Mark, RestoreFacts, parse_mark
 from stackwright.domain.restore_scripts import look_script
 from stackwright.domain.rke2_facts import CONFIG, REGISTRIES, SECRET_KEYS
+from stackwright.domain.shell import parse_settled
 from stackwright.domain.spec import Node, StackSpec
 from tasks.cluster import read_sources
 from tasks.nodes import look
@@ -164,6 +165,7 @@ def _look(site: Site, node: Node, asked: tuple[str, ...]) -> tuple[NodeFacts, Ma
     try:
         with site.shells.open(node) as shell:
             seen = shell.read(look_script(asked))
+            parse_settled(seen, node.name)
             facts = look(site, node, shell)
     except NodeUnreachableError as error:
         return f"{error.what}: {error.seen}" if error.seen else error.what

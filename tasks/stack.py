@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from stackwright.clients.site import Site
-from stackwright.domain.deploy import StackFacts
+from stackwright.domain.deploy import StackFacts, check_facts
+from stackwright.domain.errors import StackError
+from stackwright.domain.evidence import Evidence
 from stackwright.domain.node_facts import NodeFacts
 from stackwright.domain.spec import Node
 from tasks.cluster import read_cluster
@@ -33,15 +36,17 @@ async def look_node(site: Site, node: Node) -> NodeFacts:
     return await in_thread(read_node, site, node)
 
 
-async def read_stack(site: Site) -> StackFacts:
-    """Look at everything that the site's plan needs. Changes nothing.
+async def read_stack(site: Site, given: Mapping[str, NodeFacts] | None = None) -> StackFacts:
+    """Look at everything that the site's plan needs; hosts whose facts are given are not asked again. Changes nothing.
 
     Raises what the first unreadable part raises, with the others as notes: unknown is not absent. A release that was
     left pending counts as left by a dead run: the lease, asked before any change, keeps a live one out.
     """
     spec = site.spec
-    seen = await gather_all(spec.nodes, lambda node: look_node(site, node), spec.ssh.width)
-    nodes = {node.name: facts for node, facts in zip(spec.nodes, seen, strict=True)}
+    left = [node for node in spec.nodes if node.name not in (given or {})]
+    seen = await gather_all(left, lambda node: look_node(site, node), spec.ssh.width)
+    read = {**(given or {}), **{node.name: facts for node, facts in zip(left, seen, strict=True)}}
+    nodes = {node.name: read[node.name] for node in spec.nodes}
     tenants = spec.tenants if spec.layers.clearml.enabled else ()
     cluster, layers, found = await asyncio.gather(
         in_thread(read_cluster, site, nodes),
@@ -56,3 +61,19 @@ async def read_stack(site: Site) -> StackFacts:
         tenants={tenant.name: facts for tenant, facts in zip(tenants, found, strict=True)},
         removal=await in_thread(read_removal, site, nodes, cluster),
     )
+
+
+async def read_findings(site: Site, nodes: Mapping[str, NodeFacts]) -> list[Evidence]:
+    """Return what a plan of now would be refused for. What could not be looked at is told as one unknown finding."""
+    at = datetime.fromtimestamp(site.clock.now(), UTC).isoformat(timespec="seconds")
+    dark = [node.name for node in site.spec.nodes if node.name not in nodes]
+    try:
+        if not dark:
+            return check_facts(site.spec, await read_stack(site, nodes))
+        why = f"not read: {', '.join(dark)}"
+    except StackError as error:
+        why = str(error)
+    remedy = "Mend what could not be read, then check again."
+    return [
+        Evidence("site/plan", "a plan can be made", "unknown", "a plan", why, "5", at, site.spec.site, remedy=remedy)
+    ]

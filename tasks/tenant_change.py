@@ -34,9 +34,10 @@ from stackwright.domain.tenant_record import TenantRecord
 from stackwright.domain.tenant_request import TenantChanges, TenantRequest
 from stackwright.domain.tenant_saga import is_refusal
 from stackwright.domain.tenants import credentials_label
+from tasks.tenant_policy import read_policy
 from tasks.tenant_register import write_record
 from tasks.tenant_undo import remove_releases
-from tasks.tenants import carry_on, look_for_bringing, system_client, tenant_client
+from tasks.tenants import carry_on, look_for_bringing, served_queues, system_client, tenant_client
 
 log = logging.getLogger(__name__)
 
@@ -208,9 +209,9 @@ def _stamps(site: Site, tenant: Tenant) -> Mapping[str, frozenset[str]]:
     names = {queue.id: queue.name for queue in own.queues()}
     stamps: dict[str, set[str]] = {f"queue {queue.name}": set() for queue in tenant.queues}
     stamps[f"router {GATEWAY_RELEASE}"] = {one.last_update for one in own.routers() if one.name == GATEWAY_RELEASE}
-    for worker in own.workers():
-        for queue in worker.queues:
-            stamps.get(f"queue {names.get(queue, queue)}", set()).add(f"{worker.id} {worker.last_activity}")
+    reported = {worker.id: worker.last_activity for worker in own.workers()}
+    for name, workers in served_queues(tenant, own, names, read_policy(own, tenant)).items():
+        stamps.get(f"queue {name}", set()).update(f"{worker} {reported.get(worker, '')}" for worker in workers)
     return {what: frozenset(seen) for what, seen in stamps.items()}
 
 

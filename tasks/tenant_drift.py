@@ -6,7 +6,6 @@ What a difference is and which are repaired is in stackwright/domain/tenant_drif
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -43,7 +42,7 @@ from tasks.looking import now_of
 from tasks.publish import publish_report
 from tasks.tenant_lease import hold_tenant_lease
 from tasks.tenant_register import read_records, with_tenants
-from tasks.tenants import ACTS, look_for_bringing, read_tenant, system_client, tenant_client
+from tasks.tenants import ACTS, look_for_bringing, read_tenant, served_queues, system_client, tenant_client
 from tasks.validation import look_isolation
 
 log = logging.getLogger(__name__)
@@ -102,13 +101,13 @@ def _inside(site: Site, seen: TenantSeen) -> TenantSeen:
     keys = system_client(site).list_credentials(user_id=facts.admin_id)
     queues = own.queues()
     names = {queue.id: queue.name for queue in queues}
-    served = Counter(names.get(queue, queue) for worker in own.workers() for queue in worker.queues)
+    served = served_queues(seen.tenant, own, names, facts.policy)
     return replace(
         seen,
         admins=tuple(user.email for user in own.users() if user.role == ADMIN_ROLE),
         keys=tuple((key.label, key.access_key) for key in keys),
         queues={queue.name: queue.entries for queue in queues if not queue.hidden},
-        workers=dict(served),
+        workers={name: len(workers) for name, workers in served.items()},
     )
 
 

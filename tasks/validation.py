@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from prefect import task
@@ -25,7 +25,9 @@ from stackwright.domain.evidence import Evidence
 from stackwright.domain.layers import enabled
 from stackwright.domain.layers.model import LayerDef
 from stackwright.domain.spec import StackSpec, Tenant
+from stackwright.domain.tenant_drift import AT_REST
 from stackwright.domain.tenant_objects import GATEWAY_RELEASE, quota
+from stackwright.domain.tenant_record import with_records
 from stackwright.domain.validation import (
     Outcome,
     WorkloadSeen,
@@ -53,6 +55,7 @@ from tasks.looking import look_at, now_of, unread
 from tasks.public import public_get
 from tasks.tenant_names import judge, read_name
 from tasks.tenant_policy import read_policy
+from tasks.tenant_register import read_records
 from tasks.tenants import served_queues, system_client, tenant_client
 
 log = logging.getLogger(__name__)
@@ -395,8 +398,22 @@ def is_proven(site: Site) -> bool:
 
 
 async def validate_site(site: Site, *, light: bool) -> list[Evidence]:
-    """Look at every check of a site, the groups of one stage at once; `light` starts no workload."""
-    return await _gather(site, stages(site.spec, light))
+    """Look at every check of a site, the groups of one stage at once; `light` starts no workload.
+
+    Tenants that were asked for are looked at like those of the site file, while no request is at work on them.
+    """
+    whole = await in_thread(with_asked, site)
+    return await _gather(whole, stages(whole.spec, light))
+
+
+def with_asked(site: Site) -> Site:
+    """Return the site with the tenants that were asked for and are at rest; as it is where no record can be read."""
+    try:
+        records = tuple(record for record in read_records(site) if record.state in AT_REST)
+    except StackError as error:
+        log.warning("tenants that were asked for are not looked at: %s", error)
+        return site
+    return replace(site, spec=with_records(site.spec, records))
 
 
 async def validate_tenant(site: Site, tenant: Tenant, *, light: bool) -> list[Evidence]:

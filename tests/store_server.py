@@ -22,6 +22,7 @@ from pathlib import Path
 
 from moto.server import ThreadedMotoServer
 from pydantic import SecretStr
+from werkzeug.serving import WSGIRequestHandler
 
 from stackwright.clients.store import S3Store
 from stackwright.domain.spec import BackupStore
@@ -89,6 +90,8 @@ def _flip(data: bytes) -> bytes:
 
 class _Front(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    # Head and body are written one by one: the second would wait 40 ms for the first's receipt.
+    disable_nagle_algorithm = True
     server: _Listener
 
     def log_message(self, *_: object) -> None:
@@ -195,6 +198,7 @@ def running_store(folder: Path, name: str = "127.0.0.1") -> Iterator[StoreServer
         (folder / file).write_text(text)
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(folder / "store.pem", folder / "store.key")
+    WSGIRequestHandler.disable_nagle_algorithm = True  # as above: moto gives no other way in
     moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     moto.start()
     backend = moto.get_host_and_port()[1]

@@ -6,6 +6,7 @@ import pytest
 from prefect.flows import load_flow_from_entrypoint
 from prefect.utilities.callables import parameter_schema
 
+from stackwright.reports.model import FLOW_TEXTS
 from stackwright.runs import HOME, catalogue
 
 ENTRIES = catalogue()
@@ -33,3 +34,8 @@ def test_every_flow_file_is_in_the_catalogue() -> None:
 def test_parameters_in_the_catalogue_hold_no_template_of_a_secret() -> None:
     """`{{ prefect.blocks... }}` in parameters is resolved at deploy time and stored in clear: it must not be used."""
     assert "prefect.blocks" not in (HOME / "prefect.yaml").read_text(encoding="utf-8")
+
+
+def test_verdicts_are_worded_for_flows_that_exist() -> None:
+    """A flow that was renamed would say of its own verdict that the platform works."""
+    assert set(FLOW_TEXTS) <= set(ENTRIES)

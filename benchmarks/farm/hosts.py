@@ -23,8 +23,11 @@ START_LIMIT_S = 60.0
 class Farm:
     """Some hosts below one folder; `reset` makes their disks as they were when fresh."""
 
-    def __init__(self, folder: Path, count: int, sysctls: tuple[str, ...]) -> None:
+    def __init__(
+        self, folder: Path, count: int, sysctls: tuple[str, ...], *, sh: str = "", stubs: tuple[str, ...] = STUBS
+    ) -> None:
         self.folder, self.count, self.sysctls = folder, count, sysctls
+        self.sh, self.stubs = sh, stubs
         self.key = folder / "key"
         self.processes: list[subprocess.Popen[bytes]] = []
 
@@ -45,7 +48,9 @@ class Farm:
         stubs = self.folder / "stubs"
         for place in ("bin", "sbin"):
             (stubs / place).mkdir(parents=True)
-        for name in STUBS:
+        if self.sh:  # the hosts' sh, where it is not this machine's: SLES's is bash
+            (stubs / "bin/sh").symlink_to(self.sh)
+        for name in self.stubs:
             for place in ("bin", "sbin"):  # whichever of them this machine has, ours lies over it
                 shutil.copy(HERE / "stub.sh", stubs / place / name)
                 (stubs / place / name).chmod(0o755)

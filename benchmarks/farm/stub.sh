@@ -55,7 +55,18 @@ modprobe) for name in "$@"; do case $name in -*) ;; *) mkdir -p "/sys/module/$na
 modinfo) exit 1 ;;
 swapoff) echo 'Filename Type Size Used Priority' >/proc/swaps ;;
 hostnamectl) hostname "$2"; echo "$2" >/etc/hostname ;;
-ip) echo 'default via 192.0.2.1 dev eth0' ;;
+ip)
+    case $args in
+    *link*) echo '2: eth0: <BROADCAST,UP> mtu 1500 qdisc mq state UP' ;;
+    *addr*) echo '2: eth0    inet 192.0.2.2/24 scope global eth0' ;;
+    *) echo 'default via 192.0.2.1 dev eth0' ;;
+    esac
+    ;;
+ping) # five packets a fifth of a second apart
+    sleep 0.8
+    echo '5 packets transmitted, 5 received, 0% packet loss, time 804ms'
+    echo 'rtt min/avg/max/mdev = 0.210/0.250/0.310/0.030 ms'
+    ;;
 sysctl)
     while IFS=' ' read -r key _ value; do
         case $key in '#'* | '') continue ;; esac

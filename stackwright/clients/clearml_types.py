@@ -73,12 +73,13 @@ class CredentialInfo:
 
 @dataclass(frozen=True)
 class QueueInfo:
-    """`entries` counts the waiting tasks."""
+    """`entries` counts the waiting tasks; `added` says since when each waits."""
 
     id: str
     name: str
     entries: int
     hidden: bool
+    added: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,9 @@ def user_of(raw: Raw) -> User:
 
 def queue_of(raw: Raw) -> QueueInfo:
     hidden = "k8s-glue" in (raw.get("system_tags") or ())
-    return QueueInfo(str(raw["id"]), str(raw["name"]), len(raw.get("entries") or ()), hidden)
+    entries = raw.get("entries") or ()
+    added = tuple(str(entry["added"]) for entry in entries if isinstance(entry, Mapping) and entry.get("added"))
+    return QueueInfo(str(raw["id"]), str(raw["name"]), len(entries), hidden, added)
 
 
 def worker_of(raw: Raw) -> WorkerInfo:

@@ -57,6 +57,7 @@ class KubeClient(Protocol):
     def list(
         self, api_version: str, kind: str, ns: str | None = None, *, label_selector: str = "", field_selector: str = ""
     ) -> Objs: ...
+    def each(self, api_version: str, kind: str, ns: str | None = None) -> Iterator[Obj]: ...
     def apply(
         self, obj: Mapping[str, Any], *, field_manager: str = MANAGER, force: bool = False
     ) -> tuple[Obj, bool]: ...
@@ -173,6 +174,11 @@ class Kube:
     ) -> Objs:
         """Return all objects of a kind, of one namespace or of all. A kind that is not served raises NotFoundError."""
         return self._list(api_version, kind, ns, label_selector, field_selector)[0]
+
+    def each(self, api_version: str, kind: str, ns: str | None = None) -> Iterator[Obj]:
+        """Yield all objects of a kind, page by page: for what a large cluster has too many of to hold at once."""
+        for page in self._pages(api_version, kind, ns):
+            yield from ({"apiVersion": api_version, "kind": kind, **item} for item in page.get("items") or ())
 
     def apply(self, obj: Mapping[str, Any], *, field_manager: str = MANAGER, force: bool = False) -> tuple[Obj, bool]:
         """Apply an object server-side; return what is there now and whether that changed anything.
@@ -425,19 +431,23 @@ class Kube:
 
     def _list(self, api_version: str, kind: str, ns: str | None, labels: str, fields: str) -> tuple[Objs, str]:
         found: Objs = []
+        version = ""
+        for page in self._pages(api_version, kind, ns, labels, fields):
+            found += page.get("items") or []
+            version = (page.get("metadata") or {}).get("resourceVersion", "")
+        # The items of a list leave these two out; an object should say what it is.
+        return [{"apiVersion": api_version, "kind": kind, **item} for item in found], version
+
+    def _pages(self, api_version: str, kind: str, ns: str | None, labels: str = "", fields: str = "") -> Iterator[Obj]:
         path, token = self._path(api_version, kind, ns), ""
         while True:
             query = {"limit": str(PAGE)} | ({"continue": token} if token else {})
             query |= {key: value for key, value in (("labelSelector", labels), ("fieldSelector", fields)) if value}
             page = self._request("GET", path, query=query)
-            found += page.get("items") or []
-            meta = page.get("metadata") or {}
-            token = meta.get("continue") or ""
+            yield page
+            token = (page.get("metadata") or {}).get("continue") or ""
             if not token:
-                # The items of a list leave these two out; an object should say what it is.
-                return [{"apiVersion": api_version, "kind": kind, **item} for item in found], meta.get(
-                    "resourceVersion", ""
-                )
+                return
 
     def _path_of(self, obj: Mapping[str, Any], *, collection: bool = False) -> str:
         meta = obj["metadata"]

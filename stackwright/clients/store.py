@@ -8,9 +8,11 @@ from __future__ import annotations
 import io
 import os
 import ssl
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, cast
 from urllib.parse import urlsplit
 
@@ -336,9 +338,6 @@ def _client(
     read_s: float,
 ) -> S3Client:
     """Return boto3's client. Nothing of this machine's own settings for AWS has a say in it."""
-    core = botocore.session.Session(session_vars={"profile": (None, None, None, None)})
-    core.set_config_variable("config_file", os.devnull)
-    core.set_config_variable("credentials_file", os.devnull)
     config = Config(
         connect_timeout=connect_s,
         read_timeout=read_s,
@@ -351,20 +350,33 @@ def _client(
         proxies={},
     )
     verify = settings.ca_file or True
-    client: S3Client = boto3.session.Session(botocore_session=core).client(
-        "s3",
-        endpoint_url=settings.endpoint,
-        region_name=settings.region,
-        aws_access_key_id=access_key.get_secret_value(),
-        aws_secret_access_key=secret_key.get_secret_value(),
-        verify=verify,
-        config=config,
-    )
+    with _making:
+        client: S3Client = _session().client(
+            "s3",
+            endpoint_url=settings.endpoint,
+            region_name=settings.region,
+            aws_access_key_id=access_key.get_secret_value(),
+            aws_secret_access_key=secret_key.get_secret_value(),
+            verify=verify,
+            config=config,
+        )
     host = urlsplit(settings.endpoint).hostname or ""
     if host in resolve:
         send = _resolving(resolve[host], verify, (connect_s, read_s))
         client.meta.events.register("before-send.s3", send)
     return client
+
+
+_making = threading.Lock()  # clients may be used by several threads, a session may not
+
+
+@cache
+def _session() -> boto3.session.Session:
+    """Return the session that all clients are made by: it holds no keys, and reading its data takes half a second."""
+    core = botocore.session.Session(session_vars={"profile": (None, None, None, None)})
+    core.set_config_variable("config_file", os.devnull)
+    core.set_config_variable("credentials_file", os.devnull)
+    return boto3.session.Session(botocore_session=core)
 
 
 def _resolving(address: str, verify: str | bool, timeout: tuple[float, float]) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""X.509 as certificates say it: parsed from PEM, or taken from a TLS handshake. Only the public part is ever looked at.
+"""X.509 as certificates say it: parsed from PEM, or taken from a TLS handshake. Of a key only whether it fits is said.
 
 What a certificate's days mean is in domain/certificates.py.
 """
@@ -8,12 +8,15 @@ from __future__ import annotations
 import socket
 import ssl
 from dataclasses import dataclass
+from itertools import pairwise
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509.oid import NameOID
 
 from stackwright.domain.errors import StackError
+from stackwright.domain.preflight.seen import PairSeen
 
 HANDSHAKE_S = 10.0
 BEGIN = "-----BEGIN CERTIFICATE-----"
@@ -84,3 +87,43 @@ def _read(found: x509.Certificate) -> Certificate:
     subject = str(names[0].value) if names else found.subject.rfc4514_string()
     since, until = found.not_valid_before_utc.timestamp(), found.not_valid_after_utc.timestamp()
     return Certificate(subject, since, until, is_ca, found.fingerprint(hashes.SHA256()).hex())
+
+
+def inspect_pair(certificate: str, key: str) -> PairSeen:
+    """Return what a certificate (with its chain) and a key say of each other. Nothing of the key is in the result."""
+    try:
+        found = x509.load_pem_x509_certificates(certificate.encode())
+    except ValueError as error:
+        return PairSeen(error=f"the certificate is not PEM ({type(error).__name__})")
+    try:
+        private = serialization.load_pem_private_key(key.encode(), None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        return PairSeen(error=f"the key cannot be read ({type(error).__name__})")
+    first = found[0]
+    form = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    seen = _read(first)
+    return PairSeen(
+        subject=seen.subject,
+        names=_dns_names(first),
+        is_ca=seen.is_ca,
+        not_before_s=max(_read(one).not_before_s for one in found),
+        not_after_s=min(_read(one).not_after_s for one in found),
+        key_fits=private.public_key().public_bytes(*form) == first.public_key().public_bytes(*form),
+        chain_ok=all(_signed(one, by) for one, by in pairwise(found)),
+    )
+
+
+def _signed(one: x509.Certificate, by: x509.Certificate) -> bool:
+    try:
+        one.verify_directly_issued_by(by)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
+
+
+def _dns_names(found: x509.Certificate) -> tuple[str, ...]:
+    try:
+        names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return ()
+    return tuple(names.get_values_for_type(x509.DNSName))

@@ -154,14 +154,15 @@ def backup_rows(view: BackupView) -> list[list[str]]:
     proven = view.proven[0].id if view.proven else ""
     rows = [
         [
-            one.id, f"{(view.at_s - one.created_s) / HOUR_S:.1f}", f"{one.bytes / 1e6:.1f}", str(one.snapshot.keys),
-            str(one.snapshot.revision), one.rke2_version, one.snapshot.node,
+            one.id, "newest proven" if one.id == proven else "", f"{(view.at_s - one.created_s) / HOUR_S:.1f}",
+            f"{one.bytes / 1e6:.1f}", str(one.snapshot.keys),
             "yes" if one.id in view.second else "no" if view.has_second else "-",
-            "newest proven" if one.id == proven else "",
+            one.rke2_version, one.snapshot.node, str(one.snapshot.revision),
         ]
         for one in view.bundles
     ]  # fmt: skip
-    return [*rows, *([name, "", "", "", "", "", "", "", f"BROKEN: {why}"] for name, why in view.broken.items())]
+    return [*rows, *([name, f"BROKEN: {why}", *[""] * 7] for name, why in view.broken.items())]
 
 
-COLUMNS = ("bundle", "age (h)", "MB", "keys", "revision", "RKE2", "from", "second store", "")
+COLUMNS = ("bundle", "proof", "age (h)", "MB", "keys", "second store", "RKE2", "from", "revision")
+"""What matters most comes first: the UI cuts a wide table."""

@@ -54,8 +54,13 @@ def thousandths(text: object) -> int:
 def show_amount(name: str, amount: int) -> str:
     """Write thousandths for a person: cores, GiB of memory, or a count."""
     if name in {"memory", "ephemeral-storage"} or name.startswith("hugepages-"):
-        return f"{amount / 1000 / 2**30:.3g}Gi"
-    return f"{amount / 1000:.3g}"
+        return f"{_short(amount / 1000 / 2**30)}Gi"
+    return _short(amount / 1000)
+
+
+def _short(number: float) -> str:
+    """Write three figures, but never an exponent."""
+    return f"{number:.0f}" if abs(number) >= 1000 else f"{number:.3g}"
 
 
 def selects(selector: Json | None, labels: Mapping[str, str]) -> bool:

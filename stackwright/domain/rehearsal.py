@@ -237,19 +237,17 @@ def judge_rehearsal(found: Rehearsal, at: str) -> list[Evidence]:
 
 def rehearsal_markdown(found: Rehearsal, site: str) -> str:
     """Return the report of a rehearsal as a page."""
-    verdict = "passed" if found.passed else f"FAILED: {len(found.problems)} problem(s)"
+    verdict = "✅ passed" if found.passed else f"❌ {len(found.problems)} problem(s) forbid the upgrade"
     rows: Sequence[tuple[str, str]] = (
-        ("verdict", verdict),
         ("from, to", f"{found.running} to {found.target}"),
         ("bundle", found.bundle),
         ("plan", found.plan or "none: production refuses it"),
         ("upgrade in the fence", f"{found.upgrade_s:.0f} s"),
         ("way back in the fence", f"{found.back_s:.0f} s"),
-        ("way back", found.way_back),
     )
     table = "".join(f"| {name} | {value} |\n" for name, value in rows)
-    problems = "".join(f"- {problem}\n" for problem in found.problems) or "- none\n"
-    notes = "".join(f"- {note}\n" for note in found.notes) or "- none\n"
-    return (
-        f"# Rehearsal of {site}\n\n| | |\n| --- | --- |\n{table}\n## What forbids it\n\n{problems}\n## Notes\n\n{notes}"
-    )
+    problems = "".join(f"- {problem}\n" for problem in found.problems)
+    notes = "".join(f"- {note}\n" for note in found.notes)
+    parts = (("What forbids it", problems), ("The way back", f"{found.way_back}\n"), ("Notes", notes))
+    sections = "".join(f"\n## {title}\n\n{text}" for title, text in parts if text)
+    return f"# Rehearsal of {site}: {verdict}\n\n| | |\n| --- | --- |\n{table}{sections}"

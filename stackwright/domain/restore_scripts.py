@@ -12,7 +12,16 @@ from stackwright.domain.restore import Mark, Phase
 from stackwright.domain.rke2 import note_started, role_of
 from stackwright.domain.rke2_facts import DATA, JOIN
 from stackwright.domain.rke2_files import FileWant, bracketed
-from stackwright.domain.shell import STATE, put_file, put_secret, quote, read_script, shell_section, value_section
+from stackwright.domain.shell import (
+    STATE,
+    put_file,
+    put_secret,
+    quote,
+    read_script,
+    settled_section,
+    shell_section,
+    value_section,
+)
 from stackwright.domain.spec import Node
 
 MARK = f"{STATE}/restore"
@@ -39,7 +48,7 @@ def look_script(addresses: Sequence[str]) -> str:
         f'if [ "$c" = pong ]; then echo {quote(one)}; fi; }} &\n'
         for one in addresses
     )
-    return read_script(value_section("mark", MARK) + shell_section("answering", f"{asks}wait"))
+    return read_script(settled_section() + value_section("mark", MARK) + shell_section("answering", f"{asks}wait"))
 
 
 def note(mark: Mark, phase: Phase) -> str:
@@ -75,10 +84,16 @@ def start_script(mark: Mark, node: Node) -> str:
 
 
 def rejoin_script(mark: Mark, node: Node, files: Sequence[FileWant], *, begun: bool) -> str:
-    """Return the script that starts a node against the restored cluster; `begun`: a run before has done so."""
+    """Return the script that starts a node against the restored cluster; `begun`: a run before has done so.
+
+    A server's start is noted first: what has joined is never taken for an empty one. An agent's restart is noted
+    afterwards: it may run still from before the restore, and done once more it does no harm.
+    """
     if begun:
         return _start(node, "start")
-    return write_files(files) + note(mark, "started") + _start(node, "start" if node.is_server else "restart")
+    if node.is_server:
+        return write_files(files) + note(mark, "started") + _start(node, "start")
+    return write_files(files) + _start(node, "restart") + note(mark, "started")
 
 
 def back_script(mark: Mark) -> str:

@@ -21,12 +21,12 @@ from stackwright.domain.site_secrets import MASK, looks_secret
 from stackwright.domain.site_shape import Part, path_text
 from stackwright.domain.spec import Identity, Quota, StackSpec, Tenant
 from stackwright.domain.tenant_checks import check_tenant_names
+from stackwright.domain.tenant_parts import client_block
 from stackwright.domain.tenant_request import TenantChanges, WantedTenant
 
 TEXT_MAX = 253
 NUMBER_MAX = 1_000_000  # far beyond any site; JSON numbers of any length are let through by pydantic
 QUEUES_MAX = 32
-IDENTITY_BLOCK = "clearml-identity-"
 
 # What our values (`${secret:...}`), Prefect's parameters and templates resolve: no text of a request may hold it.
 _MARKERS = ("${", "{{", "{%", "__prefect_kind", "$ref")
@@ -132,7 +132,7 @@ def _own_rules(wanted: Tenant, where: str) -> Iterator[Problem]:
         what = "the shared volume does not fit into the quota"
         seen, most = str(wanted.workspace_gib), f"at most {wanted.quota.storage_gib} (quota.storage_gib)"
         yield Problem(f"{where}.workspace_gib", what, "Lower it, or raise quota.storage_gib.", most, seen)
-    block = f"{IDENTITY_BLOCK}{wanted.name}"
+    block = client_block(wanted)
     if wanted.identity and wanted.identity.client_block not in (None, block):
         what = "a tenant may name no block but its own"
         remedy = "Have the platform's people keep the client secret in that block."

@@ -30,7 +30,7 @@ from stackwright.lab.nodefiles import LabNode
 from stackwright.lab.nodes import LabNodes
 from stackwright.lab.operators import Devices, World, install_operators
 from stackwright.lab.rebuild import rebuild
-from stackwright.lab.registry import RegistryState, registry_app
+from stackwright.lab.registry import RUNTIME, RegistryState, push_image, registry_app
 from stackwright.lab.rke2.cluster import Rke2Cluster
 from stackwright.lab.rke2.release import artifacts_app, build_release
 from stackwright.lab.secrets_made import make_secrets
@@ -88,6 +88,8 @@ class Center:
         users = {fields["username"]: fields["password"] for fields in self.secrets["registry"].values()}
         registry = RegistryState(self.folder / "registry", users)
         await asyncio.to_thread(publish_charts, registry, CHARTS)
+        for version in self.layout.releases:
+            push_image(registry, RUNTIME, version.replace("+", "-"))
         await self.kube.start()
         self._world = install_operators(self.kube, devices=self._devices, hooks=self.clearml)
         self._world.memory |= self._memory

@@ -13,7 +13,7 @@ from aiohttp import web
 from stackwright.lab.backends import AppHost
 from stackwright.lab.clearml.server import Gate, create_clearml_apps
 from stackwright.lab.clearml.state import ClearmlState, generation_of
-from stackwright.lab.clearml.workers import AgentStandin, Connection, GatewayStandin
+from stackwright.lab.clearml.workers import AgentStandin, Connection, GatewayStandin, end_pods
 from stackwright.lab.journal import Record
 from stackwright.lab.operators import AgentFacts, Backend, GatewayFacts, ServerFacts
 
@@ -41,6 +41,7 @@ class LabClearml:
         self._report_s, self._poll_s = max(0.2, REPORT_S / speed), max(0.1, POLL_S / speed)
         self._backends: dict[str, Backend] | None = None
         self._running: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._pods: dict[tuple[str, str], dict[asyncio.Task[None], str]] = {}
         self._standins: dict[tuple[str, str], AgentStandin | GatewayStandin] = {}
 
     async def server_up(self, server: ServerFacts) -> Mapping[str, Backend]:
@@ -68,11 +69,12 @@ class LabClearml:
             max_gpus=agent.max_gpus,
             report_s=self._report_s,
             poll_s=self._poll_s,
+            pods=self._pods.setdefault((agent.namespace, agent.name), {}),
         )
         await self._start(("agent", f"{agent.namespace}/{agent.name}"), standin)
 
     async def agent_down(self, namespace: str, name: str) -> None:
-        """Stop an agent."""
+        """Stop an agent; the jobs that it started run on, as their pods do."""
         await self._stop(("agent", f"{namespace}/{name}"))
 
     async def gateway_up(self, gateway: GatewayFacts) -> Backend | None:
@@ -91,6 +93,8 @@ class LabClearml:
         """Stop everything that runs."""
         for key in [*self._running]:
             await self._stop(key)
+        for pods in self._pods.values():
+            await end_pods(pods)
 
     def snapshot(self) -> dict[str, Any]:
         """Return the server's comparable data."""

@@ -166,15 +166,20 @@ def _until_interrupted() -> None:
 
 
 def docs() -> None:
-    """Write the generated documents again: guide coverage, errata, site file reference."""
+    """Write the generated documents again: guide coverage, errata, site file reference, preflight."""
+    from stackwright.domain.sitefile import parse_site
     from stackwright.reports.guide import coverage_markdown, errata_markdown
+    from stackwright.reports.preflight import preflight_markdown
     from stackwright.reports.reference import site_reference_markdown
 
+    example = ROOT / "deployments" / "sites" / "example-ha.yaml"
     made = {
         "guide-coverage.md": coverage_markdown,
         "errata.md": errata_markdown,
         "site-file.md": site_reference_markdown,
     }
-    for name, write in made.items():
-        (ROOT / "docs" / name).write_text(write(), encoding="utf-8")
+    texts = {name: write() for name, write in made.items()}
+    texts["preflight.md"] = preflight_markdown(parse_site(example.read_text(encoding="utf-8"), str(example)))
+    for name, text in texts.items():
+        (ROOT / "docs" / name).write_text(text, encoding="utf-8")
         out.print(f"docs/{name}")

@@ -89,7 +89,7 @@ class Faults:
     def __init__(self, path: Path | None = None) -> None:
         self._path = path
         self._faults: list[Fault] = []
-        self._listeners: list[Callable[[], None]] = []
+        self._listeners: list[Callable[[], object]] = []
         self.struck: list[str] = []
         self.sent = {""}
         """The steps of scripts that were sent to machines so far."""
@@ -108,7 +108,7 @@ class Faults:
         self._faults.clear()
         self._changed()
 
-    def on_change(self, listener: Callable[[], None]) -> None:
+    def on_change(self, listener: Callable[[], object]) -> None:
         """Call `listener` whenever faults are added or cleared, or one has struck."""
         self._listeners.append(listener)
 

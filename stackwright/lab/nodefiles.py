@@ -87,7 +87,7 @@ class LabNode:
     """One machine of the lab.
 
     `user` is the login user beside root; `sudo` says whether it may become root without a password.
-    `disks` are data disks as (device, where it is mounted).
+    `disks` are data disks as (device, where it is mounted); each, and the system's, has `disk_gib`.
     `usr_local_mount`: /usr/local is a mount point, as SLES's default btrfs layout makes it.
     """
 
@@ -101,6 +101,7 @@ class LabNode:
     usr_local_mount: bool = True
     cpus: int = 16
     memory_gib: int = 128
+    disk_gib: int = 960
     disks: tuple[tuple[str, str], ...] = (("/dev/disk/by-id/lab-data", "/var/lib/longhorn"),)
 
 

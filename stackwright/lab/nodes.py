@@ -435,14 +435,16 @@ class LabNodes:
                 self[fault.node].kill_service()
         own = any(fault.kind in ("node-dead", "link-loss") and fault.node == entry.target for fault in begun)
         if begun and not own:
-            await self.look_at_faults()
+            # Who waits here may be ended first, with the script whose change this is: no machine is left half dead.
+            await asyncio.shield(self.soon(self.look_at_faults()))
         return own
 
-    def soon(self, work: Any) -> None:
+    def soon(self, work: Any) -> asyncio.Task[Any]:
         """Do something beside what goes on; what it raises stands in the lab's log."""
         job = asyncio.get_running_loop().create_task(work)
         self._jobs.add(job)
         job.add_done_callback(self._done)
+        return job
 
     def _done(self, job: asyncio.Task[Any]) -> None:
         self._jobs.discard(job)

@@ -29,6 +29,10 @@ DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 MANIFEST_LIMIT = 4 * 1024 * 1024
 UPLOAD_LIMIT = 512 * 1024 * 1024
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
+CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
+LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"
+RUNTIME = "rancher/rke2-runtime"
+"""The image that every host of a release pulls first."""
 
 
 @dataclass
@@ -87,6 +91,26 @@ class RegistryState:
         """Return a repository's tags, sorted, or None where there is no such repository."""
         folder = self.repository(name) / "tags"
         return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else None
+
+
+def push_image(state: RegistryState, name: str, tag: str) -> None:
+    """Put a small image into a registry's storage, as `docker push` would: a configuration and one empty layer."""
+    layer = b""
+    config = json.dumps({"architecture": "amd64", "os": "linux", "config": {"Labels": {"image": f"{name}:{tag}"}}})
+    parts = {"config": config.encode(), "layer": layer}
+    for data in parts.values():
+        state.put_blob(data)
+    described = {
+        what: {"mediaType": media, "digest": digest_of(parts[what]), "size": len(parts[what])}
+        for what, media in (("config", CONFIG_TYPE), ("layer", LAYER_TYPE))
+    }
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST_TYPE,
+        "config": described["config"],
+        "layers": [described["layer"]],
+    }
+    state.put_manifest(name, tag, json.dumps(manifest).encode(), MANIFEST_TYPE)
 
 
 def digest_of(data: bytes) -> str:

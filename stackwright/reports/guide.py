@@ -33,7 +33,7 @@ requirement has no answer, or when an answer names something that is not in the 
 | Kind of answer | Means |
 | --- | --- |
 | step | a step of the plan carries it out on a node or the cluster |
-| look | a look at the nodes refuses the deploy before anything is changed |
+| look | a check of the [preflight](preflight.md) tells it before anything is changed |
 | layer | a Helm layer carries it out; where named, by this value or proved by this gate |
 | tenant | a step of a tenant's onboarding carries it out; where named, by this value |
 | check | a check of the validation proves it |

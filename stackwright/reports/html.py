@@ -15,12 +15,28 @@ from stackwright.reports.page import PAGE, STYLE
 WORDS = {"pass": "pass", "fail": "fail", "unknown": "unknown", "skipped": "skipped"}
 # Areas of step and evidence ids, in the order of the guide.
 AREAS: Mapping[str, str] = {
+    "preflight/host": "Preflight: hosts",
+    "preflight/time": "Preflight: clocks",
+    "preflight/gpu": "Preflight: GPUs",
+    "preflight/disk": "Preflight: disks",
+    "preflight/etcd": "Preflight: etcd",
+    "preflight/network": "Preflight: network",
+    "preflight/dns": "Preflight: names",
+    "preflight/registration": "Preflight: registration",
+    "preflight/registries": "Preflight: registries",
+    "preflight/rke2": "Preflight: RKE2's files",
+    "preflight/certificates": "Preflight: certificates",
+    "preflight/secrets": "Preflight: secrets",
+    "preflight/store": "Preflight: backup store",
+    "preflight/controller": "Preflight: controller",
+    "preflight/cluster": "Preflight: cluster",
     "node": "Nodes",
     "rke2": "RKE2",
     "cluster": "Cluster",
     "layer": "Layers",
     "clearml": "ClearML server",
     "tenant": "Tenants",
+    "tenants": "What nobody asked for",
     "workload": "Workloads",
 }
 LEGEND = ("node", "rke2", "layer", "tenant")
@@ -117,7 +133,7 @@ def _figures(report: DeployReport) -> list[tuple[str, str]]:
 def _areas(checks: Iterable[Evidence]) -> list[EvidenceArea]:
     found: dict[str, list[Evidence]] = {}
     for check in checks:
-        found.setdefault(check.id.split("/", 1)[0], []).append(check)
+        found.setdefault(_area_of(check), []).append(check)
     return [
         EvidenceArea(AREAS.get(area, area.capitalize()), _tally(found[area]), tuple(found[area]))
         for area in sorted(found, key=_place)
@@ -143,7 +159,9 @@ def _of_tenant(report: DeployReport, name: str) -> list[Evidence]:
 
 
 def _area_of(check: Evidence) -> str:
-    return check.id.split("/", 1)[0]
+    """Return a check's area; those of the preflight are many, and are shown by what they look at."""
+    area, _, rest = check.id.partition("/")
+    return f"{area}/{rest.partition('/')[0]}" if area == "preflight" else area
 
 
 def _chapters(steps: Iterable[Step]) -> list[Chapter]:

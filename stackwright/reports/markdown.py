@@ -22,7 +22,7 @@ def report_markdown(report: DeployReport) -> str:
         parts.append(f"## What ended the run\n\n{_fenced(report.error)}")
     parts.append(_figures(report))
     if report.evidence:
-        parts.append(f"## Evidence\n\n{_evidence_table(report.evidence)}")
+        parts.append(f"## Evidence\n\n{_attention(report.evidence)}{_evidence_table(report.evidence)}")
     if report.plan is not None:
         parts.append(f"## Plan\n\n{_plan_body(report.plan)}")
     if report.states:
@@ -57,8 +57,9 @@ def approval_markdown(plan: Plan) -> str:
 
 
 def evidence_markdown(evidence: Iterable[Evidence]) -> str:
-    """Return evidence as a table, worst first."""
-    return _evidence_table(tuple(evidence)) + "\n"
+    """Return evidence: what did not pass in words, then all of it as a table, worst first."""
+    found = tuple(evidence)
+    return _attention(found) + _evidence_table(found) + "\n"
 
 
 def table(columns: tuple[str, ...], rows: Iterable[Iterable[str]]) -> str:
@@ -79,6 +80,18 @@ def _plan_body(plan: Plan) -> str:
     )
     count = f"{len(plan.steps)} step(s), worst effect: **{plan.worst.label}**, hash `{plan.hash}`."
     return f"{count}{notes}\n\n{table(('#', 'Step', 'What', 'Effect', 'Guide', 'Verified by'), rows)}"
+
+
+def _attention(evidence: tuple[Evidence, ...]) -> str:
+    """Return a list of what failed or could not be read: the UI cuts the table where that stands."""
+    lines = []
+    for check in worst_first(evidence):
+        if check.verdict in ("fail", "unknown"):
+            where = f" ({_cell(check.target)})" if check.target else ""
+            said = f"wanted: {_cell(check.wanted)}; seen: {_cell(check.seen)}."
+            remedy = f" {_cell(check.remedy)}" if check.remedy else ""
+            lines.append(f"- {MARKS[check.verdict]}: **{_cell(check.title)}**{where}, {said}{remedy}")
+    return "\n".join(lines) + "\n\n" if lines else ""
 
 
 def _evidence_table(evidence: Iterable[Evidence]) -> str:

@@ -22,6 +22,17 @@ VERDICT_TEXTS: Mapping[ReportVerdict, str] = {
     "unknown": "Not proven: some checks could not be read",
     "planned": "Planned: nothing was changed, nothing was checked",
 }
+FLOW_TEXTS: Mapping[str, tuple[str, str]] = {
+    "back-up-state": ("What lies beside etcd is backed up", "Not all that lies beside etcd is backed up"),
+    "check-site": ("The hosts are as they must be", "The hosts are not as they must be"),
+    "drill-restore": ("The bundle is proven", "The bundle is not proven"),
+    "encryption-status": ("The encryption is as wanted", "The encryption is not as wanted"),
+    "rehearse-upgrade": ("The upgrade is rehearsed", "The rehearsal forbids the upgrade"),
+    "restore-cluster": ("The cluster is restored", "The cluster is not restored as wanted"),
+    "scan-certificates": ("The certificates are good", "Certificates must be looked after"),
+    "snapshot-etcd": ("The backups are as wanted", "The backups are not as wanted"),
+}
+"""Flows that judge something else than the whole platform: what it says of that when it is well, and when it is not."""
 
 
 @dataclass(frozen=True)
@@ -107,11 +118,23 @@ class DeployReport:
     @property
     def headline(self) -> str:
         """One sentence that says the verdict and what it stands on."""
-        counts = self.counts
-        checked = f"{counts['pass']} of {len(self.evidence)} checks passed"
-        bad = [f"{counts[verdict]} {word}" for verdict, word in _BAD if counts[verdict]]
+        checked = f"{self.counts['pass']} of {len(self.evidence)} checks passed"
+        bad = [text for verdict, word in _BAD for text in self._counted(verdict, word)]
         text = f"{checked}, {', '.join(bad)}" if bad else checked
-        return VERDICT_TEXTS[self.verdict] + (f": {text}." if self.evidence else ".")
+        well, badly = FLOW_TEXTS.get(self.flow, (VERDICT_TEXTS["ok"], VERDICT_TEXTS["failed"]))
+        said = {**VERDICT_TEXTS, "ok": well, "failed": badly}[self.verdict]
+        return said + (f": {text}." if self.evidence else ".")
+
+    def _counted(self, verdict: str, word: str) -> list[str]:
+        """Say how many checks ended so; what is optional does not make the verdict, and is counted apart."""
+        of = [check for check in self.evidence if check.verdict == verdict]
+        if verdict == "skipped":
+            return [f"{len(of)} {word}"] if of else []
+        must = sum(check.must for check in of)
+        return [
+            *([f"{must} {word}"] if must else []),
+            *([f"{len(of) - must} optional {word}"] if len(of) > must else []),
+        ]
 
 
 _BAD = (("fail", "failed"), ("unknown", "could not be read"), ("skipped", "skipped"))

@@ -24,7 +24,8 @@ BATCH = 100
 LONGEST_WAIT_S = 300.0
 _OUTCOMES = {"COMPLETED": "completed", "FAILED": "failed", "CANCELLED": "cancelled"}
 # States by which the flow says more than Prefect's types do.
-_NAMED = {"undone": "undone", "refused": "refused", "tobecompleted": "to be completed"}
+_ANSWERS = {"undone": "undone", "refused": "refused"}
+_LATER = "tobecompleted"
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,12 @@ def judge(run: RunSeen | None, now: float, pending_limit_s: float) -> Verdict:
         return Verdict("again", message="the run is not on the Prefect server any more")
     if run.state == "CRASHED":
         return Verdict("again", message=f"the run crashed: {run.message}")
+    name = run.name.lower()
+    if run.state == "FAILED" and name not in _ANSWERS:
+        # Neither refused nor undone: the next run goes on where this one was. It was accepted, so it may not be lost.
+        return Verdict("again", "to be completed" if name == _LATER else "failed", run.message)
     if run.state in _OUTCOMES:
-        return Verdict("ended", _NAMED.get(run.name.lower(), _OUTCOMES[run.state]), run.message)
+        return Verdict("ended", _ANSWERS.get(name, _OUTCOMES[run.state]), run.message)
     if run.state == "PENDING" and run.since and now - run.since.timestamp() > pending_limit_s:
         return Verdict("again", message=f"taken by a worker, not started within {pending_limit_s:.0f} s", dead=True)
     return Verdict("wait")
@@ -109,9 +114,9 @@ class Dispatcher:
         if verdict.kind == "again" and entry.attempt < self._settings.attempts:
             await self._again(entry, verdict.message)
             return
-        lost = verdict.kind == "again"
-        message = f"given up after {entry.attempt} runs; {verdict.message}" if lost else verdict.message
-        await self._end(entry, "failed" if lost else verdict.outcome, message, tell=lost)
+        given_up = verdict.kind == "again"
+        message = f"given up after {entry.attempt} runs; {verdict.message}" if given_up else verdict.message
+        await self._end(entry, verdict.outcome or "failed", message, tell=given_up and not verdict.outcome)
 
     async def _again(self, entry: Entry, message: str) -> None:
         wait_s = min(self._settings.backoff_s * 5 ** (entry.attempt - 1), LONGEST_WAIT_S)

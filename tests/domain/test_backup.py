@@ -258,4 +258,5 @@ def test_the_table_marks_the_proven_one_and_the_broken_ones():
     )
     rows = backup_rows(seen)
     assert all(len(row) == len(COLUMNS) for row in rows)
-    assert [row[7:] for row in rows] == [["no", ""], ["yes", "newest proven"], ["", "BROKEN: flipped-byte"]]
+    assert [row[1] for row in rows] == ["", "newest proven", "BROKEN: flipped-byte"]
+    assert [row[COLUMNS.index("second store")] for row in rows] == ["no", "yes", ""]

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from stackwright.domain import node_checks
 from stackwright.domain.coverage import REQUIREMENTS
 from stackwright.domain.errata import ERRATA
 from stackwright.domain.guide.answers import (
@@ -26,6 +25,7 @@ from stackwright.domain.guide.answers import (
     Tenant,
 )
 from stackwright.domain.layers import BY_NAME, releases_of
+from stackwright.domain.preflight import BY_ID as LOOKS
 from stackwright.domain.site_shape import fields
 from stackwright.domain.tenant_objects import agent, gateway
 from stackwright.domain.tenants import TenantFacts, decide_tenant
@@ -66,8 +66,7 @@ def missing(answer: Answer) -> str:
         case Step(kind):
             return "" if kind in STEPS else f"step {kind}"
         case Preflight(name):
-            known = {check.__name__.removeprefix("_") for check in node_checks.CHECKS}
-            return "" if name in known else f"look {name}"
+            return "" if f"preflight/{name}" in LOOKS else f"look {name}"
         case Layer(name, value, gate):
             if name not in BY_NAME:
                 return f"layer {name}"

@@ -176,5 +176,9 @@ def test_the_ticket_holds_the_verdict_and_the_page_says_all_of_it() -> None:
     passed = judge_rehearsal(replace(found, problems=()), "now")
     assert [(one.verdict, one.seen) for one in passed] == [("pass", "60 s"), ("pass", "30 s")]
     page = rehearsal_markdown(found, "north")
-    for part in ("FAILED: 1 problem(s)", "shop/web: it goes", "a note", "way back | so", "0123456789ab"):
+    assert page.splitlines()[0] == "# Rehearsal of north: ❌ 1 problem(s) forbid the upgrade"
+    for part in ("- shop/web: it goes", "- a note", "## The way back\n\nso\n", "0123456789ab"):
         assert part in page
+    good = rehearsal_markdown(replace(found, problems=(), notes=()), "north")
+    assert good.splitlines()[0] == "# Rehearsal of north: ✅ passed"
+    assert "forbids" not in good and "## Notes" not in good

@@ -19,10 +19,10 @@ GREEN = WantedTenant(name="green", admin_email="ops+ml@green.example", admin_nam
 def test_a_good_tenant_has_no_problem() -> None:
     whole = GREEN.model_copy(
         update={
-            "identity": Identity(
-                domains=("green.example",), emails=("a.b@x.example",), client_block="clearml-identity-green"
-            ),
-            "policy": Policy(reservation=0, limit=0, pools=("shared gpus",)),
+            "identity": Identity(domains=("green.example",), emails=("a.b@x.example",)),
+            "quota": Quota(gpus=1),
+            "queues": (Queue(name="gpu", gpus=1, max_pods=1),),
+            "policy": Policy(reservation=0, limit=1, pools=("shared gpus",)),
             "workspace_gib": 200,
         }
     )

@@ -75,6 +75,12 @@ class FakeKube:
             )
         ]
 
+    def has_kind(self, api_version, kind):
+        return any(key[:2] == (api_version, kind) for key in self.objects)
+
+    def each(self, api_version, kind, ns=None):
+        yield from self.list(api_version, kind, ns)
+
     def apply(self, obj, *, field_manager="stackwright", force=False):
         self._change("apply", obj)
         key = _key(obj)

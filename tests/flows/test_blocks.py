@@ -162,6 +162,21 @@ def test_every_kind_can_be_written_and_read_by_a_later_run(kind) -> None:
 
 
 @pytest.mark.usefixtures("set_up")
+def test_the_blocks_of_a_kind_can_be_named() -> None:
+    """Names alone, of this kind alone; a server that does not answer is an error, not an empty list."""
+    from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+    for name in ("listed-b", "listed-a"):
+        BlockSecrets().write("api-key", name, {f: SecretStr(PLANTED) for f in BLOCKS["api-key"].model_fields})
+    found = BlockSecrets().names("api-key")
+    assert [name for name in found if name.startswith("listed-")] == ["listed-a", "listed-b"]
+    assert "listed-a" not in BlockSecrets().names("secret-text")
+    gone = {PREFECT_API_URL: "http://127.0.0.1:9/api", PREFECT_CLIENT_MAX_RETRIES: 0}
+    with temporary_settings(gone), pytest.raises(SecretsUnavailableError):
+        BlockSecrets().names("api-key")
+
+
+@pytest.mark.usefixtures("set_up")
 def test_writing_again_replaces() -> None:
     """For the run that wrote and for a later one."""
     secrets = BlockSecrets()

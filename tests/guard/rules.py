@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 from stackwright.lab.rke2.memberlog import Change
@@ -11,25 +12,37 @@ from stackwright.lab.rke2.memberlog import Change
 LEAST = 2
 
 
-def violations(
-    changes: Sequence[Change], sick: str = "", since: float = float("inf"), under_way: str = ""
-) -> list[str]:
+@dataclass(frozen=True)
+class Blow:
+    """One fault as it struck: whom, and when.
+
+    `ails` says that its victim runs on, but not well: it is no healthy voter either.
+    `under_way` names a server whose restart had been sent by then: nobody could call that one back.
+    """
+
+    victim: str = ""
+    at: float = float("inf")
+    under_way: str = ""
+    ails: bool = False
+
+
+def violations(changes: Sequence[Change], blow: Blow = Blow()) -> list[str]:
     """Return every moment at which something other than a fault left fewer than two healthy voters.
 
-    A fault's own victim is down by the fault, not by us; but it counts as down for whatever we take down beside it.
-    `sick` names a member that runs, but not well, from `since` on: it is no healthy voter either. `under_way` names a
-    node whose restart had been sent when the fault struck: nobody could call that one back.
+    A fault's own victim is down by the fault, not by us; but it counts as down for whatever we take down beside it,
+    except for the one restart that was under way: it is judged as when it was sent.
     """
-    found = []
+    found, under_way = [], blow.under_way
     for before, after in pairwise(changes):
         lost = before.healthy - after.healthy
         if not lost or after.cause.startswith("fault:"):
             continue
         healthy = after.healthy
-        if after.at >= since and under_way in lost:
+        if after.at >= blow.at and under_way in lost:
             under_way = ""
-        elif after.at >= since:
-            healthy -= {sick}
+            healthy = healthy | ({blow.victim} - lost)
+        elif after.at >= blow.at and blow.ails:
+            healthy = healthy - {blow.victim}
         if len(healthy) < LEAST:
             left = ", ".join(sorted(healthy)) or "nobody"
             found.append(f"{after.cause} took {', '.join(sorted(lost))} down: {left} left")

@@ -1,13 +1,14 @@
 """Upgrade three servers and five agents while one fault strikes at a step, again and again.
 
-`python -m tests.guard.run [--points N] [--lanes N]` prints a line for each fault, what did not hold, and last
-`GUARD held=K injected=K`.
+`python -m tests.guard.run [--points N] [--lanes N] [--only WORDS]` prints a line for each fault, what did not hold, and
+last `GUARD held=K injected=K`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 import sys
 import time
@@ -26,6 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--points", type=int, default=40, help="how many faults")
     parser.add_argument("--lanes", type=int, default=2, help="labs side by side")
+    parser.add_argument("--only", default="", help="carry out only those of them whose line matches this")
     options = parser.parse_args()
     folder = ROOT / "build" / "guard"
     shutil.rmtree(folder, ignore_errors=True)
@@ -36,6 +38,7 @@ def main() -> None:
         lanes = list(fields)
         changes = fields[lanes[0]].undisturbed()
         strikes = strikes_of(changes, [f"srv{n}" for n in (1, 2, 3)], options.points)
+        strikes = [strike for strike in strikes if re.search(options.only, " ".join(str(strike).split()))]
 
         def work(strike: Strike) -> Callable[[Lane], None]:
             def do(one: Lane) -> None:

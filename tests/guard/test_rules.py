@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from stackwright.lab.rke2.memberlog import Change
-from tests.guard.rules import said_clearly, violations
-from tests.guard.strikes import KINDS, strikes_of
+from tests.guard.rules import Blow, said_clearly, violations
+from tests.guard.strikes import KINDS, Strike, strikes_of
+from tests.kill.points import Point
 
 
 def log(*entries):
@@ -52,17 +53,49 @@ def test_what_we_take_down_beside_it_is(changes, words):
 def test_a_sick_member_is_no_healthy_voter():
     """From when its disk is slow, a member cannot stand in for another; before, it can."""
     changes = log(("x", "s1 s2 s3"), OURS)
-    assert violations(changes, "s2", since=1.0)
-    assert not violations(changes, "s2", since=2.0)
-    assert not violations(changes, "s1", since=0.0), "it is the one that is down anyway"
+    assert violations(changes, Blow("s2", 1.0, ails=True))
+    assert not violations(changes, Blow("s2", 2.0, ails=True))
+    assert not violations(changes, Blow("s1", 0.0, ails=True)), "it is the one that is down anyway"
+    assert not violations(changes, Blow("s2", 1.0)), "one whose process died runs on"
+
+
+BACK = ("etcd started on s1", "s1 s2 s3")
 
 
 def test_a_restart_that_was_sent_before_a_disk_became_slow_is_the_only_one_let_pass():
     """The script ran already; a second restart of that node, or another node's, is ours again."""
-    back = ("etcd started on s1", "s1 s2 s3")
-    assert not violations(log(("x", "s1 s2 s3"), OURS), "s2", 0.0, under_way="s1")
-    assert violations(log(("x", "s1 s2 s3"), OURS), "s2", 0.0, under_way="s3")
-    assert len(violations(log(("x", "s1 s2 s3"), OURS, back, OURS), "s2", 0.0, under_way="s1")) == 1
+    assert not violations(log(("x", "s1 s2 s3"), OURS), Blow("s2", 0.0, "s1", ails=True))
+    assert violations(log(("x", "s1 s2 s3"), OURS), Blow("s2", 0.0, "s3", ails=True))
+    assert len(violations(log(("x", "s1 s2 s3"), OURS, BACK, OURS), Blow("s2", 0.0, "s1", ails=True))) == 1
+
+
+def test_a_restart_that_was_sent_before_another_server_died_is_the_only_one_let_pass():
+    """The supervisor starts, s2 dies, and only then etcd is replaced: it is judged as when it was sent."""
+    died, ours, back = ("fault: s2 died", "s1 s3"), ("etcd replaced on s1", "s3"), ("etcd started on s1", "s1 s3")
+    assert not violations(log(("x", "s1 s2 s3"), died, ours), Blow("s2", 1.0, "s1"))
+    assert violations(log(("x", "s1 s2 s3"), died, ours), Blow("s2", 1.0)), "no restart was under way"
+    assert violations(log(("x", "s1 s2 s3"), died, ours), Blow("s2", 1.0, "s3")), "another server's was"
+    assert len(violations(log(("x", "s1 s2 s3"), died, ours, back, ours), Blow("s2", 1.0, "s1"))) == 1
+    gone = log(("x", "s1 s2 s3"), died, ("etcd replaced on s1", ""))
+    assert violations(gone, Blow("s2", 1.0, "s1")), "with s3 too it took more than it was sent for"
+    assert violations(log(("x", "s1 s3"), ours), Blow("s1", 0.0, "s1")), "its own victim is no stand-in for itself"
+
+
+@pytest.mark.parametrize(
+    ("kind", "point", "under_way"),
+    [
+        ("node-dead", Point("ssh", "s1", "upgrade/s1/restart", "before"), "s1"),
+        ("node-dead", Point("ssh", "s1", "upgrade/s1/restart", "inside"), "s1"),
+        ("slow-disk", Point("ssh", "s1", "upgrade/s1/restart", "after"), "s1"),
+        ("slow-disk", Point("ssh", "s1", "upgrade/s1/install", "inside"), ""),  # the guard has yet to be asked
+        ("node-dead", Point("kube", "s1", "upgrade/s1/restart", "inside"), ""),
+    ],
+)
+def test_only_a_restart_that_was_sent_is_under_way(kind, point, under_way):
+    """Whatever else was sent, the restart after it has a guard to pass. A fault that never struck excuses nothing."""
+    strike = Strike(kind, point, "s2")
+    assert strike.blow({"struck": 1, "at": 5.0}) == Blow("s2", 5.0, under_way, ails=kind == "slow-disk")
+    assert strike.blow({"struck": 0, "at": 0.0}) == Blow()
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import subprocess
+import threading
 
 import pytest
 
@@ -172,6 +174,27 @@ def test_a_step_within_a_script_has_moments_of_its_own(make_lab, step, when, don
     assert lost(lab, "s1", TWO)
     lab.wait(lambda: not lab.nodes["s1"].is_on, "it is dead")
     assert lab.nodes["s1"].read("/root/done") == done
+
+
+def test_a_machine_that_dies_slower_than_the_script_ends_dies_whole(make_lab):
+    """The script at which it began is over before its power is off; it is off all the same, and boots as any other."""
+    lab = make_lab({"name": "s1"}, {"name": "s2"})
+    systemd, dying = lab.nodes["s2"].systemd, threading.Event()
+    halt = systemd.halt
+
+    async def slowly():
+        dying.set()
+        await asyncio.sleep(1.0)
+        return await halt()
+
+    systemd.halt = slowly
+    lab.inject(kind="node-dead", match={"step": "node/s1/one"}, when="inside", node="s2")
+    assert lab.sh("s1", TWO).code == 0
+    assert dying.is_set() and lab.nodes["s2"].is_on, "it is dying still"
+    lab.wait(lambda: not lab.nodes["s2"].is_on, "it is dead")
+    lab.inject()
+    lab.wait(lambda: answers(lab, "s2"), "it is back")
+    assert lab.sh("s2", "SUSEConnect --status").code == 0
 
 
 def test_the_controller_that_is_told_of_is_killed_once(make_lab):

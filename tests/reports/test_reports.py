@@ -79,6 +79,27 @@ def test_the_verdict_follows_from_the_evidence(change, verdict):
     assert f"tone-{verdict}" in report_html(report)
 
 
+@pytest.mark.parametrize(
+    ("flow", "verdict", "words"),
+    [("deploy-stack", "pass", "The platform works: 1 of 1"), ("drill-restore", "pass", "The bundle is proven: 1 of 1"),
+     ("rehearse-upgrade", "fail", "The rehearsal forbids the upgrade: 0 of 1")],
+)  # fmt: skip
+def test_the_headline_says_what_was_judged(flow, verdict, words):
+    """A proven bundle says nothing of the platform."""
+    report = replace(samples.good(), flow=flow, plan=None, groups=(), error="")
+    (first, *_) = [check for check in report.evidence if check.must]
+    assert replace(report, evidence=(replace(first, verdict=verdict),)).headline.startswith(words)
+
+
+def test_the_headline_counts_what_is_optional_apart():
+    """A run that is well, with a check that failed, has to say why it is well all the same."""
+    report = replace(samples.good(), plan=None, groups=())
+    check = replace(report.evidence[0], verdict="fail", must=False)
+    passed = replace(report.evidence[0], verdict="pass", must=True)
+    said = replace(report, evidence=(passed, check)).headline
+    assert said == "The platform works: 1 of 2 checks passed, 1 optional failed."
+
+
 def test_the_json_holds_what_machines_ask_for():
     """The keys are there, the values plain, the evidence worst first."""
     data = json.loads(json.dumps(to_json(samples.bad())))
@@ -133,6 +154,14 @@ def test_text_from_outside_stays_text():
     row = next(line for line in evidence_markdown([check]).splitlines() if "onerror" in line)
     assert row.count("|") - row.count("\\|") == 8 and "<img" not in row
     assert "````text" in report_markdown(report)
+
+
+def test_what_did_not_pass_is_said_before_the_table():
+    """The UI cuts wide tables: what was wanted, what was seen and what to do is read without them."""
+    good, bad = samples.evidence()[0], next(one for one in samples.evidence(bad=True) if one.verdict == "fail")
+    first = evidence_markdown([good, bad]).splitlines()[0]
+    assert all(part in first for part in (bad.title, bad.wanted, bad.seen, bad.remedy))
+    assert evidence_markdown([good]).startswith("| Verdict")
 
 
 def test_the_plan_as_markdown_is_what_an_approver_needs():

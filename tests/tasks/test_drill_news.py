@@ -40,4 +40,6 @@ def test_a_slow_restore_fails_though_its_bundle_is_proven():
 
 def test_without_any_bundle_there_is_a_page_too():
     found = judge_drill(Subject(), BACKUP, BACKUP.drill, Times(BEGAN), None, [fault("no-bundle", "store", "none")])
-    assert "none found" in drill_markdown("north", found) and found.score == 0
+    page = drill_markdown("north", found)
+    assert "none found" in page and found.score == 0
+    assert "0.0 h" not in page and "| bundle's age | not known |" in page and "| objects counted | none |" in page

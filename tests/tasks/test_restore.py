@@ -366,7 +366,7 @@ def test_nodes_that_are_gone_are_removed_and_those_that_report_are_left(case):
     case.site = replace(case.site, clock=Still())
     case.kube.have += [status("old", ready=False), status("stranger")]
     assert clean_cluster(case.site, Held(), case.bundle) == ("old",)
-    assert case.kube.deleted == ["Node/old", "Secret/old.node-password.rke2"]
+    assert case.kube.deleted == ["Secret/old.node-password.rke2", "Node/old"]
 
 
 class Still:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from stackwright.domain.errors import GateTimeoutError, PlanRefusedError, SecretMissingError, StackError
-from stackwright.domain.spec import Queue, Quota
+from stackwright.domain.spec import Policy, Queue, Quota
 from stackwright.domain.tenant_request import TenantChanges
 from tasks.tenant_change import change_tenant, resume_tenant, rotate_tenant, suspend_tenant
 from tests.tasks.life_site import LifeSite, ask
@@ -268,3 +268,14 @@ def test_a_rotation_killed_at_any_change_ends_with_exactly_one_pair(tmp_path):
         record = rotate(place)
         assert record.replaces == "" and held(place) != old
         assert list(place.server.keys) == [held(place)], changes[number]
+
+
+def test_a_queue_of_the_resource_policy_reports_through_its_pools(tmp_path):
+    """The agent serves the pools' queues in its place: a rotation waits for those, and ends."""
+    place = LifeSite(tmp_path)
+    more = {"queues": (Queue(name="train", gpus=1),), "policy": Policy(reservation=1, limit=2)}
+    place.wanted = place.wanted.model_copy(update=more)
+    place.onboard()
+    old = held(place)
+    rotate(place)
+    assert held(place) != old and list(place.server.keys) == [held(place)]

@@ -9,6 +9,7 @@ import pytest
 from stackwright.domain.cluster import HttpAnswer
 from stackwright.domain.errors import ApiUnavailableError
 from stackwright.domain.evidence import passed
+from stackwright.domain.tenant_record import TenantRecord
 from stackwright.domain.validation import CATALOGUE
 from tasks import validation
 from tasks.validation import (
@@ -220,3 +221,28 @@ def test_without_clearml_only_cluster_and_layers_are_looked_at(tmp_path):
     """A site without the ClearML layer has nothing to log in to."""
     spec = TenantSite(tmp_path, layers={"clearml": {"enabled": False}}, tenants=[]).spec
     assert [group.name for stage in stages(spec, light=False) for group in stage] == ["cluster", "layers"]
+
+
+def test_tenants_that_were_asked_for_are_looked_at_while_they_are_at_rest(place, monkeypatch):
+    """One that a request is at work on is not judged; where no record can be read the site file's are."""
+    wanted = place.tenant("red").model_copy(update={"name": "asked", "admin_email": "a@asked.example"})
+    record = TenantRecord(site="lab", wanted=wanted, state="ready")
+    seen = {}
+    for state in ("ready", "suspended", "changing", "archived"):
+        monkeypatch.setattr(validation, "read_records", lambda site, s=state: (record.model_copy(update={"state": s}),))
+        seen[state] = "asked" in [tenant.name for tenant in validation.with_asked(place.site).spec.tenants]
+    assert seen == {"ready": True, "suspended": True, "changing": False, "archived": False}
+
+    def down(site):
+        raise ApiUnavailableError("no answer", where="api")
+
+    monkeypatch.setattr(validation, "read_records", down)
+    assert validation.with_asked(place.site) is place.site
+
+
+def test_nothing_is_asked_of_a_suspended_tenant(place):
+    """Its agent and gateway are gone on purpose: only the others have checks."""
+    red, blue = place.tenant("red"), place.tenant("blue")
+    spec = place.spec.model_copy(update={"tenants": (red.model_copy(update={"suspended": True}), blue)})
+    names = [group.name for stage in stages(spec, False) for group in stage]
+    assert not [name for name in names if name.endswith("-red")] and "network-blue" in names

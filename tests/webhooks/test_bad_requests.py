@@ -16,6 +16,11 @@ PLANTED = "hunter2-planted-secret"
 POST, PATCH_GREEN = ("POST", "/v1/tenants"), ("PATCH", f"/v1/tenants/{SITE}/green")
 DELETE_GREEN = ("DELETE", f"/v1/tenants/{SITE}/green")
 
+EVIL = {
+    "provider": "keycloak", "client_id": "ml", "client_block": "clearml-tenant-violet-sso",
+    "base_url": "https://evil.example.com",
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Bad:
@@ -143,7 +148,7 @@ BAD = [
     tenant("provider-http", 422, "tenant.identity.base_url", identity={"base_url": "http://login.example.com"}),
     tenant("provider-address", 422, "tenant.identity.base_url", identity={"base_url": "https://169.254.169.254/x"}),
     tenant("provider-user", 422, "tenant.identity.base_url", identity={"base_url": "https://a:b@login.example.com"}),
-    tenant("provider-not-given", 403, "tenant.identity.base_url", identity={"base_url": "https://evil.example.com"}),
+    tenant("provider-not-given", 403, "tenant.identity.base_url", identity=EVIL),
     tenant("domain", 422, "tenant.identity.domains[0]", identity={"domains": ["*"]}),
     tenant("domain-taken", 409, "tenant.identity.domains[0]", identity={"domains": ["green.example"]}),
     tenant("policy", 422, "tenant.policy.limit", policy={"reservation": 2, "limit": 1}),

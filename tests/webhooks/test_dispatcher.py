@@ -248,7 +248,7 @@ def test_a_tenants_requests_go_one_after_the_other(address: str) -> None:
             assert len(desk.runs.of("green")) == 1
             await desk.end("green", "COMPLETED")
             assert len(desk.runs.of("green")) == 2
-            await desk.end("green", "FAILED", message="no such quota")
+            await desk.end("green", "FAILED", name="Undone", message="no such quota")
             assert len(desk.runs.of("green")) == 3
             actions = [desk.runs.parameters[run]["action"] for run in desk.runs.of("green")]
             assert actions == ["onboard", "suspend", "resume"]
@@ -434,9 +434,9 @@ NOW = datetime.fromtimestamp(T0, UTC)
         ("CRASHED", "Crashed", 1, "again", ""),
         ("COMPLETED", "Completed", 1, "ended", "completed"),
         ("COMPLETED", "Ready", 1, "ended", "completed"),
-        ("FAILED", "Failed", 1, "ended", "failed"),
+        ("FAILED", "Failed", 1, "again", "failed"),
         ("FAILED", "Undone", 1, "ended", "undone"),
-        ("FAILED", "ToBeCompleted", 1, "ended", "to be completed"),
+        ("FAILED", "ToBeCompleted", 1, "again", "to be completed"),
         ("COMPLETED", "Refused", 1, "ended", "refused"),
         ("CANCELLED", "Cancelled", 1, "ended", "cancelled"),
     ],

@@ -14,7 +14,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Preflight:
-    """A look at the nodes finds it before anything is changed; the name is that of a check in node_checks.py."""
+    """The preflight finds it before anything is changed; the name is that of a check, without `preflight/`."""
 
     name: str
 

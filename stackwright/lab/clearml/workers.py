@@ -172,6 +172,7 @@ class AgentStandin(_Standin):
 
     `queues` are names, or ids of queues that exist; missing ones are made with `create_queues`, and refused without.
     `max_gpus` is what the orchestration dashboard reports. At most `max_pods` tasks of each queue run at once.
+    With `pods` given, they outlive the agent, as the pods of jobs do: no release owns them.
     """
 
     client = AGENT_CLIENT
@@ -186,6 +187,7 @@ class AgentStandin(_Standin):
         max_gpus: float = 0.0,
         max_cpus: float = 0.0,
         max_pods: int = 1,
+        pods: dict[asyncio.Task[None], str] | None = None,
         report_s: float = 5.0,
         poll_s: float = 0.5,
     ) -> None:
@@ -196,7 +198,8 @@ class AgentStandin(_Standin):
         self.max_pods = max_pods
         self.poll_s = poll_s
         self.worker = f"k8s:group:{release}"
-        self._pods: dict[asyncio.Task[None], str] = {}
+        self._pods: dict[asyncio.Task[None], str] = {} if pods is None else pods
+        self._outlived = pods is not None
 
     async def serve(self, api: _Speaker) -> None:
         """Register, then poll the queues in their order and report."""
@@ -214,7 +217,8 @@ class AgentStandin(_Standin):
                     await self._take(api, queue)
                 await asyncio.sleep(self.poll_s)
         finally:
-            await self._end_pods()
+            if not self._outlived:
+                await end_pods(self._pods)
             with suppress(ServerRefusedError, aiohttp.ClientError, TimeoutError):
                 await api.call("workers.unregister", worker=self.worker)
 
@@ -237,7 +241,8 @@ class AgentStandin(_Standin):
             await api.call("workers.cluster_report", key=self.worker, timestamp=now, properties=self.capacity)
 
     async def _take(self, api: _Speaker, queue: str) -> None:
-        self._pods = {pod: held for pod, held in self._pods.items() if not pod.done()}
+        for pod in [pod for pod in self._pods if pod.done()]:
+            del self._pods[pod]
         if sum(held == queue for held in self._pods.values()) >= self.max_pods:
             return
         entry = (await api.call("queues.get_next_task", queue=queue)).get("entry")
@@ -245,11 +250,13 @@ class AgentStandin(_Standin):
             pod = asyncio.create_task(run_pod(self.connection, entry["task"], self.worker))
             self._pods[pod] = queue
 
-    async def _end_pods(self) -> None:
-        for pod in self._pods:
-            pod.cancel()
-        await asyncio.gather(*self._pods, return_exceptions=True)
-        self._pods.clear()
+
+async def end_pods(pods: dict[asyncio.Task[None], str]) -> None:
+    """End the jobs' pods of one agent."""
+    for pod in pods:
+        pod.cancel()
+    await asyncio.gather(*pods, return_exceptions=True)
+    pods.clear()
 
 
 async def run_pod(connection: Connection, task_id: str, worker: str) -> None:

@@ -91,12 +91,16 @@ def write_standins(machine: Machine) -> None:
     for folder in ("bin", "sbin", "lib/systemd/system"):
         (layer / folder).mkdir(parents=True)
     library.mkdir(parents=True)
-    for script in ("hand", "sudo", "as-user", "fill-disk", "nproc", "curl"):
+    for script in ("hand", "sudo", "as-user", "fill-disk", "nproc", "curl", "df", "dd", "ping"):
         target = library / script
         shutil.copyfile(HERE / f"{script}.sh", target)
         target.chmod(0o755)
     (library / "cpus").write_text(f"{machine.spec.cpus}\n")
+    own = "".join(f"{mount} {device} {machine.spec.disk_gib}\n" for device, mount in machine.spec.disks)
+    (library / "disks").write_text(f"{own}/ /dev/vda2 {machine.spec.disk_gib}\n")
     (layer / "bin/nproc").symlink_to("../lib/stackwright-lab/nproc")
+    for name in ("df", "dd", "ping"):
+        (layer / "bin" / name).symlink_to(f"../lib/stackwright-lab/{name}")
     (layer / "bin/curl").symlink_to("../lib/stackwright-lab/curl")
     (layer / "bin/sudo").symlink_to("../lib/stackwright-lab/sudo")
     missing = {"transactional-update"} if machine.spec.profile != "slmicro" else set()

@@ -41,6 +41,7 @@ mount --bind "$BASE/live/meminfo" proc/meminfo
 mount --bind "$BASE/live/module" sys/module
 if [ -d proc/driver ]; then mount --bind "$BASE/live/driver" proc/driver; fi
 mount --bind "$BASE/live/sysctl" proc/sys
+if [ -d sys/fs/cgroup ]; then mount --bind "$BASE/live/cgroup" sys/fs/cgroup; fi
 hostname "$NODE"
 pivot_root . old
 umount -l /old

@@ -28,6 +28,7 @@ DEFAULTS = {
     "kernel.keys.root_maxkeys": "1000000",
     "kernel.osrelease": RELEASE,
     "kernel.panic": "0",
+    "kernel.random.entropy_avail": "256",
     "kernel.panic_on_oops": "0",
     "kernel.pid_max": "4194304",
     "kernel.threads-max": "1030000",
@@ -136,7 +137,10 @@ def boot_kernel(machine: Machine) -> None:
     if spec.profile == "sles15":
         (live / "module/apparmor/parameters").mkdir(parents=True)
         (live / "module/apparmor/parameters/enabled").write_text("Y\n")
+    (live / "cgroup").mkdir(exist_ok=True)
+    (live / "cgroup/cgroup.controllers").write_text("cpuset cpu io memory hugetlb pids rdma misc\n")
     if spec.gpus:
+        (live / "module/nvidia/version").write_text("580.82.07\n")
         folder = live / "driver/nvidia"
         folder.mkdir()
         (folder / "version").write_text(

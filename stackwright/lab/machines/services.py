@@ -177,6 +177,8 @@ def ip(machine: Machine, call: Call) -> Answer:
     if words[:1] and "route".startswith(words[0]) and words[1:2] != ["add"]:
         default = f"default via {address.rpartition('.')[0]}.254 dev eth0 proto dhcp src {address} metric 100\n"
         return Answer(0, default if not machine.systemd.no_default_route else "")
+    if words[:1] and "link".startswith(words[0]):
+        return Answer(0, "2: eth0: <BROADCAST,MULTICAST,UP,LOWER_UP> mtu 1500 qdisc mq state UP mode DEFAULT\n")
     if words[:1] and "address".startswith(words[0]):
         return Answer(0, f"2: eth0    inet {address}/24 brd {address.rpartition('.')[0]}.255 scope global eth0\n")
     return Answer(255, err=f'Object "{words[0] if words else ""}" is unknown, try "ip help".\n')

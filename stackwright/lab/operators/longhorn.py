@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from stackwright.lab.kube.values import quantity
 from stackwright.lab.operators.world import Obj, World, condition, custom
 
 API = "longhorn.io/v1beta2"
 GROUP = "longhorn.io"
 NS = "longhorn-system"
 REBUILD_S = 20.0
+DISK_BYTES = 500 * 2**30
 GUARDED = ("csi-attacher", "csi-provisioner")  # Deployments that Longhorn gives a budget
 COMPONENT = "longhorn.io/component"
 
@@ -76,7 +78,23 @@ async def _show_node(plant: Plant, item: Obj) -> None:
     free = condition("Schedulable", True, "")
     if (kube.get("spec") or {}).get("unschedulable"):
         free = condition("Schedulable", False, "KubernetesNodeCordoned")
-    await plant.world.status(item, {"conditions": [ready, free]})
+    await plant.world.status(item, {"conditions": [ready, free], "diskStatus": _disks(plant.world, item)})
+
+
+def _disks(world: World, item: Obj) -> Obj:
+    """Return how full a node's disks are: all replicas count for the first one, and hold a fifth of their size."""
+    replicas = [
+        copy for copy in world.objects("Replica", group=GROUP) if copy["spec"]["nodeID"] == item["metadata"]["name"]
+    ]
+    promised, found = sum(int(copy["spec"].get("volumeSize") or 0) for copy in replicas), {}
+    for name in item["spec"].get("disks") or {}:
+        found[name] = {
+            "storageMaximum": DISK_BYTES,
+            "storageScheduled": promised,
+            "storageAvailable": DISK_BYTES - promised // 5,
+        }
+        promised = 0
+    return found
 
 
 async def _run_manager(plant: Plant, node: str) -> None:
@@ -182,7 +200,8 @@ async def _volume(plant: Plant, name: str, claim: Obj, wanted: int) -> None:
     world, meta = plant.world, claim["metadata"]
     user = _user(world, claim)
     node = user["spec"]["nodeName"] if user else ""
-    await _place(plant, name, wanted)
+    size = str(int(quantity(claim["spec"]["resources"]["requests"]["storage"])))
+    await _place(plant, name, wanted, size)
     for copy in _copies(world, name):
         await _follow(plant, copy, attached=bool(node))
     copies = _copies(world, name)
@@ -192,7 +211,7 @@ async def _volume(plant: Plant, name: str, claim: Obj, wanted: int) -> None:
     used["workloadsStatus"] = [{"podName": user["metadata"]["name"], "podStatus": "Running"}] if user else []
     status = {"state": "attached" if node else "detached", "robustness": robust, "currentNodeID": node,
               "kubernetesStatus": used}  # fmt: skip
-    seen = await world.ensure(custom(API, "Volume", name, {"spec": {"numberOfReplicas": wanted}}, NS))
+    seen = await world.ensure(custom(API, "Volume", name, {"spec": {"numberOfReplicas": wanted, "size": size}}, NS))
     await world.status(world.find("Volume", name, NS, group=GROUP) or seen, status)
 
 
@@ -212,7 +231,7 @@ def _user(world: World, claim: Obj) -> Obj | None:
     return min(found, key=lambda pod: str(pod["metadata"]["name"]), default=None)
 
 
-async def _place(plant: Plant, volume: str, wanted: int) -> None:
+async def _place(plant: Plant, volume: str, wanted: int, size: str) -> None:
     """Make replicas until there are enough, each on a node of its own; those of nodes that are gone are dropped."""
     world = plant.world
     names = {item["metadata"]["name"] for item in plant.nodes}
@@ -233,8 +252,8 @@ async def _place(plant: Plant, volume: str, wanted: int) -> None:
     ]
     for node in sorted(free, key=lambda name: (held.count(name), name))[: max(0, wanted - len(copies))]:
         name = f"{volume}-r-{hashlib.sha256(node.encode()).hexdigest()[:8]}"
-        spec = {"volumeName": volume, "nodeID": node, "desireState": "running", "active": True, "failedAt": "",
-                "healthyAt": "" if copies else _now()}  # fmt: skip
+        spec = {"volumeName": volume, "volumeSize": size, "nodeID": node, "desireState": "running", "active": True,
+                "failedAt": "", "healthyAt": "" if copies else _now()}  # fmt: skip
         made = custom(API, "Replica", name, {"spec": spec, "status": {"currentState": "running"}}, NS)
         made["metadata"]["labels"] = {"longhornvolume": volume, "longhornnode": node}
         await world.ensure(made)

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from stackwright.lab.operators.benchmarks import Benchmarks
 from stackwright.lab.operators.world import Answer, Backend, World, answer_json, answer_text, merge
 
 NV_NS = "cattle-neuvector-system"
@@ -33,6 +34,7 @@ class NeuVector:
         self.memory: dict[str, Any] = world.memory.setdefault(
             "neuvector", {"tokens": [], "config": {}, "admission": {}}
         )
+        self.benchmarks = Benchmarks(world, NV_NS, self.memory)
 
     async def answer(
         self, method: str, path: str, headers: Mapping[str, str], query: Mapping[str, str], body: bytes
@@ -50,7 +52,7 @@ class NeuVector:
         if route == ("DELETE", "/v1/auth"):
             self.memory["tokens"].remove(token)
             return answer_json(200, {})
-        return self._inside(route, sent)
+        return self.benchmarks.answer(*route) or self._inside(route, sent)
 
     def _login(self, sent: Mapping[str, Any]) -> Answer:
         given = sent.get("password") or {}

@@ -187,7 +187,25 @@ def system_objects(config: dict[str, Any], version: str) -> list[Obj]:
     objects += [_workload("DaemonSet", name) for name in daemons if name not in disabled]
     objects += [_workload("Deployment", name) for name in deployments if not any(name.startswith(d) for d in disabled)]
     objects += [_install_job(chart) for chart in charts]
-    return objects
+    return objects + (_network_policies() if config.get("profile") == "cis" else [])
+
+
+def _network_policies() -> list[Obj]:
+    """Return the policies of the CIS profile: each namespace to itself, and DNS for all. RKE2: pkg/rke2/np.go."""
+    inside = {"podSelector": {}, "policyTypes": ["Ingress"], "ingress": [{"from": [{"podSelector": {}}]}]}
+    ports = [{"protocol": protocol, "port": port} for protocol, port in (("TCP", 53), ("UDP", 53), ("TCP", 9153))]
+    dns = {"podSelector": {"matchLabels": {"k8s-app": "kube-dns"}}, "policyTypes": ["Ingress"],
+           "ingress": [{"ports": ports}], "egress": []}  # fmt: skip
+    places = [(space, "default-network-policy", inside) for space in ("kube-system", "kube-public", "default")]
+    return [
+        {
+            "apiVersion": "networking.k8s.io/v1",
+            "kind": "NetworkPolicy",
+            "metadata": {"name": name, "namespace": space},
+            "spec": deepcopy(spec),
+        }
+        for space, name, spec in (*places, ("kube-system", "default-network-dns-policy", dns))
+    ]
 
 
 def _ingress_class(name: str, controller: str) -> Obj:
