@@ -15,6 +15,7 @@ from pydantic import SecretStr
 from stackwright.clients.site import Site
 from stackwright.domain.spec import Tenant
 from stackwright.domain.tenants import credentials_label, decide_tenant, unlisted
+from tasks.layers import apply_objects
 from tasks.tenant_smoke import run_smoke
 from tasks.tenants import OBJECT_STEPS, read_tenant, system_client
 
@@ -34,6 +35,15 @@ class Bare:
         return self.listed_s + self.job_s
 
 
+class Unasked:
+    """No lease: a bare script asks nobody."""
+
+    number = 0
+
+    def check(self) -> None:
+        """Say nothing."""
+
+
 def onboard(site: Site, tenant: Tenant) -> Bare:
     """Make one tenant that is not there, and wait until it works."""
     started = time.monotonic()
@@ -45,11 +55,9 @@ def onboard(site: Site, tenant: Tenant) -> Bare:
     site.secrets.write("api-key", tenant.credentials_block, fields)
     change = decide_tenant(site.spec, tenant, read_tenant(site, tenant))  # manifests and values, and nothing else of it
     for what in OBJECT_STEPS:
-        for item in change.objects[what]:
-            kube.apply(item.manifest)
+        apply_objects(site, kube, change.objects[what], Unasked())
     for what, release in change.releases.items():
-        for item in change.objects.get(what, ()):
-            kube.apply(item.manifest)
+        apply_objects(site, kube, change.objects.get(what, ()), Unasked())
         helm.upgrade_install(release.want)
     installed = time.monotonic()
     while unlisted(tenant, read_tenant(site, tenant)):
