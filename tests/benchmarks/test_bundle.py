@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from benchmarks.bundle import _figures, measure
 
 
+@pytest.mark.slow
 def test_a_small_run_gives_every_figure():
     """Both ways send the whole file; the bound on memory is judged on ours alone."""
     found = measure(24, 1)

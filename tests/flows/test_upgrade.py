@@ -109,8 +109,10 @@ def test_a_drain_that_cannot_end_is_refused_before_the_first_cordon(site: Site) 
     kube.delete("policy/v1", "PodDisruptionBudget", "db", "default")
 
 
+@pytest.mark.slow
 def test_repair_and_upgrade_never_mix(site: Site) -> None:
     """A site that is not as its site file says apart from the release is repaired first."""
+    site.want(version=NEW)
     site.change(lambda document: document["dns"]["hosts"].update({"new.lab.test": "192.0.2.1"}))
     text = site.refusal()
     assert "the site is not as its site file says, apart from the release" in text and "deploy-stack" in text
@@ -138,7 +140,9 @@ def closed() -> dict[str, Any]:
     return {"windows": [{"start": f"{start:%H:%M}", "end": f"{end:%H:%M}"}]}
 
 
+@pytest.mark.slow
 def test_another_plan_than_the_approved_one_is_not_carried_out(site: Site) -> None:
+    site.want(version=NEW)
     before = len(site.rig.lab.journal())
     done = site.rig.run("upgrade", "apply", "lab", "--plan", "0123456789ab", *UNREHEARSED)
     assert done.code == PLAN_MOVED and "does not hold any more" in done.output

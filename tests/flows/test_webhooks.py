@@ -229,6 +229,7 @@ def requested(server: PrefectServer, tenant: str) -> list[dict[str, Any]]:
     return found if len(found) >= 2 else []
 
 
+@pytest.mark.slow
 def test_killed_while_a_run_is_being_created(receiver: Process, prefect_server: PrefectServer) -> None:
     """Prefect has the call and its answer never comes: the next start finds the same run by its key."""
     tenant = new_name()
