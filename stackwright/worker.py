@@ -1,7 +1,7 @@
 """The worker for tenants: a Prefect worker that runs async flows in its own process.
 
 A tenant then costs no interpreter start, and all runs of a process share one site lease (tasks/tenant_lease.py). How it
-starts and stops as a process is in worker_process.py. Why: docs/decisions/011-in-process-worker.md.
+starts and stops as a process is in worker_process.py. Why: docs/decisions/014-in-process-worker.md.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The site's lease for work on tenants: it comes between other runs, and all tenant runs of a process share one.
 
 The first run in takes it, the last one out gives it back. It is held by a thread of its own, so that no run's end,
-failure or cancellation is another's. docs/decisions/011-in-process-worker.md says why.
+failure or cancellation is another's. docs/decisions/014-in-process-worker.md says why.
 """
 
 from __future__ import annotations
