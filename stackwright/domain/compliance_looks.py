@@ -6,10 +6,9 @@ A plan is a measurement: each of its steps is a difference between what was seen
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
-from stackwright.domain import node_checks
 from stackwright.domain.coverage import REQUIREMENTS
 from stackwright.domain.deploy import StackFacts, plan_deploy
 from stackwright.domain.errors import PlanRefusedError
@@ -17,11 +16,15 @@ from stackwright.domain.evidence import Evidence, Verdict
 from stackwright.domain.guide.answers import Answer, Preflight, Step, Tenant
 from stackwright.domain.layers import BY_NAME
 from stackwright.domain.plan import Plan
+from stackwright.domain.preflight import BY_ID
+from stackwright.domain.preflight.model import judge
+from stackwright.domain.preflight.seen import Case, Host
 from stackwright.domain.spec import StackSpec
 from stackwright.domain.validation import CATALOGUE, KUBERNETES, SERVER, Outcome, evidence_of
 
 HOSTS = "SLES hosts"
 SHOWN = 5
+_UNREAD = "only the preflight reads this: run check-site"
 _DEPLOY = "Run deploy-stack: it carries the step out."
 
 
@@ -148,16 +151,23 @@ def _tenant(look: _Look, step: str) -> Evidence:
 
 
 def _host_look(look: _Look, name: str) -> Evidence:
-    title = f"The look at every host for {name} finds no problem"
-    about = _About(look_id(name), title, "no problem on any node", HOSTS, "5.1")
-    check = next(one for one in node_checks.CHECKS if one.__name__ == f"_{name}")
-    nodes = look.facts.nodes if look.facts else {}
-    seen_nodes = [node for node in look.spec.nodes if node.name in nodes]
-    problems = [problem for node in seen_nodes for problem in check(look.spec, node, nodes[node.name])]
-    lines = "; ".join(f"{one.where}: {one.what} ({one.seen})" for one in problems[:SHOWN])
-    more = f" and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-    known = len(seen_nodes) == len(look.spec.nodes)
-    return look.judged(about, known, bool(problems), lines + more or f"no problem on {len(seen_nodes)} node(s)")
+    """Judge a check of the preflight by what this look has read; what only the preflight itself reads stays unknown."""
+    check = BY_ID[f"preflight/{name}"]
+    about = _About(look_id(name), f"Preflight: {check.title}", check.wanted(look.spec), HOSTS, check.guide)
+    if look.facts is None:
+        return look.judged(about, False, False, "")
+    nodes = look.facts.nodes
+    hosts = {node.name: Host(node, nodes.get(node.name), lost=look.why or _UNREAD) for node in look.spec.nodes}
+    found = judge(Case(look.spec, hosts), [check])
+    bad = [one for one in found if one.outcome.verdict == "fail"]
+    dark = [one for one in found if one.outcome.verdict == "unknown"]
+    shown = bad or dark or found
+    lines = "; ".join(f"{one.subject}: {one.outcome.seen}" for one in shown[:SHOWN])
+    more = f" and {len(shown) - SHOWN} more" if len(shown) > SHOWN else ""
+    skipped = found[0].outcome.seen if found and all(one.outcome.verdict == "skipped" for one in found) else ""
+    if bad or not dark:
+        return look.judged(about, True, bool(bad), lines + more, skipped)
+    return replace(look.judged(about, False, False, ""), seen=lines + more)
 
 
 def _checks_not_asked(look: _Look) -> Iterator[Evidence]:

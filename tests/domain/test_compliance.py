@@ -311,7 +311,7 @@ def test_bare_hosts_fail_what_a_plan_still_wants():
     assert found["plan/rke2/*/start"].verdict == "fail" and "srv1" in found["plan/rke2/*/start"].seen
     assert found["plan/layer/rancher"].verdict == "fail" and found["plan/tenant/*/agent"].verdict == "fail"
     assert found["plan/node/*/swap"].verdict == "pass", "the hosts have none"
-    assert found["look/size"].verdict == "pass" and found["plan/rke2/*/start"].remedy
+    assert found["look/host/os"].verdict == "pass" and found["plan/rke2/*/start"].remedy
 
 
 def test_a_finished_site_passes_and_says_that_it_is_a_lab():
@@ -325,7 +325,7 @@ def test_a_finished_site_passes_and_says_that_it_is_a_lab():
 
 def test_a_host_with_a_problem_fails_its_look_and_forbids_the_plan():
     found = looked(LAB, bare(srv1={"cpus": 1}))
-    assert found["look/size"].verdict == "fail" and "srv1: too few cores" in found["look/size"].seen
+    assert found["look/host/cpu"].verdict == "fail" and "srv1: 1 cores" in found["look/host/cpu"].seen
     assert found["plan/node/*/swap"].verdict == "unknown" and "too few cores" in found["plan/node/*/swap"].seen
 
 

@@ -34,4 +34,5 @@ def test_the_report_has_failures_first_and_a_section_for_each_area():
     for title in ("Preflight: hosts", "Preflight: network", "Preflight: names", "Preflight: registries"):
         assert title in page
     assert page.index("preflight/host/cpu") < page.index("Preflight: hosts")
-    assert evidence_markdown(lines).splitlines()[2].startswith("| ❌ fail | preflight/host/cpu")
+    first = next(line for line in evidence_markdown(lines).splitlines() if line.strip())
+    assert first.startswith("- ❌ fail: **cores of a storage node**") and "Give the host more" in first
