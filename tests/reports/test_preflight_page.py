@@ -35,4 +35,4 @@ def test_the_report_has_failures_first_and_a_section_for_each_area():
         assert title in page
     assert page.index("preflight/host/cpu") < page.index("Preflight: hosts")
     first = next(line for line in evidence_markdown(lines).splitlines() if line.strip())
-    assert first.startswith("- ❌ fail: **cores of a storage node**") and "Give the host more" in first
+    assert first.startswith("- ❌ fail: **cores ") and "Give the host more" in first
