@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from prefect import task
@@ -94,7 +95,7 @@ def read_capacity(site: Site) -> CapacityFacts:
     )
     if kube.has_kind(STORAGE_API, "Volume"):
         facts = _with_storage(facts, each)
-    return CapacityFacts(**{**vars(facts), "unread": tuple(unread)})
+    return replace(facts, unread=tuple(unread))
 
 
 def _with_storage(facts: CapacityFacts, each: Callable[[str, str, str, str], Iterable[Obj]]) -> CapacityFacts:
@@ -102,13 +103,13 @@ def _with_storage(facts: CapacityFacts, each: Callable[[str, str, str, str], Ite
     storage: StorageFacts = storage_facts(*held.values())
     settings = {item["metadata"]["name"]: str(item.get("value", "")) for item in held["Setting"]}
     percent = settings.get(OVER_PROVISIONING, "")
-    more = {
-        "storage": storage,
-        "disks": tuple(disk for item in held["Node"] for disk in disk_facts(item)),
-        "sizes": {item["metadata"]["name"]: int((item.get("spec") or {}).get("size") or 0) for item in held["Volume"]},
-        "over_provisioning": int(percent) / 100 if percent.isdigit() else 1.0,
-    }
-    return CapacityFacts(**{**vars(facts), **more})
+    return replace(
+        facts,
+        storage=storage,
+        disks=tuple(disk for item in held["Node"] for disk in disk_facts(item)),
+        sizes={item["metadata"]["name"]: int((item.get("spec") or {}).get("size") or 0) for item in held["Volume"]},
+        over_provisioning=int(percent) / 100 if percent.isdigit() else 1.0,
+    )
 
 
 def _terms(pods: tuple[PodFact, ...], volumes: Iterable[Obj]) -> dict[str, tuple[tuple[Json, ...], ...]]:
@@ -175,10 +176,8 @@ def make_capacity_report(site: Site, history: History | None = None) -> Capacity
 
 
 def _disk_trends(facts: CapacityFacts, samples: list[Sample]) -> dict[str, Growth]:
-    sizes: dict[str, int] = {}
-    for disk in facts.disks:
-        sizes[disk.node] = sizes.get(disk.node, 0) + disk.size - disk.reserved
-    return {node: growth(disk_series(samples, node), full=float(size)) for node, size in sorted(sizes.items())}
+    room = sorted(facts.disk_room.items())
+    return {node: growth(disk_series(samples, node), full=float(one.room)) for node, one in room}
 
 
 def _full(samples: list[Sample], resource: str) -> float:

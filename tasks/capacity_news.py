@@ -15,7 +15,7 @@ from prefect.states import Completed
 from stackwright.clients.site import Site
 from stackwright.reports.capacity import CapacityReport, capacity_csv, capacity_json
 from stackwright.reports.capacity_page import capacity_html, capacity_markdown
-from stackwright.reports.store import reports_folder
+from stackwright.reports.store import run_folder
 from tasks.common import in_thread
 
 URGENT = "stackwright.capacity.urgent"
@@ -23,8 +23,7 @@ URGENT = "stackwright.capacity.urgent"
 
 def save_capacity(report: CapacityReport, run_id: str) -> Path:
     """Write page, CSV and JSON to <reports>/<site>/<run id>/ and return the page's file."""
-    folder = reports_folder() / report.site / run_id
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = run_folder(report.site, run_id)
     page = folder / "capacity.html"
     page.write_text(capacity_html(report), encoding="utf-8")
     (folder / "capacity.json").write_text(json.dumps(capacity_json(report)) + "\n", encoding="utf-8")

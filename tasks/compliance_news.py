@@ -15,7 +15,7 @@ from stackwright.clients.site import Site
 from stackwright.domain.results import NOW
 from stackwright.reports.compliance import ComplianceReport, compliance_json
 from stackwright.reports.compliance_page import compliance_html, compliance_markdown
-from stackwright.reports.store import reports_folder
+from stackwright.reports.store import run_folder
 from tasks.common import in_thread
 from tasks.results import keep_evidence
 
@@ -24,8 +24,7 @@ FLOW = "report-compliance"
 
 def save_compliance(report: ComplianceReport, run_id: str) -> Path:
     """Write page and JSON to <reports>/<site>/<run id>/ and return the page's file."""
-    folder = reports_folder() / report.site / run_id
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = run_folder(report.site, run_id)
     page = folder / "compliance.html"
     page.write_text(compliance_html(report), encoding="utf-8")
     (folder / "compliance.json").write_text(json.dumps(compliance_json(report)) + "\n", encoding="utf-8")

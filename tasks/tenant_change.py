@@ -15,7 +15,7 @@ from pydantic import SecretStr
 
 from stackwright.clients.clearml import Clearml
 from stackwright.clients.secrets import need
-from stackwright.clients.site import LeaseHandle, Site, wait_until
+from stackwright.clients.site import LeaseHandle, Site
 from stackwright.domain.cluster import rollout_of
 from stackwright.domain.errors import ApiError, PlanRefusedError, SecretMissingError, StackError
 from stackwright.domain.spec import Tenant
@@ -36,7 +36,7 @@ from stackwright.domain.tenant_saga import is_refusal
 from stackwright.domain.tenants import credentials_label
 from tasks.tenant_policy import read_policy
 from tasks.tenant_register import write_record
-from tasks.tenant_undo import remove_releases
+from tasks.tenant_undo import remove_releases, wait_for
 from tasks.tenants import carry_on, look_for_bringing, served_queues, system_client, tenant_client
 
 log = logging.getLogger(__name__)
@@ -182,15 +182,7 @@ def _wait(site: Site, tenant: Tenant, missing: Callable[[], list[str]], what: st
         last[:] = missing()
         return None if last else True
 
-    wait_until(
-        look,
-        what,
-        timeout_s=site.spec.layers.clearml.timeout_s,
-        poll_s=site.spec.rke2.poll_s,
-        clock=site.clock,
-        where=f"tenant {tenant.name}",
-        last=lambda: ", ".join(last),
-    )
+    wait_for(site, look, what, f"tenant {tenant.name}", last)
 
 
 def _unready(site: Site, tenant: Tenant) -> list[str]:

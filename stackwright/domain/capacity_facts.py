@@ -43,6 +43,16 @@ class DiskFact:
 
 
 @dataclass(frozen=True)
+class DiskRoom:
+    """All disks of a node together, in bytes: what is written, what they hold beside their reserve, what is promised to
+    volumes."""
+
+    used: int = 0
+    room: int = 0
+    scheduled: int = 0
+
+
+@dataclass(frozen=True)
 class QuotaFact:
     """A namespace's ResourceQuota: what may be requested and what is, by resource name without `requests.`."""
 
@@ -95,6 +105,16 @@ class CapacityFacts:
     waiting: tuple[WaitingJobs, ...] = ()
     shapes: tuple[JobShape, ...] = ()
     unread: tuple[str, ...] = ()
+
+    @property
+    def disk_room(self) -> dict[str, DiskRoom]:
+        """The disks of SUSE Storage, summed up by node."""
+        found: dict[str, DiskRoom] = {}
+        for disk in self.disks:
+            had = found.get(disk.node, DiskRoom())
+            room = had.room + disk.size - disk.reserved
+            found[disk.node] = DiskRoom(had.used + disk.used, room, had.scheduled + disk.scheduled)
+        return found
 
 
 def gpus_of(amounts: Mapping[str, int]) -> int:

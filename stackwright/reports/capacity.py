@@ -105,18 +105,14 @@ def idle_rows(report: CapacityReport) -> list[list[str]]:
 
 def disk_rows(report: CapacityReport) -> list[list[str]]:
     """Return one row for each storage node, the fullest first."""
-    used: dict[str, tuple[int, int, int]] = {}
-    for disk in report.facts.disks:
-        had = used.get(disk.node, (0, 0, 0))
-        used[disk.node] = (had[0] + disk.used, had[1] + disk.size - disk.reserved, had[2] + disk.scheduled)
     rows = []
-    for node, (full, size, promised) in sorted(used.items(), key=lambda item: -_part(item[1][0], item[1][1])):
+    for node, disks in sorted(report.facts.disk_room.items(), key=lambda item: -_part(item[1].used, item[1].room)):
         trend = report.disks.get(node)
         rows.append(
             [
                 node,
-                f"{gib(full)} of {gib(size)} ({_part(full, size):.0%})",
-                f"{gib(promised)} ({_part(promised, size):.0%})",
+                f"{gib(disks.used)} of {gib(disks.room)} ({_part(disks.used, disks.room):.0%})",
+                f"{gib(disks.scheduled)} ({_part(disks.scheduled, disks.room):.0%})",
                 f"{gib(trend.per_day)} a day" if trend and trend.known else "-",
                 in_words(trend) if trend else "not known",
             ]

@@ -127,9 +127,7 @@ def _losses(report: CapacityReport, figure: Figure) -> bool:
 
 def _disks(report: CapacityReport, figure: Figure) -> bool:
     """The nodes that are full first, with the range in which they will go on."""
-    sizes: dict[str, int] = {}
-    for disk in report.facts.disks:
-        sizes[disk.node] = sizes.get(disk.node, 0) + disk.size - disk.reserved
+    sizes = {node: disks.room for node, disks in report.facts.disk_room.items()}
     drawn = [
         (node, points)
         for node in sorted(sizes, key=lambda name: _soonest(report, name))

@@ -18,10 +18,16 @@ def reports_folder() -> Path:
     return Path(os.environ.get("STACKWRIGHT_REPORTS") or Path.cwd() / "build" / "reports")
 
 
+def run_folder(site: str, run_id: str) -> Path:
+    """Return the folder of one run's files, made if it is missing."""
+    folder = reports_folder() / site / run_id
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def save_report(report: DeployReport, run_id: str) -> Path:
     """Write the three forms of a report, mark it as the site's latest, and return its HTML file."""
-    folder = reports_folder() / report.site / run_id
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = run_folder(report.site, run_id)
     page = folder / "report.html"
     page.write_text(report_html(report), encoding="utf-8")
     (folder / "report.md").write_text(report_markdown(report), encoding="utf-8")
