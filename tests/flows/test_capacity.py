@@ -4,27 +4,19 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from stackwright.lab.rig import ROOT
 from stackwright.lab.server import PrefectServer
-from tests.flows.test_drill_restore import ask
+from tests.flows.server import ask, events, run_apart
 
 
 @pytest.fixture(scope="module")
 def told(prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("capacity")
-    env = {**os.environ, **prefect_server.environment, "STACKWRIGHT_REPORTS": str(folder / "reports")}
-    argv = [sys.executable, "-m", "tests.flows.capacity_flow", str(folder)]
-    done = subprocess.run(argv, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-5000:]
+    done = run_apart(prefect_server, "tests.flows.capacity_flow", folder)
     return {**json.loads(done.stdout.splitlines()[-1]), "folder": folder}
 
 
@@ -50,9 +42,5 @@ def test_the_artifact_has_pictures_and_the_files_lie_beside_each_other(told, pre
 
 
 def test_what_is_urgent_is_told_as_an_event(told, prefect_server: PrefectServer) -> None:
-    about = {"event": {"name": ["stackwright.capacity.urgent"]}, "resource": {"id": ["stackwright.site.lab"]}}
-    deadline = time.monotonic() + 60
-    while not (found := ask(prefect_server, "/events/filter", {"filter": about})["events"]):
-        assert time.monotonic() < deadline, "no event"
-        time.sleep(0.2)
+    found = events(prefect_server, "stackwright.capacity.urgent", site="lab")
     assert found[0]["payload"]["advice"]

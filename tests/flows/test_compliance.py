@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from stackwright.lab.rig import ROOT
 from stackwright.lab.server import PrefectServer
-from tests.flows.test_drill_restore import ask
+from tests.flows.server import ask, run_apart
 
 
 @pytest.fixture(scope="module")
 def told(prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("compliance")
-    env = {**os.environ, **prefect_server.environment, "STACKWRIGHT_REPORTS": str(folder / "reports")}
-    argv = [sys.executable, "-m", "tests.flows.compliance_flow", str(folder)]
-    done = subprocess.run(argv, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-5000:]
+    done = run_apart(prefect_server, "tests.flows.compliance_flow", folder)
     machine = [json.loads(path.read_text()) for path in sorted(folder.glob("reports/lab/*/compliance.json"))]
     reports = {one["verdict"]: one for one in machine}
     return {**json.loads(done.stdout.splitlines()[-1]), "folder": folder, "reports": reports}

@@ -3,54 +3,33 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-import time
 from typing import Any
 
-import httpx
 import pytest
 
-from stackwright.lab.rig import ROOT
 from stackwright.lab.server import PrefectServer
 from tasks.drill_news import FAILED, PASSED
 from tests.domain.drill_samples import manifest
+from tests.flows.server import ask, events, run_apart
 
 
 @pytest.fixture(scope="module")
 def told(prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("drill")
-    env = {**os.environ, **prefect_server.environment, "STACKWRIGHT_REPORTS": str(folder / "reports")}
-    argv = [sys.executable, "-m", "tests.flows.drill_flow", str(folder)]
-    done = subprocess.run(argv, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-5000:]
+    done = run_apart(prefect_server, "tests.flows.drill_flow", folder)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return {**found, "said": done.stdout + done.stderr}
 
 
-def ask(server: PrefectServer, path: str, body: dict[str, Any]) -> Any:
-    return httpx.post(f"{server.url}{path}", json=body, timeout=30).raise_for_status().json()
-
-
-def event(server: PrefectServer, name: str) -> dict[str, Any]:
-    about = {"event": {"name": [name]}, "resource": {"id": ["stackwright.site.north"]}}
-    deadline = time.monotonic() + 60
-    while not (found := ask(server, "/events/filter", {"filter": about})["events"]):
-        assert time.monotonic() < deadline, f"no event {name}"
-        time.sleep(0.2)
-    return found[0]
-
-
 def test_a_store_that_does_not_answer_fails_the_run_by_its_name(told, prefect_server: PrefectServer) -> None:
     assert told["runs"][0]["type"] == "FAILED", told
-    payload = event(prefect_server, FAILED)["payload"]
+    payload = events(prefect_server, FAILED)[0]["payload"]
     assert (payload["reason"], payload["score"], payload["bundle"]) == ("store-unreachable", 0, "")
 
 
 def test_a_proven_bundle_is_told_with_its_figures(told, prefect_server: PrefectServer) -> None:
     assert told["runs"][1]["type"] == "COMPLETED", told
-    payload = event(prefect_server, PASSED)["payload"]
+    payload = events(prefect_server, PASSED)[0]["payload"]
     assert payload == {
         "site": "north", "bundle": manifest().id, "reason": "", "rto_s": 42.0, "rpo_s": 3660.0, "bundle_age_s": 3600.0,
         "score": 100,

@@ -10,12 +10,12 @@ import threading
 import time
 from typing import Any
 
-import httpx
 import pytest
 
 from stackwright.lab.rig import ROOT
 from stackwright.lab.server import PrefectServer
 from tasks.lease import Lease
+from tests.flows.server import ask
 from tests.tasks.lease_site import WHOLE, dead_holder, make_site, on_server, other_host
 
 EVENT = "stackwright.lease.taken-over"
@@ -34,10 +34,6 @@ def run_on(site, server: PrefectServer) -> dict[str, Any]:
     assert done.returncode == 0, done.stderr[-3000:]
     found: dict[str, Any] = json.loads(done.stdout)
     return found
-
-
-def ask(server: PrefectServer, path: str, body: dict[str, Any]) -> Any:
-    return httpx.post(f"{server.url}{path}", json=body, timeout=30).raise_for_status().json()
 
 
 def test_a_takeover_is_told_as_an_artifact_and_an_event(site, prefect_server: PrefectServer) -> None:

@@ -8,10 +8,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -30,18 +29,10 @@ from stackwright.lab.server import PrefectServer
 from stackwright.schedules import set_schedules
 from stackwright.zombies import FAILED_ACTIONS, OWN_TAG, ZOMBIES, declared_heartbeats, ensure_automations
 from tasks.clearml_limit import clearml_slot, limit_name
+from tests.flows.server import on_server
 from tests.tasks.lease_site import make_site
 
-T = TypeVar("T")
 pytestmark = pytest.mark.usefixtures("prefect_server")
-
-
-def on_server(work: Callable[[PrefectClient], Awaitable[T]]) -> T:
-    async def call() -> T:
-        async with get_client() as client:
-            return await work(client)
-
-    return asyncio.run(call())
 
 
 def site_of(folder: Path, size: int, name: str) -> Site:

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-import time
 from typing import Any
 
-import httpx
 import pytest
 
-from stackwright.lab.rig import ROOT
 from stackwright.lab.server import PrefectServer
 from tasks.rehearsal import FAILED, PASSED
 from tests.domain.bundle_made import ID
 from tests.domain.test_upgrade import NEW, OLD
+from tests.flows.server import ask, events, run_apart
 
 WHOLE = ["restore", f"upgrade to {NEW}", "go back", "wipe"]
 
@@ -24,25 +19,13 @@ WHOLE = ["restore", f"upgrade to {NEW}", "go back", "wipe"]
 @pytest.fixture(scope="module")
 def told(prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("rehearsal")
-    env = {**os.environ, **prefect_server.environment, "STACKWRIGHT_REPORTS": str(folder / "reports")}
-    argv = [sys.executable, "-m", "tests.flows.rehearsal_flow", str(folder)]
-    done = subprocess.run(argv, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-5000:]
+    done = run_apart(prefect_server, "tests.flows.rehearsal_flow", folder)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return {**found, "said": done.stdout + done.stderr}
 
 
-def ask(server: PrefectServer, path: str, body: dict[str, Any]) -> Any:
-    return httpx.post(f"{server.url}{path}", json=body, timeout=30).raise_for_status().json()
-
-
-def events(server: PrefectServer, name: str, count: int) -> list[dict[str, Any]]:
-    about = {"event": {"name": [name]}, "resource": {"id": ["stackwright.site.north"]}}
-    deadline = time.monotonic() + 60
-    while len(found := ask(server, "/events/filter", {"filter": about})["events"]) < count:
-        assert time.monotonic() < deadline, f"{len(found)} of {count} events {name} were seen"
-        time.sleep(0.2)
-    return [one["payload"] for one in sorted(found, key=lambda one: one["occurred"])]
+def payloads(server: PrefectServer, name: str, count: int) -> list[dict[str, Any]]:
+    return [one["payload"] for one in events(server, name, count)]
 
 
 def test_without_a_proven_bundle_nothing_is_begun(told) -> None:
@@ -102,7 +85,7 @@ def test_each_rehearsal_has_a_page_that_says_what_forbids_it(told, prefect_serve
 
 
 def test_each_verdict_is_told_as_an_event(told, prefect_server: PrefectServer) -> None:
-    passed, failed = events(prefect_server, PASSED, 2), events(prefect_server, FAILED, 2)
+    passed, failed = payloads(prefect_server, PASSED, 2), payloads(prefect_server, FAILED, 2)
     assert passed[0] == {
         "site": "north", "bundle": ID, "from": OLD, "to": NEW, "plan": passed[0]["plan"], "problems": 0, "seconds": 150,
     }  # fmt: skip

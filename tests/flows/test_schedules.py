@@ -9,16 +9,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
-from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
 from prefect.client.schemas.objects import FlowRun, State
@@ -35,27 +35,16 @@ from stackwright.domain.schedules import FAILED, MISSED, Scheduled, Timing, want
 from stackwright.lab.rig import ROOT
 from stackwright.lab.server import PrefectServer
 from stackwright.schedules import declared, set_schedules, sites_on
+from tests.flows import server
+from tests.flows.server import T, on_server
 
 ENTRYPOINT = "tests/flows/scheduled_flow.py:tick"
-T = TypeVar("T")
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
 
-def on_server(work: Callable[[PrefectClient], Awaitable[T]]) -> T:
-    async def call() -> T:
-        async with get_client() as client:
-            return await work(client)
-
-    return asyncio.run(call())
-
-
 def wait_for(look: Callable[[], T], limit_s: float = 90) -> T:
-    """Look until something is there."""
-    deadline = time.monotonic() + limit_s
-    while not (found := look()):
-        assert time.monotonic() < deadline, "not seen in time"
-        threading.Event().wait(0.2)
-    return found
+    """Look until something is there; schedules and automations take their time."""
+    return server.wait_for(look, limit_s)
 
 
 @pytest.fixture(scope="module", autouse=True)

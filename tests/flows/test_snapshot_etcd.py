@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
-import subprocess
-import sys
-import time
 from typing import Any
 
-import httpx
 import pytest
 
-from stackwright.lab.rig import ROOT
 from stackwright.lab.server import PrefectServer
 from tasks.backup import FAILED, MADE
 from tests.domain.real_etcd import INSTALLED
+from tests.flows.server import ask, events, run_apart
 
 pytestmark = pytest.mark.skipif(not INSTALLED, reason="etcd is not installed")
 
@@ -24,26 +19,10 @@ pytestmark = pytest.mark.skipif(not INSTALLED, reason="etcd is not installed")
 @pytest.fixture(scope="module")
 def told(prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("site")
-    env = {**os.environ, **prefect_server.environment, "STACKWRIGHT_REPORTS": str(folder / "reports")}
-    argv = [sys.executable, "-m", "tests.flows.backup_flow", str(folder)]
-    done = subprocess.run(argv, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-5000:]
+    done = run_apart(prefect_server, "tests.flows.backup_flow", folder)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     reports = "".join(path.read_text() for path in (folder / "reports").rglob("*.*") if path.is_file())
     return {**found, "said": done.stdout.replace(found["identity"], "", 1) + done.stderr, "reports": reports}
-
-
-def ask(server: PrefectServer, path: str, body: dict[str, Any]) -> Any:
-    return httpx.post(f"{server.url}{path}", json=body, timeout=30).raise_for_status().json()
-
-
-def events(server: PrefectServer, name: str, count: int) -> list[dict[str, Any]]:
-    about = {"event": {"name": [name]}, "resource": {"id": ["stackwright.site.north"]}}
-    deadline = time.monotonic() + 60
-    while len(found := ask(server, "/events/filter", {"filter": about})["events"]) < count:
-        assert time.monotonic() < deadline, f"{len(found)} of {count} events {name} were seen"
-        time.sleep(0.2)
-    return sorted(found, key=lambda one: one["occurred"])
 
 
 def test_a_good_run_makes_a_bundle_and_the_next_one_finds_it_fresh(told) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import signal
@@ -12,16 +11,16 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID
 
 import httpx
 import pytest
 import yaml
-from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
@@ -33,29 +32,12 @@ from stackwright.lab.rig import ROOT
 from stackwright.lab.server import PrefectServer
 from stackwright.webhooks.settings import DEPLOYMENT
 from stackwright.webhooks.signing import signed_headers
+from tests.flows.server import on_server, wait_for
 from tests.flows.tenant_flow import tenant_request
 
-T = TypeVar("T")
 SITE = "lab"
 QUOTA = {"cpu": 64, "memory_gib": 256, "gpus": 1, "storage_gib": 2000, "pods": 100}
 pytestmark = pytest.mark.usefixtures("prefect_server")
-
-
-def on_server(work: Callable[[PrefectClient], Awaitable[T]]) -> T:
-    async def call() -> T:
-        async with get_client() as client:
-            return await work(client)
-
-    return asyncio.run(call())
-
-
-def wait_for(look: Callable[[], T], limit_s: float = 60) -> T:
-    """Look until something is there."""
-    deadline = time.monotonic() + limit_s
-    while not (found := look()):
-        assert time.monotonic() < deadline, "not seen in time"
-        threading.Event().wait(0.1)
-    return found
 
 
 async def deploy(client: PrefectClient) -> UUID:

@@ -7,15 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from uuid import uuid4
 
 import pytest
-from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import Cancelling, Crashed, Pending, Running, Scheduled
 
@@ -24,6 +22,7 @@ from stackwright.in_process import Flows, NotOursError
 from stackwright.lab.rig import ROOT
 from stackwright.worker import TYPE, Owner, TenantWorker
 from stackwright.worker_process import NameTakenError, hold_name
+from tests.flows.server import on_server, wait_for
 
 FLOW = '''"""A flow of the test's own, as the worker finds it below flows/."""
 from __future__ import annotations
@@ -60,25 +59,7 @@ async def trial(word: SiteName, folder: str, until: str = "", step_s: float = 0)
 def plain(word: str, folder: str):
     pass
 '''
-T = TypeVar("T")
 pytestmark = pytest.mark.usefixtures("prefect_server")
-
-
-def on_server(work: Callable[[PrefectClient], Awaitable[T]]) -> T:
-    async def call() -> T:
-        async with get_client() as client:
-            return await work(client)
-
-    return asyncio.run(call())
-
-
-def wait_for(look: Callable[[], T], limit_s: float = 60) -> T:
-    """Look until something is there."""
-    deadline = time.monotonic() + limit_s
-    while not (found := look()):
-        assert time.monotonic() < deadline, "not seen in time"
-        threading.Event().wait(0.1)
-    return found
 
 
 class Ground:
