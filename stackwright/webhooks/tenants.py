@@ -127,10 +127,12 @@ async def read(request: Request, site: SitePath, name: NamePath, _: Annotated[No
     """Show one tenant: its state, its last requests with their runs, and where its credentials are."""
     visitor, store = _visitor(request), request.app.state.store
     check_site(visitor.rights, site)
+    # The requests first: whoever sees one ended then sees a tenant that is at least as far.
+    entries = await store.history(site, name, HISTORY)
     found = [claim for claim in await store.claims([site]) if claim.name == name]
     if not found or not sees(visitor.rights, visitor.name, found[0]):
         raise unknown()
-    return tenant_view(found[0], await store.history(site, name, HISTORY))
+    return tenant_view(found[0], entries)
 
 
 async def _accept(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import threading
@@ -196,12 +197,19 @@ class Receiver:
         return found
 
 
+async def _serve(server: uvicorn.Server, listener: socket.socket) -> None:
+    await server.serve(sockets=[listener])
+    for connection in [*server.server_state.connections]:  # those of requests that outlived the grace
+        connection.transport.abort()
+    await asyncio.sleep(0)  # the loop closes an aborted socket in its next turn
+
+
 @contextmanager
 def serving(app: Any) -> Iterator[str]:
     """Serve an application by uvicorn in a thread; yield its address."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=2))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread = threading.Thread(target=lambda: asyncio.run(_serve(server, listener)), daemon=True)
         thread.start()
         deadline = time.monotonic() + 30
         while not server.started:
