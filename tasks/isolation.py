@@ -12,6 +12,7 @@ from functools import partial
 
 from stackwright.clients.kube import KubeClient
 from stackwright.clients.site import Site, wait_until
+from stackwright.domain.check import Outcome
 from stackwright.domain.cluster import Obj
 from stackwright.domain.errors import ApiError, ApiUnavailableError, NotFoundError, StackError
 from stackwright.domain.evidence import Evidence
@@ -36,7 +37,7 @@ from stackwright.domain.tenant_isolation import (
     targets_of,
 )
 from stackwright.domain.tenant_objects import TENANT_LABEL
-from stackwright.domain.validation import Outcome, evidence_of
+from stackwright.domain.validation import evidence_of
 from tasks.looking import look_at, now_of, unread
 
 log = logging.getLogger(__name__)

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from stackwright.clients.site import Site
+from stackwright.domain.check import Outcome
 from stackwright.domain.errors import StackError
 from stackwright.domain.evidence import Evidence
-from stackwright.domain.validation import Outcome, evidence_of
+from stackwright.domain.validation import evidence_of
+
+
+@dataclass(frozen=True)
+class CheckGroup:
+    """Checks that are looked at together, and the name of their task run."""
+
+    name: str
+    look: Callable[[Site], list[Evidence]]
 
 
 def look_at(site: Site, check: str, read: Callable[[], Outcome], *, target: str = "", part: str = "") -> Evidence:

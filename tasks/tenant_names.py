@@ -9,12 +9,13 @@ import logging
 from datetime import UTC, datetime
 
 from stackwright.clients.site import Site, wait_until
+from stackwright.domain.check import Outcome
 from stackwright.domain.errors import GateTimeoutError
 from stackwright.domain.evidence import Evidence
 from stackwright.domain.spec import Tenant
 from stackwright.domain.tenant_names import SeenName, judge_name, static_address
 from stackwright.domain.tenant_objects import router_host
-from stackwright.domain.validation import Outcome, evidence_of
+from stackwright.domain.validation import evidence_of
 
 log = logging.getLogger(__name__)
 

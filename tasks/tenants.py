@@ -18,6 +18,7 @@ from stackwright.clients.clearml import Clearml
 from stackwright.clients.kube import KubeClient
 from stackwright.clients.secrets import need
 from stackwright.clients.site import LeaseHandle, Site, wait_until
+from stackwright.domain.check import Outcome
 from stackwright.domain.errors import (
     ApiUnavailableError,
     ConflictError,
@@ -46,7 +47,7 @@ from stackwright.domain.tenants import (
     objects_of,
     unlisted,
 )
-from stackwright.domain.validation import Outcome, evidence_of
+from stackwright.domain.validation import evidence_of
 from tasks.common import in_thread, only_transient
 from tasks.gates import unready_pods
 from tasks.layers import apply_objects, check_stored, log_in

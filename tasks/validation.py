@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 from prefect import task
@@ -20,6 +20,7 @@ from stackwright.clients.clearml import Clearml
 from stackwright.clients.clearml_types import TaskInfo
 from stackwright.clients.site import Site
 from stackwright.clients.workload import WorkloadFailedError, run_in_queue, script_text
+from stackwright.domain.check import Outcome
 from stackwright.domain.errors import ApiError, ApiUnavailableError, GateTimeoutError, StackError
 from stackwright.domain.evidence import Evidence
 from stackwright.domain.layers import enabled
@@ -29,7 +30,6 @@ from stackwright.domain.tenant_drift import AT_REST
 from stackwright.domain.tenant_objects import GATEWAY_RELEASE, quota
 from stackwright.domain.tenant_record import with_records
 from stackwright.domain.validation import (
-    Outcome,
     WorkloadSeen,
     evidence_of,
     judge_capacity,
@@ -47,11 +47,12 @@ from stackwright.domain.validation import (
     judge_workload,
 )
 from stackwright.domain.values import covers
+from tasks import work_clearml, work_platform
 from tasks.common import gather_all, in_thread
 from tasks.gates import Look, look_gates
 from tasks.gates import evidence_of as gate_evidence
 from tasks.isolation import look_access, look_network
-from tasks.looking import look_at, now_of, unread
+from tasks.looking import CheckGroup, look_at, now_of, unread
 from tasks.public import public_get
 from tasks.tenant_names import judge, read_name
 from tasks.tenant_policy import read_policy
@@ -71,14 +72,6 @@ NODE_JUDGES = {
 }
 
 
-@dataclass(frozen=True)
-class CheckGroup:
-    """Checks that are looked at together, and the name of their task run."""
-
-    name: str
-    look: Callable[[Site], list[Evidence]]
-
-
 def validate(site: Site, light: bool) -> list[Evidence]:
     """Look at every check and return the evidence; `light` starts no workload. What cannot be read is unknown."""
     evidence: list[Evidence] = []
@@ -95,15 +88,17 @@ def stages(spec: StackSpec, light: bool, tenants: tuple[Tenant, ...] | None = No
     Isolation comes last: it asks for a task of another tenant, which the workloads leave. With `tenants` only the
     checks of these are made; a suspended one has nothing that could be checked.
     """
+    works = spec.validation.workload and not light
     first = [] if tenants is not None else [CheckGroup("cluster", look_cluster), CheckGroup("layers", look_layers)]
+    first += [] if tenants is not None else work_platform.groups(spec, not works)
     if not spec.layers.clearml.enabled:
         return [first]
     chosen = tuple(tenant for tenant in (spec.tenants if tenants is None else tenants) if not tenant.suspended)
-    works = spec.validation.workload and not light
     first.append(CheckGroup("clearml", look_server))
     awake = [tenant for tenant in chosen if not tenant.suspended]
     first += [CheckGroup(f"tenant-{tenant.name}", _bound(look_tenant, tenant)) for tenant in awake]
     first += [CheckGroup(f"workload-{tenant.name}", _bound(run_training, tenant)) for tenant in awake if works]
+    first += [group for tenant in awake for group in work_clearml.groups(spec, tenant, not works)]
     last = [CheckGroup(f"access-{tenant.name}", _bound(look_access, tenant)) for tenant in awake]
     last += [CheckGroup(f"network-{tenant.name}", _bound(look_network, tenant)) for tenant in awake if works]
     last += [CheckGroup(f"isolation-{tenant.name}", _bound(look_isolation, tenant)) for tenant in awake]

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from stackwright.domain.check import KUBERNETES, SERVER, Outcome
 from stackwright.domain.coverage import REQUIREMENTS
 from stackwright.domain.deploy import StackFacts, plan_deploy
 from stackwright.domain.errors import PlanRefusedError
@@ -20,7 +21,7 @@ from stackwright.domain.preflight import BY_ID
 from stackwright.domain.preflight.model import judge
 from stackwright.domain.preflight.seen import Case, Host
 from stackwright.domain.spec import StackSpec
-from stackwright.domain.validation import CATALOGUE, KUBERNETES, SERVER, Outcome, evidence_of
+from stackwright.domain.validation import CATALOGUE, evidence_of
 
 HOSTS = "SLES hosts"
 SHOWN = 5

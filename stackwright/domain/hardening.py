@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from stackwright.domain.check import KUBERNETES
 from stackwright.domain.evidence import Evidence, Verdict
 from stackwright.domain.layers import BY_NAME
 from stackwright.domain.node_facts import NodeFacts
@@ -22,7 +23,6 @@ from stackwright.domain.node_wants import CIS_SYSCTLS
 from stackwright.domain.rke2_facts import PSA
 from stackwright.domain.rke2_files import pod_security
 from stackwright.domain.spec import Node, StackSpec
-from stackwright.domain.validation import KUBERNETES
 
 POLICY = "default-network-policy"
 DNS_POLICY = "default-network-dns-policy"

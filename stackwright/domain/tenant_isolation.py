@@ -10,13 +10,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from stackwright.domain.check import Outcome
 from stackwright.domain.cluster import Obj
 from stackwright.domain.layers.clearml import NAMESPACE as SERVER_NAMESPACE
 from stackwright.domain.layers.clearml import RELEASE as SERVER_RELEASE
 from stackwright.domain.layers.shared import MANAGED_BY
 from stackwright.domain.spec import StackSpec, Tenant
 from stackwright.domain.tenant_objects import AGENT_RELEASE, PULL_SECRET, SERVER_PORTS, gpu_resource, memory_text
-from stackwright.domain.validation import Outcome
 
 TARGETS_ENV = "PROBE_TARGETS"
 PROBE_LABEL = "stackwright.io/probe"

@@ -9,43 +9,13 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from stackwright.domain import work_clearml, work_platform
+from stackwright.domain.check import AGENT, GATEWAY, GPUS, KUBERNETES, NETWORK, SERVER, Check, Outcome, judge
 from stackwright.domain.cluster import NodeStatus
-from stackwright.domain.evidence import Evidence, Verdict
+from stackwright.domain.evidence import Evidence
 from stackwright.domain.layers import gpu_operator
 from stackwright.domain.spec import StackSpec, Tenant
 from stackwright.domain.tenants import ROUTER_FRESH_S, is_fresh
-
-KUBERNETES, NETWORK, SERVER, AGENT, GATEWAY, GPUS = (
-    "RKE2 and Kubernetes",
-    "Cluster network (CNI)",
-    "ClearML Enterprise server",
-    "ClearML Enterprise agent",
-    "ClearML application gateway",
-    "GPU operator",
-)
-
-
-@dataclass(frozen=True)
-class Check:
-    """One check of the catalogue. `product` is what a lab imitates for it; `works` marks one that starts a workload."""
-
-    id: str
-    title: str
-    guide: str
-    wanted: str
-    remedy: str
-    product: str
-    must: bool = True
-    works: bool = False
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a look made of a check: its verdict and the measured value."""
-
-    verdict: Verdict
-    seen: str
-
 
 CATALOGUE: tuple[Check, ...] = (
     Check(
@@ -161,6 +131,8 @@ CATALOGUE: tuple[Check, ...] = (
         "workload/pipeline", "A pipeline runs to its end", "6", "completed, every step too",
         "Read the controller task's log.", SERVER, must=False, works=True,
     ),
+    *work_platform.CHECKS,
+    *work_clearml.CHECKS,
 )  # fmt: skip
 BY_ID: Mapping[str, Check] = {check.id: check for check in CATALOGUE}
 
@@ -193,10 +165,6 @@ def evidence_of(
     )
 
 
-def _judge(good: bool, seen: str) -> Outcome:
-    return Outcome("pass" if good else "fail", seen)
-
-
 # --- cluster ---------------------------------------------------------------------------------------------------------
 
 
@@ -206,19 +174,19 @@ def judge_nodes(spec: StackSpec, nodes: Iterable[NodeStatus]) -> Outcome:
     for node in seen.values():
         wrong += [] if node.ready else [f"{node.name} is not Ready"]
         wrong += [] if node.schedulable else [f"{node.name} is cordoned"]
-    return _judge(not wrong, "; ".join(wrong) or f"{len(seen)} of {len(spec.nodes)} Ready")
+    return judge(not wrong, "; ".join(wrong) or f"{len(seen)} of {len(spec.nodes)} Ready")
 
 
 def judge_versions(spec: StackSpec, nodes: Iterable[NodeStatus]) -> Outcome:
     wrong = [f"{node.name} {node.version}" for node in nodes if node.version != spec.rke2.version]
-    return _judge(not wrong, "; ".join(wrong) or spec.rke2.version)
+    return judge(not wrong, "; ".join(wrong) or spec.rke2.version)
 
 
 def judge_voters(spec: StackSpec, nodes: Iterable[NodeStatus]) -> Outcome:
     voters = {node.name for node in nodes if node.etcd_voter}
     missing = [server.name for server in spec.servers if server.name not in voters]
     text = f"{len(voters)} voter(s)"
-    return _judge(not missing, f"{text}; not voting: {', '.join(missing)}" if missing else text)
+    return judge(not missing, f"{text}; not voting: {', '.join(missing)}" if missing else text)
 
 
 def judge_gpus(spec: StackSpec, nodes: Iterable[NodeStatus]) -> Outcome:
@@ -233,35 +201,35 @@ def judge_gpus(spec: StackSpec, nodes: Iterable[NodeStatus]) -> Outcome:
     wrong = [
         f"{name}: {counts[name]}, wanted {gpu.count}" for name, gpu in wanted.items() if counts[name] != str(gpu.count)
     ]
-    return _judge(not wrong, "; ".join(wrong) or ", ".join(f"{name}: {count}" for name, count in counts.items()))
+    return judge(not wrong, "; ".join(wrong) or ", ".join(f"{name}: {count}" for name, count in counts.items()))
 
 
 # --- ClearML ---------------------------------------------------------------------------------------------------------
 
 
 def judge_http(status: int, ms: float) -> Outcome:
-    return _judge(status == 200, f"HTTP {status} in {ms:.0f} ms")
+    return judge(status == 200, f"HTTP {status} in {ms:.0f} ms")
 
 
 def judge_health(version: str, api_version: str, errors: Collection[str]) -> Outcome:
     text = f"server {version}, API {api_version}"
-    return _judge(not errors and bool(version), f"{text}; {'; '.join(errors)}" if errors else text)
+    return judge(not errors and bool(version), f"{text}; {'; '.join(errors)}" if errors else text)
 
 
 def judge_login(tenant: Tenant, company: str, role: str, user: str) -> Outcome:
     good = company.casefold() == tenant.name.casefold() and role == "admin"
-    return _judge(good, f"{user}, role {role}, company {company}")
+    return judge(good, f"{user}, role {role}, company {company}")
 
 
 def judge_queue(name: str, listed: Collection[str]) -> Outcome:
-    return _judge(name in listed, "listed" if name in listed else f"listed: {', '.join(sorted(listed)) or 'none'}")
+    return judge(name in listed, "listed" if name in listed else f"listed: {', '.join(sorted(listed)) or 'none'}")
 
 
 def judge_worker(queue: str, served_by: Mapping[str, Collection[str]]) -> Outcome:
     """`served_by` maps queue to the ids of its workers."""
     found = sorted(served_by.get(queue, ()))
     more = f" and {len(found) - 3} more" if len(found) > 3 else ""
-    return _judge(bool(found), ", ".join(found[:3]) + more if found else "no worker")
+    return judge(bool(found), ", ".join(found[:3]) + more if found else "no worker")
 
 
 def judge_router(name: str, routers: Mapping[str, str], now: datetime) -> Outcome:
@@ -271,7 +239,7 @@ def judge_router(name: str, routers: Mapping[str, str], now: datetime) -> Outcom
     fresh = is_fresh(routers[name], now)
     if fresh is None:
         return Outcome("unknown", f"{name} is listed, its last report's time cannot be read")
-    return _judge(fresh, f"{name}, last report {routers[name]}")
+    return judge(fresh, f"{name}, last report {routers[name]}")
 
 
 def judge_capacity(tenant: Tenant, reported: float | None) -> Outcome:
@@ -279,7 +247,7 @@ def judge_capacity(tenant: Tenant, reported: float | None) -> Outcome:
         return Outcome("skipped", "the tenant has no GPUs")
     if reported is None:
         return Outcome("unknown", "no agent reports resources")
-    return _judge(int(reported) == tenant.quota.gpus, f"{reported:g} GPU(s)")
+    return judge(int(reported) == tenant.quota.gpus, f"{reported:g} GPU(s)")
 
 
 def judge_foreign_queues(own: Collection[str], foreign: Collection[str]) -> Outcome:
@@ -287,7 +255,7 @@ def judge_foreign_queues(own: Collection[str], foreign: Collection[str]) -> Outc
     if not foreign:
         return Outcome("unknown", "the other tenant has no queue to look for")
     common = sorted(set(own) & set(foreign))
-    return _judge(not common, f"in common: {', '.join(common)}" if common else f"none of {len(foreign)}")
+    return judge(not common, f"in common: {', '.join(common)}" if common else f"none of {len(foreign)}")
 
 
 # --- workload --------------------------------------------------------------------------------------------------------
@@ -309,19 +277,19 @@ class WorkloadSeen:
 
 def judge_workload(seen: WorkloadSeen) -> dict[str, Outcome]:
     """Return the outcome of each workload check by its id."""
-    done = _judge(
+    done = judge(
         seen.status == "completed",
         f"task {seen.task_id} {seen.status} after {seen.seconds:.1f} s{': ' if seen.message else ''}{seen.message}",
     )
     if seen.first_loss is None or seen.last_loss is None:
         loss = Outcome("fail", "no loss was reported")
     else:
-        loss = _judge(seen.last_loss < seen.first_loss, f"{seen.first_loss:.4g} -> {seen.last_loss:.4g}")
+        loss = judge(seen.last_loss < seen.first_loss, f"{seen.first_loss:.4g} -> {seen.last_loss:.4g}")
     if seen.accuracy is None:
         accuracy = Outcome("fail", "no accuracy was reported")
     else:
-        accuracy = _judge(0.0 <= seen.accuracy <= 1.0, f"{seen.accuracy:.4g}")
-    artifact = _judge(bool(seen.artifacts), ", ".join(seen.artifacts) or "none")
+        accuracy = judge(0.0 <= seen.accuracy <= 1.0, f"{seen.accuracy:.4g}")
+    artifact = judge(bool(seen.artifacts), ", ".join(seen.artifacts) or "none")
     return {
         "workload/done": done,
         "workload/loss": loss,

@@ -7,12 +7,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from stackwright.domain.check import Outcome
 from stackwright.domain.cluster import NodeStatus
 from stackwright.domain.evidence import passed
 from stackwright.domain.validation import (
     BY_ID,
     CATALOGUE,
-    Outcome,
     WorkloadSeen,
     evidence_of,
     judge_capacity,

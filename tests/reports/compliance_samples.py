@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+from stackwright.domain.check import Outcome
 from stackwright.domain.compliance_looks import look_evidence
 from stackwright.domain.evidence import Evidence
 from stackwright.domain.hardening import hardening_evidence, parse_bench, scan_evidence
 from stackwright.domain.layers import enabled
 from stackwright.domain.results import FOREIGN, Result, latest
 from stackwright.domain.spec import StackSpec
-from stackwright.domain.validation import CATALOGUE, Outcome, evidence_of
+from stackwright.domain.validation import CATALOGUE, evidence_of
 from stackwright.reports.compliance import ComplianceReport
 from tests.domain.layers.sites import lab
 from tests.domain.nodes_seen import member

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+from stackwright.domain.check import Outcome
 from stackwright.domain.evidence import Evidence
 from stackwright.domain.layers import enabled
 from stackwright.domain.plan import Effect, Plan, Step
 from stackwright.domain.tenants import TenantFacts, plan_tenant
-from stackwright.domain.validation import Outcome, evidence_of
+from stackwright.domain.validation import evidence_of
 from stackwright.reports.model import DeployReport, Group, make_report
 from tests.domain.layers.sites import lab
 
