@@ -1,4 +1,4 @@
-"""Work that proves the platform below ClearML: what is tried and what an outcome means is in domain/work_platform.py."""
+"""Work that proves the platform below ClearML; what an outcome means is in domain/work_platform.py."""
 
 from __future__ import annotations
 
