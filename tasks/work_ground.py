@@ -106,8 +106,9 @@ class Ground:
             return None
         found = read(self.log_of(name))
         if found is None and phase in ("Failed", "Succeeded"):
-            seen = (self.log_of(name).strip() or "no output").splitlines()[-1][:200]
-            raise WorkFailedError(f"the pod ended without its result ({phase})", where=f"pod {name}", seen=seen)
+            last = (self.log_of(name).strip() or "no output").splitlines()[-1][:200]
+            why = " ".join(filter(None, (phase, pod["status"].get("reason"), pod["status"].get("message"))))
+            raise WorkFailedError("the pod ended without its result", where=f"pod {name}", seen=f"{why}: {last}")
         return found
 
     def state(self, *names: str) -> str:

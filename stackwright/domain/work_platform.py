@@ -204,7 +204,8 @@ def judge_pull(image: str, right: PullTried, wrong: PullTried) -> Outcome:
         return Outcome("fail", f"{head}: not pulled with the site's login: {right.trouble[:200]}")
     if not DENIED.search(wrong.trouble):
         return Outcome("unknown", f"{head}: pulled; the wrong login failed for another reason: {wrong.trouble[:200]}")
-    return Outcome("pass", f"{head}: pulled in {right.seconds:.1f} s; a wrong login: {wrong.trouble[:120]}")
+    refused = wrong.trouble.rpartition(": ")[2][:120]  # the last part is the registry's own word
+    return Outcome("pass", f"{head}: pulled in {right.seconds:.1f} s; a wrong login refused: {refused}")
 
 
 def judge_images(found: Mapping[str, tuple[int, str]]) -> Outcome:
