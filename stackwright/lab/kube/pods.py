@@ -196,12 +196,13 @@ def _run(state: KubeState, kept: Kept) -> float | None:
     spent = state.controllers_clock(("run", obj["metadata"]["uid"]))
     if spent < RUN_S:
         return RUN_S - spent
-    if _is_overdue(state, obj):
+    left = _time_left(state, obj)
+    if left is not None and left <= 0:
         reason, text = "DeadlineExceeded", "Pod was active on the node longer than the specified deadline"
         _set_status(state, kept, {**copy(obj["status"]), "phase": "Failed", "reason": reason, "message": text})
         return None
     if not _has_end(obj):
-        return None
+        return left
     failed = _fails(state, obj)
     known = programs.run(state, obj)
     if known is not None:
@@ -232,10 +233,15 @@ def _run(state: KubeState, kept: Kept) -> float | None:
     return None
 
 
-def _is_overdue(state: KubeState, obj: Obj) -> bool:
-    """Tell whether a pod ran longer than its activeDeadlineSeconds: real seconds, as who set it waits in them."""
+def _time_left(state: KubeState, obj: Obj) -> float | None:
+    """Return how long a pod may still run by its activeDeadlineSeconds, None without one.
+
+    The limit is in real seconds, for who set it waits in them; the answer is in those of the imitated world.
+    """
     limit = obj["spec"].get("activeDeadlineSeconds")
-    return limit is not None and state.controllers_clock(("run", obj["metadata"]["uid"])) / state.speed > float(limit)
+    if limit is None:
+        return None
+    return float(limit) * state.speed - state.controllers_clock(("run", obj["metadata"]["uid"]))
 
 
 def _has_end(obj: Obj) -> bool:
