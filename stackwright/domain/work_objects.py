@@ -79,7 +79,7 @@ def work_nodes(spec: StackSpec, nodes: Iterable[NodeStatus]) -> list[str]:
     fit = [
         node.name
         for node in nodes
-        if node.ready and node.schedulable and not any(taint.endswith(BLOCKING) for taint in node.taints)
+        if node.ready and node.schedulable and not any(taint.rpartition(":")[2] in BLOCKING for taint in node.taints)
     ]
     return sorted(fit, key=lambda name: (name not in disks, name))
 

@@ -183,7 +183,7 @@ def judge_volumes(volumes: Iterable[Obj]) -> Outcome:
 
 # --- images ----------------------------------------------------------------------------------------------------------
 
-DENIED = re.compile(r"\b(401|403)\b|unauthori[sz]ed|denied|authenticat|authori[sz]ation|insufficient_scope", re.I)
+DENIED = re.compile(r"(?<![\d.])40[13](?![\d.:])|unauthori[sz]ed|denied|authenticat|authori[sz]ation|insufficient_scope", re.I)
 
 
 @dataclass(frozen=True)
