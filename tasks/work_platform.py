@@ -17,10 +17,11 @@ from stackwright.domain.spec import StackSpec
 from stackwright.domain.work_platform import freshness_query, judge_freshness
 from tasks.looking import CheckGroup, look_at
 from tasks.work_gpus import compute
-from tasks.work_ground import tried
+from tasks.work_ground import POLL_S, tried
 from tasks.work_images import look_images, pull_image, refuse_image, refuse_privileged
 from tasks.work_volumes import look_volumes, lose_node, share_volume
 
+PATIENCE_S = 120.0
 METRICS_SERVICE, METRICS_PORT = f"{observability.NAMESPACE}-victoria-metrics-0", 8428
 
 
@@ -57,10 +58,18 @@ def _work(site: Site, *, check: str, run: Callable[[Site], Outcome]) -> list[Evi
 
 
 def _one(name: str, check: str, look: Callable[[Site], Outcome], enabled: bool, layer: str) -> CheckGroup:
-    """Return a group of one check that only reads, skipped where its layer is disabled."""
+    """Return a group of one check that only reads, skipped where its layer is disabled.
+
+    It is looked at again for a while before it fails: this may come right after nodes were restarted.
+    """
 
     def read(site: Site) -> Outcome:
-        return look(site) if enabled else Outcome("skipped", f"layers.{layer} is disabled")
+        if not enabled:
+            return Outcome("skipped", f"layers.{layer} is disabled")
+        deadline = site.clock.now() + min(PATIENCE_S, site.spec.validation.platform_timeout_s)
+        while (seen := look(site)).verdict == "fail" and site.clock.now() < deadline:
+            site.clock.wait(POLL_S)
+        return seen
 
     return CheckGroup(name, lambda site: [look_at(site, check, partial(read, site))])
 

@@ -114,7 +114,8 @@ def _whole_again(place: Ground, volume: str, lost: Copy, began: float, read: Sum
 
 def look_volumes(site: Site) -> Outcome:
     """Look at the state of every volume."""
-    return judge_volumes(site.kube().list(API, "Volume", NAMESPACE))
+    kube = site.kube()
+    return judge_volumes(kube.list(API, "Volume", NAMESPACE), kube.list(API, "Replica", NAMESPACE))
 
 
 # --- steps -----------------------------------------------------------------------------------------------------------

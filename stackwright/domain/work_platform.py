@@ -34,7 +34,8 @@ CHECKS: tuple[Check, ...] = (
         "Look at the volume's replicas in SUSE Storage, and at its nodes' free space.", STORAGE, works=True,
     ),
     Check(
-        "platform/volumes", "All volumes have their copies", "5.4", "no volume faulted or degraded",
+        "platform/volumes", "All volumes have their copies", "5.4",
+        "no volume faulted, none degraded without a rebuild that is going on",
         "Look at the volume in SUSE Storage's interface: which replica is missing, and why.", STORAGE,
     ),
     Check(
@@ -168,22 +169,36 @@ def judge_loss(seen: LossSeen) -> Outcome:
     return Outcome("pass", f"{text}; healthy again after {seen.whole_s:.1f} s")
 
 
-def judge_volumes(volumes: Iterable[Obj]) -> Outcome:
-    """Judge the state of every volume. A volume that nobody has open says nothing of itself."""
+def judge_volumes(volumes: Iterable[Obj], replicas: Iterable[Obj]) -> Outcome:
+    """Judge the state of every volume. A volume that nobody has open says nothing of itself.
+
+    One that is being rebuilt, as after a node's restart, is told and does not fail.
+    """
+    rebuilding = {item["spec"].get("volumeName") for item in replicas if _is_rebuilding(item)}
     states = {item["metadata"]["name"]: (item.get("status") or {}) for item in volumes}
     if not states:
         return Outcome("skipped", "there is no volume")
-    bad = [f"{name} {state['robustness']}" for name, state in sorted(states.items())
-           if state.get("robustness") in ("faulted", "degraded")]  # fmt: skip
+    ill = {name: str(state["robustness"]) for name, state in sorted(states.items())
+           if state.get("robustness") in ("faulted", "degraded")}  # fmt: skip
+    mending = [f"{name} is rebuilt" for name, state in ill.items() if state == "degraded" and name in rebuilding]
+    bad = [f"{name} {state}" for name, state in ill.items() if state == "faulted" or name not in rebuilding]
     healthy = sum(state.get("robustness") == "healthy" for state in states.values())
-    more = f" and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
-    text = f"{healthy} of {len(states)} healthy, {len(states) - healthy - len(bad)} not in use"
-    return judge(not bad, f"{text}; {', '.join(bad[:SHOWN])}{more}" if bad else text)
+    told = [*bad, *mending]
+    more = f" and {len(told) - SHOWN} more" if len(told) > SHOWN else ""
+    text = f"{healthy} of {len(states)} healthy, {len(states) - healthy - len(ill)} not in use"
+    return judge(not bad, f"{text}; {', '.join(told[:SHOWN])}{more}" if told else text)
+
+
+def _is_rebuilding(replica: Obj) -> bool:
+    spec, running = replica["spec"], (replica.get("status") or {}).get("currentState") == "running"
+    return running and not spec.get("healthyAt") and not spec.get("failedAt")
 
 
 # --- images ----------------------------------------------------------------------------------------------------------
 
-DENIED = re.compile(r"(?<![\d.])40[13](?![\d.:])|unauthori[sz]ed|denied|authenticat|authori[sz]ation|insufficient_scope", re.I)
+DENIED = re.compile(
+    r"(?<![\d.])40[13](?![\d.:])|unauthori[sz]ed|denied|authenticat|authori[sz]ation|insufficient_scope", re.I
+)
 
 
 @dataclass(frozen=True)

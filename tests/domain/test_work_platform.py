@@ -99,11 +99,27 @@ def test_volumes_that_nobody_uses_are_counted_and_bad_ones_named():
     def volume(name, robustness):
         return {"metadata": {"name": name}, "status": {"robustness": robustness}}
 
-    good = judge_volumes([volume("a", "healthy"), volume("b", "unknown")])
+    good = judge_volumes([volume("a", "healthy"), volume("b", "unknown")], [])
     assert (good.verdict, good.seen) == ("pass", "1 of 2 healthy, 1 not in use")
-    bad = judge_volumes([volume(f"v{number}", "faulted") for number in range(8)])
+    bad = judge_volumes([volume(f"v{number}", "faulted") for number in range(8)], [])
     assert bad.verdict == "fail" and "and 3 more" in bad.seen
-    assert judge_volumes([]).verdict == "skipped"
+    assert judge_volumes([], []).verdict == "skipped"
+
+
+@pytest.mark.parametrize(
+    ("robustness", "healthy_at", "failed_at", "state", "verdict"),
+    [
+        ("degraded", "", "", "running", "pass"),  # being rebuilt
+        ("degraded", "", "", "stopped", "fail"),
+        ("degraded", "", "2026-01-01T00:00:00Z", "running", "fail"),
+        ("degraded", "2026-01-01T00:00:00Z", "", "running", "fail"),
+        ("faulted", "", "", "running", "fail"),
+    ],
+)
+def test_a_degraded_volume_passes_only_while_it_is_rebuilt(robustness, healthy_at, failed_at, state, verdict):
+    volume = {"metadata": {"name": "v"}, "status": {"robustness": robustness}}
+    spec = {"volumeName": "v", "healthyAt": healthy_at, "failedAt": failed_at}
+    assert judge_volumes([volume], [{"spec": spec, "status": {"currentState": state}}]).verdict == verdict
 
 
 REFUSED = "unexpected status from HEAD request to https://r/v2/a/manifests/1: 401 Unauthorized"

@@ -13,6 +13,7 @@ from pydantic import SecretStr
 
 from stackwright.clients.kube import Kube
 from stackwright.clients.site import Site, SystemClock
+from stackwright.domain.check import Outcome
 from stackwright.domain.cluster import HttpAnswer
 from stackwright.domain.errors import ApiUnavailableError
 from stackwright.domain.spec import StackSpec
@@ -200,9 +201,10 @@ def test_a_degraded_volume_is_found_by_the_light_form(ground):
     assert look_volumes(ground.site).verdict == "skipped"
     volume = {"apiVersion": "longhorn.io/v1beta2", "kind": "Volume", "spec": {"numberOfReplicas": 2}}
     seen = SimpleNamespace(
-        list=lambda *args, **more: [
+        list=lambda version, kind, *args: [
             {**volume, "metadata": {"name": name}, "status": {"robustness": state}}
             for name, state in (("a", "healthy"), ("b", "degraded"))
+            if kind == "Volume"
         ]
     )
     found = look_volumes(dataclasses.replace(ground.site, kube=lambda: seen))
@@ -450,6 +452,21 @@ def test_fresh_data_of_every_node_passes_and_a_silent_node_fails(ground):
     assert late.verdict == "fail" and "wrk2: 10" in late.seen
     gone = asked(ground, answer_of({name: 20.0 for name in names[1:]}, now))
     assert gone.verdict == "fail" and f"{names[0]}: no data" in gone.seen
+
+
+def test_a_check_that_only_reads_is_looked_at_again_before_it_fails(ground, monkeypatch):
+    """Right after a restart a node is missing: the second look finds it; one that stays away fails at the end."""
+    site = with_settings(ground, platform_timeout_s=1)
+    looks = iter([judge("fail"), judge("pass")])
+    monkeypatch.setattr("tasks.work_platform.POLL_S", 0.01)
+    monkeypatch.setattr("tasks.work_platform.look_observability", lambda site: next(looks))
+    assert [one.verdict for one in run(ground, "platform-observability", site)] == ["pass"]
+    monkeypatch.setattr("tasks.work_platform.look_observability", lambda site: judge("fail"))
+    assert [one.verdict for one in run(ground, "platform-observability", site)] == ["fail"]
+
+
+def judge(verdict):
+    return Outcome(verdict, "seen")
 
 
 def test_a_metrics_store_that_cannot_be_read_is_unknown(ground):
