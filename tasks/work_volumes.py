@@ -28,7 +28,7 @@ from stackwright.domain.work_objects import (
     volume_pod,
     work_nodes,
 )
-from stackwright.domain.work_platform import (
+from stackwright.domain.work_storage import (
     Copy,
     LossSeen,
     Side,

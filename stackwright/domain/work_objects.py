@@ -30,9 +30,11 @@ SHARE = {"cpu": "100m", "memory": "128Mi"}
 # POSIX sh and coreutils. `exchange` ends only when the other pod, which has the volume open at the same time, answered.
 PROGRAM = """
 set -eu
-say() { echo "$1 $2 $(sha256sum < "/data/$2" | cut -d' ' -f1)" $(wc -c < "/data/$2"); }
+say() { sum=$(sha256sum < "/data/$2"); size=$(wc -c < "/data/$2"); echo "$1 $2 ${sum%% *}" $size; }
 put() { head -c "$WORK_BYTES" /dev/urandom > "/data/$1.part"; mv "/data/$1.part" "/data/$1"; sync; say WROTE "$1"; }
-stay() { trap 'exit 0' TERM; sleep "$WORK_STAY_S" & wait $!; }
+stay() { sleep "$WORK_STAY_S" > /dev/null 2>&1 & child=$!; wait "$child"; }
+child=
+trap '[ -z "$child" ] || kill "$child"; exit 0' TERM
 case "$WORK_PROGRAM" in
 exchange) put "$WORK_OWN"; until [ -s "/data/$WORK_OTHER" ]; do ls /data > /dev/null; sleep 1; done; say READ "$WORK_OTHER" ;;
 keep) put "$WORK_OWN"; stay ;;

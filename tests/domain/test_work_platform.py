@@ -21,22 +21,24 @@ from stackwright.domain.work_objects import (
 )
 from stackwright.domain.work_platform import (
     CHECKS,
-    Copy,
     GpuPlace,
-    LossSeen,
     PullTried,
-    Side,
     freshness_query,
     gpu_places,
     image_to_refuse,
-    is_whole,
     judge_cuda,
     judge_freshness,
     judge_images,
-    judge_loss,
     judge_privileged,
     judge_pull,
     judge_refused_image,
+)
+from stackwright.domain.work_storage import (
+    Copy,
+    LossSeen,
+    Side,
+    is_whole,
+    judge_loss,
     judge_shared,
     judge_volumes,
 )

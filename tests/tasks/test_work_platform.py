@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
+import signal
+import subprocess
 from contextlib import nullcontext
 from types import SimpleNamespace
 
@@ -18,7 +21,7 @@ from stackwright.domain.cluster import HttpAnswer
 from stackwright.domain.errors import ApiUnavailableError
 from stackwright.domain.spec import StackSpec
 from stackwright.domain.tenant_objects import namespace
-from stackwright.domain.work_objects import LIFE_NOTE, SHARED, WORK_LABEL, namespace_of
+from stackwright.domain.work_objects import LIFE_NOTE, PROGRAM, SHARED, WORK_LABEL, namespace_of, read_sum
 from stackwright.lab.kube.alone import kube_alone, ready_node
 from stackwright.lab.operators import install_operators
 from tasks import work_images, work_volumes
@@ -500,3 +503,35 @@ def test_the_light_form_makes_nothing(ground):
     assert {one.name for one in groups(ground.spec, False)} > set(names)
     off = ground.spec.model_copy(update={"validation": ground.spec.validation.model_copy(update={"platform": False})})
     assert groups(off, False) == []
+
+
+# --- the program, in a real shell ------------------------------------------------------------------------------------
+
+
+def started(folder, program, own, other):
+    """Run a pod's program with a folder in the place of its volume."""
+    text = PROGRAM.replace("/data", str(folder))
+    env = {"PATH": os.environ["PATH"], "WORK_PROGRAM": program, "WORK_OWN": own, "WORK_OTHER": other}
+    env |= {"WORK_BYTES": "4096", "WORK_STAY_S": "60"}
+    return subprocess.Popen(["sh", "-c", text], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def test_two_shells_exchange_their_files(tmp_path):
+    """What the pods run does in any POSIX shell what the stand-in says of it."""
+    pods = [started(tmp_path, "exchange", own, other) for own, other in (("one", "two"), ("two", "one"))]
+    said = [pod.communicate(timeout=60)[0] for pod in pods]
+    assert [pod.returncode for pod in pods] == [0, 0], said
+    assert read_sum(said[0], "READ") == read_sum(said[1], "WROTE")
+    assert read_sum(said[1], "READ") == read_sum(said[0], "WROTE")
+    assert read_sum(said[0], "READ").size == 4096 and not list(tmp_path.glob("*.part"))
+
+
+def test_a_shell_that_stays_ends_when_it_is_told_to(tmp_path):
+    """The pod that keeps a volume open ends at once with its deletion; a file that is not there fails the reader."""
+    pod = started(tmp_path, "keep", "one", "one")
+    line = pod.stdout.readline()
+    pod.send_signal(signal.SIGTERM)
+    pod.communicate(timeout=60)
+    assert pod.returncode == 0 and read_sum(line, "WROTE").size == 4096
+    reader = started(tmp_path, "read", "two", "absent")
+    assert reader.communicate(timeout=60)[0] and reader.returncode != 0
