@@ -180,8 +180,13 @@ def _checks_not_asked(look: _Look) -> Iterator[Evidence]:
         areas |= dict.fromkeys(("tenant", "workload"), "the site file names no tenant")
     elif not spec.validation.workload:
         areas["workload"] = "validation.workload is false"
+    if not spec.validation.platform:
+        areas["platform"] = "validation.platform is false"
     for check in CATALOGUE:
-        why = areas.get(check.id.split("/")[0], "")
+        area = check.id.split("/")[0]
+        why = areas.get(area, "")
+        if area == "platform" and check.works and not spec.validation.workload:
+            why = why or "validation.workload is false"
         if check.id == "workload/pipeline" and not spec.validation.pipeline:
             why = why or "validation.pipeline is false"
         if why:

@@ -418,6 +418,24 @@ class Validation(Model):
     """Run a training workload through each tenant's first queue."""
     workload_timeout_s: int = Field(900, ge=1)
     pipeline: bool = False
+    platform: bool = True
+    """Prove storage, registry, admission control, GPUs and observability by work."""
+    platform_timeout_s: int = Field(600, ge=30)
+    """One workload of these may take so long; a dead run's is removed once it is older than three times this."""
+    pull_image: str | None = None
+    """Image in a registry that asks for a login, pulled to prove that. Empty: the image of a tenant's agent."""
+    pull_block: BlockName | None = None
+    """Block with the login for `pull_image`. Empty: the one that the site file gives for its registry."""
+    refused_image: str | None = None
+    """Image that SUSE Security must refuse. Empty: one made up from a deny rule on images or registries."""
+    cuda_image: str = "nvcr.io/nvidia/k8s/cuda-sample:vectoradd-cuda12.5.0"
+    """Image with nvidia-smi and a CUDA sample that says `Test PASSED`; registries.yaml's mirrors serve it."""
+    observability_metric: str = "container_cpu_usage"
+    """A metric that the agent of every node sends all the time."""
+    observability_label: str = "host"
+    """The metric's label that names the node."""
+    observability_fresh_s: int = Field(300, ge=30)
+    """Every node's last data may be so old."""
 
 
 class BackupStore(Model):

@@ -34,6 +34,7 @@ AREAS: Mapping[str, str] = {
     "rke2": "RKE2",
     "cluster": "Cluster",
     "layer": "Layers",
+    "platform": "Platform, by work",
     "clearml": "ClearML server",
     "tenant": "Tenants",
     "tenants": "What nobody asked for",

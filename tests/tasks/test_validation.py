@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from stackwright.domain import work_platform
 from stackwright.domain.cluster import HttpAnswer
 from stackwright.domain.errors import ApiUnavailableError
 from stackwright.domain.evidence import passed
@@ -24,6 +25,7 @@ from tasks.validation import (
 )
 from tests.tasks.tenant_site import TenantSite
 
+ELSEWHERE = ("layers", "access-", "network-", "platform-")
 QUOTA = ("v1", "ResourceQuota", "clearml-red", "tenant-quota")
 
 
@@ -68,11 +70,11 @@ def verdicts(evidence):
 
 
 def without_layers(place, light):
-    """Look at everything but the layers' own gates and what test_isolation.py tries on a cluster that enforces it."""
+    """Look at all but the layers' own gates and what test_isolation and test_work_platform have clusters for."""
     found = []
     for stage in stages(place.spec, light):
         for group in stage:
-            found += [] if group.name.startswith(("layers", "access-", "network-")) else group.look(place.site)
+            found += [] if group.name.startswith(ELSEWHERE) else group.look(place.site)
     return found
 
 
@@ -86,6 +88,7 @@ def test_a_good_platform_passes_every_check(place):
     }
     elsewhere = {
         "workload/pipeline",
+        *(check.id for check in work_platform.CHECKS),
         *(f"tenant/isolation-{name}" for name in ("network", "platform", "quota", "account")),
     }
     assert looked_at == {check.id for check in CATALOGUE} - elsewhere
@@ -213,13 +216,14 @@ def test_validate_runs_all_stages_and_keeps_their_order(place):
     """The plain form returns evidence of cluster, layers, ClearML, tenants and isolation, without a flow around it."""
     evidence = validate(place.site, True)
     areas = list(dict.fromkeys(check.id.split("/")[0] for check in evidence))
-    assert areas == ["cluster", "layer", "clearml", "tenant"]
+    assert areas == ["cluster", "layer", "platform", "clearml", "tenant"]
     assert evidence[-1].id == "tenant/blue/isolation-system"
 
 
 def test_without_clearml_only_cluster_and_layers_are_looked_at(tmp_path):
     """A site without the ClearML layer has nothing to log in to."""
-    spec = TenantSite(tmp_path, layers={"clearml": {"enabled": False}}, tenants=[]).spec
+    off = {"validation": {"platform": False}}
+    spec = TenantSite(tmp_path, layers={"clearml": {"enabled": False}}, tenants=[], **off).spec
     assert [group.name for stage in stages(spec, light=False) for group in stage] == ["cluster", "layers"]
 
 

@@ -64,9 +64,10 @@ PREPARATION = rows(
      (Layer("storage"), Rule("ClearML without storage"), Layer("storage", gate="volume/readwriteonce"))),
     ("clearml-rwx", "step 5, storage", "A ReadWriteMany volume for the workers.",
      (Tenant("workspace"), Field("tenants[].workspace_gib"), Layer("storage", gate="volume/readwritemany"),
-      Rule("shared volume beyond the quota"), Corrected("rwx-claim"))),
+      Check("platform/shared-volume"), Rule("shared volume beyond the quota"), Corrected("rwx-claim"))),
     ("clearml-registry", "step 6", "Credentials of ClearML's registry.",
-     (Field("clearml.registry_block"), Tenant("pull-secret"), Layer("clearml", value="imageCredentials.password"))),
+     (Field("clearml.registry_block"), Tenant("pull-secret"), Layer("clearml", value="imageCredentials.password"),
+      Check("platform/image-pull"))),
 )  # fmt: skip
 
 SERVER = rows(
@@ -132,7 +133,7 @@ AGENT = rows(
      (Check("workload/done"), Check("workload/artifact"))),
     ("agent-namespace", "5.8.2", "A namespace for each tenant.",
      (Tenant("namespace"), Tenant("quota"), Tenant("limits"), Tenant("network"), Check("tenant/isolation-network"),
-      Check("tenant/isolation-quota"))),
+      Check("tenant/isolation-quota"), Check("platform/privileged-refused"))),
     ("agent-per-tenant", "5.8.2", "An agent for each tenant, with that tenant's key.",
      (Tenant("agent"), Check("tenant/isolation-queues"), Check("tenant/isolation-tasks"),
       Check("tenant/isolation-platform"), Check("tenant/isolation-account"))),

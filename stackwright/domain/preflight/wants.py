@@ -222,6 +222,8 @@ def blocks(spec: StackSpec) -> tuple[WantedBlock, ...]:
         found.append(("certificate", spec.ingress.ca_block, "ingress.ca_block"))
     if spec.ingress.tls == "secret" and layers:
         found.append(("certificate", spec.ingress.certificate_block, "ingress.certificate_block"))
+    if spec.validation.pull_block:
+        found.append(("registry", spec.validation.pull_block, "validation.pull_block"))
     if "observability" in layers:
         found.append(("secret-text", spec.layers.observability.license_block, "layers.observability.license_block"))
     if "clearml" in layers:

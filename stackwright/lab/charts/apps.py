@@ -75,6 +75,7 @@ OBSERVABILITY = ChartSpec(
             for part in _OBS_STORES
         ),
         service(_obs("router"), {"router": 8080}),
+        service(_obs("victoria-metrics-0"), {"http": 8428}),
         service(_obs("otel-collector"), {"otlp-grpc": 4317, "otlp-http": 4318}, app=_obs("receiver")),
         secret(
             _obs("auth"),

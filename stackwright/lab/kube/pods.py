@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from stackwright.lab.kube import lifecycle, policies
+from stackwright.lab.kube import lifecycle, policies, programs
 from stackwright.lab.kube.scheduling import NOT_READY, PODS, UNSCHEDULABLE, node_ready, tolerates, with_condition
 from stackwright.lab.kube.store import Kept
 from stackwright.lab.kube.values import copy, dig
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 Obj = dict[str, Any]
 START_S, RUN_S, END_S = 1.0, 1.0, 0.5
+LOOK_S = 1.0  # a program that waits for another pod looks so often
 ENDS_NOTE = "lab.stackwright.io/ends"
 """Annotation of a pod: `killed` means that its program does not hear the signal and uses its whole grace."""
 UNREACHABLE = {"key": "node.kubernetes.io/unreachable", "effect": "NoExecute"}
@@ -93,6 +94,12 @@ def _start_problem(state: KubeState, obj: Obj) -> tuple[str, str] | None:
     missing = _missing(state, obj)
     if missing:
         return missing
+    attached = programs.attach_problem(state, obj)
+    if attached:
+        return "ContainerCreating", attached
+    refused = programs.pull_problem(state, obj)
+    if refused:
+        return "ErrImagePull", refused
     for container in [*(obj["spec"].get("initContainers") or ()), *obj["spec"]["containers"]]:
         if container["image"] in state.broken_images or container["image"].rpartition(":")[0] in state.broken_images:
             text = (
@@ -189,9 +196,21 @@ def _run(state: KubeState, kept: Kept) -> float | None:
     spent = state.controllers_clock(("run", obj["metadata"]["uid"]))
     if spent < RUN_S:
         return RUN_S - spent
-    if not _has_end(obj):
+    left = _time_left(state, obj)
+    if left is not None and left <= 0:
+        reason, text = "DeadlineExceeded", "Pod was active on the node longer than the specified deadline"
+        _set_status(state, kept, {**copy(obj["status"]), "phase": "Failed", "reason": reason, "message": text})
         return None
+    if not _has_end(obj):
+        return left
     failed = _fails(state, obj)
+    known = programs.run(state, obj)
+    if known is not None:
+        for name, text in known.logs.items():
+            state.pod_logs[obj["metadata"]["namespace"], f"{obj['metadata']['name']}/{name}"] = text
+        if known.ended is None:
+            return LOOK_S
+        failed = failed or known.ended != 0
     said = policies.probe_log(state, obj)
     if said is not None:
         state.pod_logs[obj["metadata"]["namespace"], obj["metadata"]["name"]] = said
@@ -212,6 +231,17 @@ def _run(state: KubeState, kept: Kept) -> float | None:
     ]
     _set_status(state, kept, status)
     return None
+
+
+def _time_left(state: KubeState, obj: Obj) -> float | None:
+    """Return how long a pod may still run by its activeDeadlineSeconds, None without one.
+
+    The limit is in real seconds, for who set it waits in them; the answer is in those of the imitated world.
+    """
+    limit = obj["spec"].get("activeDeadlineSeconds")
+    if limit is None:
+        return None
+    return float(limit) * state.speed - state.controllers_clock(("run", obj["metadata"]["uid"]))
 
 
 def _has_end(obj: Obj) -> bool:

@@ -72,6 +72,8 @@ class KubeState(Store):
         self.service_backends: dict[tuple[str, str, str | int], Backend] = {}
         self.webhooks: dict[str, Webhook] = {}
         self.broken_images: set[str] = set()
+        self.image_logins: dict[str, dict[str, str]] = {}  # registry host -> its users and passwords
+        self.volume_files: dict[str, dict[str, bytes]] = {}  # PersistentVolume -> files that pods wrote
         self.failing_jobs: set[str] = set()
         self.pod_logs: dict[tuple[str, str], str] = {}
         self.lb_pools: list[str] = []

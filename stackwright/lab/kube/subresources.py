@@ -66,7 +66,8 @@ def _log(state: KubeState, request: web.Request, kept: Kept) -> web.Response:
         waiting = dig(pod, "status", "containerStatuses", 0, "state", "waiting", "reason", default="ContainerCreating")
         why = "trying and failing to pull image" if "Image" in waiting else "ContainerCreating"
         raise bad_request(f'container "{asked}" in pod "{meta["name"]}" is waiting to start: {why}')
-    text = state.pod_logs.get((meta["namespace"], meta["name"]))
+    own = state.pod_logs.get((meta["namespace"], f"{meta['name']}/{asked}"))
+    text = own if own is not None else state.pod_logs.get((meta["namespace"], meta["name"]))
     if text is None:
         prefixes = [
             value

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 import secrets
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -198,6 +200,43 @@ async def observability(world: World) -> None:
         if name.endswith("suse-observability-router"):
             up = world.ready("Deployment", name, ns)
             world.serve(ns, name, (8080, "router"), _observability_page if up else None)
+
+    for item in world.objects("StatefulSet"):
+        name, ns = item["metadata"]["name"], item["metadata"]["namespace"]
+        if name.endswith("suse-observability-victoria-metrics-0"):
+            up = world.ready("StatefulSet", name, ns)
+            world.serve(ns, name, (8428, "http"), _metrics_store(world, ns) if up else None)
+
+
+QUERY = re.compile(r"max by \(host\) \(tlast_over_time\(container_cpu_usage\[\d+s\]\)\)")
+
+
+def _metrics_store(world: World, ns: str) -> Backend:
+    """Answer the one query about each node's last data: of the nodes whose agent runs, by now. Others find nothing."""
+
+    async def answer(
+        method: str, path: str, headers: Mapping[str, str], query: Mapping[str, str], body: bytes
+    ) -> Answer:
+        if path != "/api/v1/query":
+            return answer_text(404, "unsupported path requested")
+        nodes = _agents(world, ns) if QUERY.fullmatch(query.get("query", "")) else []
+        found = [{"metric": {"host": node}, "value": [time.time(), str(time.time())]} for node in nodes]
+        return answer_json(200, {"status": "success", "data": {"resultType": "vector", "result": found}})
+
+    return answer
+
+
+def _agents(world: World, ns: str) -> list[str]:
+    """Return the nodes whose agent's pod is ready."""
+    ready = [
+        pod
+        for pod in world.objects("Pod", ns=ns)
+        if any(owner["name"].endswith("-node-agent") for owner in pod["metadata"].get("ownerReferences") or ())
+        and any(
+            c["type"] == "Ready" and c["status"] == "True" for c in (pod.get("status") or {}).get("conditions") or ()
+        )
+    ]
+    return sorted({pod["spec"].get("nodeName", "") for pod in ready} - {""})
 
 
 async def _observability_page(
