@@ -7,7 +7,7 @@ SHELL  := /bin/bash
 
 export DO_NOT_TRACK = 1
 
-.PHONY: help setup demo test check format bench bench-nodes bench-upgrade kill-test guard-test rung rung-image restore-proof test-long docs lock clean bench-bundle capacity-bench drill-proof saga-test tenant-load bench-tenant preflight-bench
+.PHONY: help setup demo test check format bench bench-nodes bench-upgrade kill-test guard-test rung rung-image restore-proof test-long docs lock clean bench-bundle capacity-bench drill-proof saga-test tenant-load bench-tenant preflight-bench docs-site
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 18
@@ -94,6 +94,9 @@ test-long: setup ## Run the cases that the default suite only samples: every cut
 
 docs: setup ## Write the generated documents again
 	@$(BIN)/stackwright docs
+
+docs-site: $(STAMP) ## Build the documentation as a site of plain files, in build/site
+	@$(BIN)/mkdocs build --strict --quiet
 
 lock: $(STAMP) ## Pin the dependencies again, with hashes and without index addresses
 	@$(BIN)/python -m pip install --quiet uv

@@ -166,7 +166,8 @@ def _until_interrupted() -> None:
 
 
 def docs() -> None:
-    """Write the generated documents again: guide coverage, errata, site file reference, preflight."""
+    """Write the generated documents again: guide coverage, errata, preflight, and all references."""
+    from stackwright import handbook
     from stackwright.domain.sitefile import parse_site
     from stackwright.reports.guide import coverage_markdown, errata_markdown
     from stackwright.reports.preflight import preflight_markdown
@@ -183,3 +184,5 @@ def docs() -> None:
     for name, text in texts.items():
         (ROOT / "docs" / name).write_text(text, encoding="utf-8")
         out.print(f"docs/{name}")
+    for path in handbook.write(ROOT):
+        out.print(str(path.relative_to(ROOT)))
