@@ -184,7 +184,7 @@ class Admission:
         if name == "image":
             return any(image == part or image.startswith(part.rstrip("*")) for part in values)
         if name in ("cveCriticalCount", "cveHighCount"):
-            return self.cves.get(image, [0, 0, 0])[name == "cveHighCount"] >= int(value or 0)
+            return bool(self.cves.get(image, [0, 0, 0])[name == "cveHighCount"] >= int(value or 0))
         if name == "runAsPrivileged":
             return str(bool((container.get("securityContext") or {}).get("privileged"))).lower() == value
         return False

@@ -1,7 +1,8 @@
 """NeuVector's groups, what it makes of traffic and processes by their mode, its logs, its containers and their scans.
 
 A group is learned for each workload outside the product's own namespace. In Discover whatever is seen becomes a rule;
-in Monitor what no rule allows is reported; in Protect it is stopped as well. Shapes: controller/api/apis.go, log_apis.go.
+in Monitor what no rule allows is reported; in Protect it is stopped as well.
+Shapes: controller/api/apis.go, log_apis.go.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class Groups:
             return answer_json(200, {"group": self._group(found[1])}) if found[1] in self.names() else _missing()
         if found := re.fullmatch(r"/v1/log/(violation|incident|threat)", path):
             newest_first = sorted(self.logs[found[1]], key=lambda one: -int(one["reported_timestamp"]))
-            return answer_json(200, {f"{found[1]}s": page(newest_first, query)})
+            return answer_json(200, {f"{found[1]}s": page(newest_first, query, log=True)})
         if path == "/v2/workload":
             return answer_json(200, {"workloads": page(self._workloads(), query)})
         if path == "/v1/scan/image":
@@ -218,8 +219,8 @@ class Groups:
         name = f"k8s_{container.get('name', 'main')}_{pod}_{space}"
         return {
             "brief": {"id": hashlib.sha256(name.encode()).hexdigest(), "name": name, "display_name": pod,
-                      "domain": space, "image": image, "image_id": _image_id(image), "state": "monitor", "service": group[3:],
-                      "service_group": group},
+                      "domain": space, "image": image, "image_id": _image_id(image), "state": "monitor",
+                      "service": group[3:], "service_group": group},
             "security": {"cap_change_mode": True, **self.mode_of(group), "scan_summary": self._scan(image, started)}
             if group
             else {"scan_summary": self._scan(image, started)},

@@ -46,11 +46,13 @@ def stamp(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def page(items: Sequence[Obj], query: Mapping[str, str]) -> list[Obj]:
-    """Return one page of a list: filters first, then `start` and `limit`; a limit of nought means all."""
-    found = [item for item in items if all(_fits(item, tag, text) for tag, text in _filters(query))]
+def page(items: Sequence[Obj], query: Mapping[str, str], *, log: bool = False) -> list[Obj]:
+    """Return one page of a list; a limit of nought means all. Only of a log is `start` counted after the filters."""
     start, limit = _number(query, "start"), _number(query, "limit")
-    return found[start : start + limit] if limit else found[start:]
+    rest = items if log else items[start:]
+    found = [item for item in rest if all(_fits(item, tag, text) for tag, text in _filters(query))]
+    found = found[start:] if log else found
+    return found[:limit] if limit else found
 
 
 def _filters(query: Mapping[str, str]) -> list[tuple[str, str]]:
