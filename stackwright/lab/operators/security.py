@@ -51,7 +51,7 @@ class NeuVector:
         self.world, self.now = world, now
         self.memory: dict[str, Any] = world.memory.setdefault("neuvector", {})
         self.sessions: dict[str, list[Any]] = self.memory.setdefault("sessions", {})
-        """Token to its user and the time of its last use."""
+        """Token to its user, the time of its last use, and the user's role."""
         self.new_services: dict[str, Any] = self.memory.setdefault("new_svc", self._first_settings())
         self.groups = Groups(world, self.memory, now)
         self.admission = Admission(world, self.memory)
@@ -71,15 +71,15 @@ class NeuVector:
         if (method, path) == ("POST", "/v1/auth"):
             return self._login(sent)
         token = next((value for key, value in headers.items() if key.lower() == "x-auth-token"), "")
-        user = self._user(token)
-        if user is None:
+        role = self._role(token)
+        if not role:
             return refusal(401, UNAUTHORIZED)
         if (method, path) == ("DELETE", "/v1/auth"):
             del self.sessions[token]
             return answer_json(200, {})
         if (method, path) == ("PATCH", "/v1/auth"):
             return answer_json(200, {})
-        if method != "GET" and path not in REVIEWS and user["role"] != "admin":
+        if method != "GET" and path not in REVIEWS and role != "admin":
             return refusal(403, DENIED)
         return (
             self.benchmarks.answer(method, path)
@@ -98,24 +98,25 @@ class NeuVector:
         if user is None or not given.get("password") or given["password"] != user["password"]:
             return refusal(401, UNAUTHORIZED)
         self._end_idle()
-        if sum(name == user["fullname"] for name, _ in self.sessions.values()) >= SESSIONS:
+        if sum(name == user["fullname"] for name, _, _ in self.sessions.values()) >= SESSIONS:
             return refusal(401, UNAUTHORIZED)
         token = secrets.token_hex(16)
-        self.sessions[token] = [user["fullname"], self.now()]
+        self.sessions[token] = [user["fullname"], self.now(), user["role"]]
         told = {"token": token, "fullname": user["fullname"], "username": user["fullname"], "role": user["role"],
                 "timeout": int(IDLE_S)}  # fmt: skip
         return answer_json(200, {"token": told, "need_to_reset_password": False})
 
-    def _user(self, token: str) -> dict[str, str] | None:
+    def _role(self, token: str) -> str:
+        """Return the role of a session's user, empty where there is no such session; it is used now."""
         self._end_idle()
         session = self.sessions.get(token)
         if session is None:
-            return None
+            return ""
         session[1] = self.now()
-        return next((one for one in self._users() if one["fullname"] == session[0]), None)
+        return str(session[2])
 
     def _end_idle(self) -> None:
-        for token in [one for one, (_, used) in self.sessions.items() if self.now() - used > IDLE_S]:
+        for token in [one for one, (_, used, _) in self.sessions.items() if self.now() - used > IDLE_S]:
             del self.sessions[token]
 
     def _users(self) -> list[dict[str, str]]:
