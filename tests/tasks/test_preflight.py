@@ -18,7 +18,7 @@ from stackwright.clients.x509 import inspect_pair
 from stackwright.domain import shell
 from stackwright.domain.errors import PlanRefusedError
 from stackwright.domain.plan import Effect, Plan, Step
-from stackwright.domain.preflight import CHECKS, FIRST, checks_of, wants
+from stackwright.domain.preflight import BY_ID, CHECKS, FIRST, checks_of, wants
 from stackwright.domain.preflight.disks import fsync_p99_ms
 from stackwright.domain.preflight.model import judge
 from stackwright.domain.preflight.script import Blob, preflight_script, with_logins
@@ -225,6 +225,28 @@ def test_a_lab_machine_answers_and_nothing_changes(site):
 
 async def _snapshot(lab, name):
     return lab.nodes.snapshot(name)
+
+
+@pytest.mark.lab
+@pytest.mark.parametrize(
+    ("kind", "seconds", "check", "seen"),
+    [("slow-disk", 0.08, "etcd/fsync", "80"), ("slow-link", 0.09, "network/rtt", "90")],
+)
+def test_a_slow_disk_and_a_slow_link_are_measured(site, kind, seconds, check, seen):
+    """The measured value is the machine's: it fails while the fault stands, and passes without it."""
+    lab, place = site
+
+    def outcome():
+        found = judge(read_case(place, cluster=False), [BY_ID[f"preflight/{check}"]])
+        return next(one.outcome for one in found if one.subject == "n1")
+
+    lab.inject(kind=kind, node="n1", seconds=seconds)
+    lab.call(lab.nodes.look_at_faults())
+    slow = outcome()
+    assert slow.verdict == "fail" and seen in slow.seen
+    lab.inject()
+    lab.call(lab.nodes.look_at_faults())
+    assert outcome().verdict == "pass"
 
 
 @pytest.mark.lab
