@@ -17,6 +17,7 @@ from tests.flows.server import ask, wait_for
 from tests.tasks.security_site import PASSWORD
 
 CARRY_OUT = {"decision": "carry out", "approver": "Ada", "reason": "read the list"}
+pytestmark = pytest.mark.slow  # a process of its own that runs eight flows
 REFUSE = {"decision": "refuse", "approver": "Ada", "reason": "not before the audit"}
 
 
