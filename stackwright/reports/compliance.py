@@ -134,11 +134,17 @@ def compliance_json(report: ComplianceReport) -> dict[str, Any]:
         "scan": {
             "results": [_result(report, one) for one in report.of("scan/")],
             "nodes": [_scan(scan) for scan in report.scans],
-            "images": [{**asdict(one), "known": not one.why} for one in report.images],
+            "images": [_image(one) for one in report.images],
         },
         "kept": report.kept,
         "unread": list(report.unread),
     }
+
+
+def _image(one: ImageScan) -> dict[str, Any]:
+    """Return one image's scan; what is not known of it is null, not nought."""
+    unknown = dict.fromkeys(("critical", "high", "medium")) if one.why else {}
+    return {**asdict(one), **unknown, "known": not one.why}
 
 
 def _clause(report: ComplianceReport, clause: Clause) -> dict[str, Any]:

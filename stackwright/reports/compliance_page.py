@@ -276,9 +276,9 @@ def _image_rows(report: ComplianceReport) -> list[tuple[str, str, str, list[str]
     rows = []
     for one in report.images[:SHOWN_IMAGES]:
         tone = "unknown" if one.why else "fail" if one.critical else "skipped" if one.high else "pass"
-        counts = ["unknown"] * 3 if one.why else [str(one.critical), str(one.high), str(one.medium)]
+        counts = ["?"] * 3 if one.why else [str(one.critical), str(one.high), str(one.medium)]
         days = (report.at.timestamp() - one.scanned_at) / 86400 if one.scanned_at else None
-        age = one.why or ("time not known" if days is None else f"{days:.0f} days" if days >= 1 else "today")
+        age = one.why or ("time not known" if days is None else f"{days:.0f} day(s) ago" if days >= 1 else "today")
         rows.append((one.image, _names(one.namespaces), tone, counts, age, one.database))
     return rows
 
