@@ -160,6 +160,9 @@ def _to_protect(life: SecurityLife, facts: LifeFacts, name: str, ask: Ask) -> _F
     notes += [f"not with it: {wait}" for wait in late] + _would_block(life, facts, name)
     if not ask.enforce:
         return _Found(notes=(*notes, f"{name} is ready to be enforced: start promote-security, read the plan, approve"))
+    notes.insert(
+        0, f"{name}: from then on what its {len(ready)} group(s) have not learned is cut off; {_taken_back(life)}"
+    )
     return _Found((*(_protect(name, group.service) for group in ready), _watch(name, life)), tuple(notes))
 
 
@@ -276,7 +279,8 @@ def _admission(life: SecurityLife, facts: LifeFacts, ask: Ask) -> _Found:
         return _Found(notes=(told, "admission control is ready to refuse: start promote-security for it, and approve"))
     step = _step(ADMISSION, "protect", "refuse what a deny rule matches, instead of reporting it", CUTS,
                  "the state says protect; every running workload's pod passes a dry run")  # fmt: skip
-    return _Found((step, _watch(ADMISSION, life)), (told,))
+    warned = f"from then on workloads that a deny rule matches are not let in; {_taken_back(life)}"
+    return _Found((step, _watch(ADMISSION, life)), (warned, told))
 
 
 # --- back, and what was begun ----------------------------------------------------------------------------------------
@@ -346,6 +350,10 @@ def step_back(target: str) -> Step:
     return _step(
         target, "step-back", "back to Monitor: report, block nothing", Effect.NONE, "nothing is enforced there"
     )
+
+
+def _taken_back(life: SecurityLife) -> str:
+    return f"for {life.watch_minutes} minutes it is watched, and taken back by itself when known-good work suffers"
 
 
 def _protect(name: str, service: str) -> Step:
