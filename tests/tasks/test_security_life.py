@@ -7,7 +7,9 @@ import logging
 import pytest
 
 from stackwright.domain.errors import ApiUnavailableError, FencedError, PlanRefusedError
+from stackwright.domain.layers.security import after
 from stackwright.domain.security_life import Ask, cuts
+from tasks import layers
 from tasks import security_life as life
 from tasks.security import SecurityApiError, SecurityLoginError, admin_session, asked, pages
 from tasks.security_life import SteppedBackError, bring_target, evidence_now, plan_now
@@ -481,6 +483,15 @@ def test_a_promotion_of_admission_control_that_died_is_taken_back(fake, monkeypa
     assert kinds(back) == ["security/admission/step-back"]
     carry_out(fake, back)
     assert fake.admission.state()["mode"] == "monitor" and plan_now(fake.site, ALONE).empty
+
+
+def test_a_deploy_leaves_the_mode_alone_that_was_promoted(fake):
+    """deploy-stack applies the resource again, without a conflict and with the mode that is there."""
+    fake.days(4)
+    carry_out(fake, plan_now(fake.site, ADMISSION))
+    (item,) = after(fake.spec)
+    layers._apply(fake.kube, item, {})
+    assert fake.admission.state()["mode"] == "protect" and fake.admission.state()["enable"]
 
 
 # --- the wire --------------------------------------------------------------------------------------------------------
