@@ -141,7 +141,8 @@ def promote(site: Site, lease: LeaseHandle, target: str, groups: tuple[str, ...]
     kube = site.kube()
     record = read_life_record(kube)
     if record.intent is None:
-        intent = Intent(target=target, groups=groups, began=site.clock.now())
+        # In whole seconds, as the product dates its events: none of the first second may be missed.
+        intent = Intent(target=target, groups=groups, began=float(int(site.clock.now())))
         record = write_life_record(kube, record.model_copy(update={"intent": intent}), lease)
     elif record.intent.target != target:
         raise StackError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
+from urllib.parse import quote
 
 from stackwright.clients.kube import KubeClient
 from stackwright.clients.site import Site
@@ -65,7 +66,7 @@ def read_life(site: Site, *, admission: bool = False, passed_over: frozenset[str
 
 def read_group(call: Call, name: str) -> Group | None:
     """Return one group as it is now; None where it is gone."""
-    answer = call("GET", f"/v1/group/{name}")
+    answer = call("GET", f"/v1/group/{quote(name, safe='')}")
     if answer.status == 404:
         return None
     found = parse_groups([asked(lambda *_, **__: answer, "GET", f"/v1/group/{name}").get("group") or {}], ())

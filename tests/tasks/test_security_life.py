@@ -8,11 +8,12 @@ import pytest
 
 from stackwright.domain.errors import ApiUnavailableError, FencedError, PlanRefusedError
 from stackwright.domain.layers.security import after
-from stackwright.domain.security_life import Ask, cuts
+from stackwright.domain.security_life import Ask, cuts, targets
 from tasks import layers
 from tasks import security_life as life
 from tasks.security import SecurityApiError, SecurityLoginError, admin_session, asked, pages
 from tasks.security_life import SteppedBackError, bring_target, evidence_now, plan_now
+from tasks.security_look import read_life
 from tasks.security_record import LifeRecordError, read_life_record
 from tests.tasks.layer_site import FakeLease
 from tests.tasks.security_site import PASSWORD, SecuritySite
@@ -161,6 +162,16 @@ def test_a_workload_that_is_down_and_a_full_log_refuse(fake):
 @pytest.mark.parametrize("name", ["kube-system", "cattle-neuvector-system", "elsewhere"])
 def test_a_namespace_that_the_site_file_does_not_name_is_refused(fake, name):
     assert f"{name}: the site file does not ask" in refused(fake, Ask(namespaces=(name,)))
+
+
+def test_all_means_neither_the_platform_nor_what_is_left_out(tmp_path):
+    """Namespaces of Kubernetes and the platform are enforced only where they are named as such."""
+    for system, wanted in ((), ["red", "shop"]), (("kube-system",), ["kube-system", "red", "shop"]):
+        place = SecuritySite(tmp_path, protect="all", never=["calm"], system=system)
+        for space in ("kube-system", "calm", "cattle-system"):
+            place.workload("app", space)
+        facts = read_life(place.site)
+        assert list(targets(place.spec.layers.security.life, facts)) == wanted
 
 
 def test_without_a_life_nothing_is_promoted(fake, tmp_path):

@@ -38,9 +38,10 @@ REVIEWS = ("/v1/assess/admission/rule",)  # a POST that only reads
 async def security(world: World) -> None:
     """Serve NeuVector's REST API while a controller runs."""
     up = world.ready("Deployment", CONTROLLER, NAMESPACE)
-    product = NeuVector(world)
-    world.serve(NAMESPACE, "neuvector-svc-controller-api", (10443, "controller-api"), product.answer if up else None)
-    if up:
+    product = NeuVector(world) if up else None  # the init files are read when the first controller starts
+    answer = product.answer if product else None
+    world.serve(NAMESPACE, "neuvector-svc-controller-api", (10443, "controller-api"), answer)
+    if product:
         await product.admission.settle()
 
 
