@@ -29,6 +29,7 @@ from stackwright.domain.hardening import (
     parse_bench,
     scan_evidence,
 )
+from stackwright.domain.image_scans import ImageScan, image_evidence, parse_images
 from stackwright.domain.layers import enabled, security
 from stackwright.domain.layers.model import LayerDef
 from stackwright.domain.layers.planning import proof_objects
@@ -37,7 +38,7 @@ from stackwright.reports.compliance import ComplianceReport
 from tasks.common import in_thread
 from tasks.gates import Look, evidence_of
 from tasks.results import kept_results
-from tasks.security import Call, security_session
+from tasks.security import Call, admin_session, pages, security_session
 from tasks.stack import read_stack
 from tasks.validation import validate_site, with_asked
 
@@ -46,8 +47,8 @@ async def look_at_compliance(site: Site) -> ComplianceReport:
     """Look at all that can be looked at now, add the last kept results of the rest, and judge every clause."""
     at = datetime.fromtimestamp(site.clock.now(), UTC)
     whole = await in_thread(with_asked, site)  # kept results of tenants that were asked for count as well
-    found, (facts, why), hardening, (scans, no_scan), kept = await asyncio.gather(
-        validate_site(site, light=True), _read_stack(site), look_hardening(site), look_scans(site),
+    found, (facts, why), hardening, (scans, no_scan), (images, no_images), kept = await asyncio.gather(
+        validate_site(site, light=True), _read_stack(site), look_hardening(site), look_scans(site), look_images(site),
         in_thread(kept_results, site),
     )  # fmt: skip
     policies, no_policies, proofs = hardening
@@ -55,7 +56,7 @@ async def look_at_compliance(site: Site) -> ComplianceReport:
     fresh = [
         *found, *proofs, *look_evidence(site.spec, facts, why, at),
         *hardening_evidence(site.spec, facts.nodes if facts else None, policies, why or no_policies, at),
-        *scan_evidence(site.spec, scans, no_scan, at),
+        *scan_evidence(site.spec, scans, no_scan, at), *image_evidence(site.spec, images, no_images, at),
     ]  # fmt: skip
     return ComplianceReport(
         site=site.spec.site,
@@ -64,6 +65,7 @@ async def look_at_compliance(site: Site) -> ComplianceReport:
         profile=site.spec.rke2.profile,
         results=tuple(latest(whole.spec, fresh, results)),
         scans=scans,
+        images=images,
         kept=where,
         unread=unread,
     )
@@ -146,6 +148,40 @@ def _scan(call: Call, host: dict[str, Any]) -> NodeScan:
     if not answer.ok:
         return NodeScan(name, why=f"the report of the node {bench_error(answer.status, answer.json())}")
     return parse_bench(name, answer.json())
+
+
+@task(task_run_name="security-images", cache_policy=NO_CACHE, timeout_seconds=600)
+async def look_images(site: Site) -> tuple[tuple[ImageScan, ...], str]:
+    """Read what SUSE Security knows of the images that run. It is not retried, as above."""
+    return await in_thread(read_images, site)
+
+
+def read_images(site: Site) -> tuple[tuple[ImageScan, ...], str]:
+    """Return every running image with its scan, worst first; and why there is none at all, if so."""
+    if not site.spec.layers.security.enabled:
+        return (), ""
+    try:
+        kube = site.kube()
+        running: dict[str, set[str]] = {}
+        for pod in kube.each("v1", "Pod"):
+            for image in _images(pod):
+                running.setdefault(image, set()).add(str(pod["metadata"].get("namespace", "")))
+        with admin_session(site, kube) as call:
+            scanned = list(pages(call, "/v1/scan/image", "images"))
+            workloads = list(pages(call, "/v2/workload", "workloads"))
+    except StackError as error:
+        return (), _reason(error)
+    return parse_images(scanned, workloads, running), ""
+
+
+def _images(pod: dict[str, Any]) -> Iterator[str]:
+    """Yield the images of a running pod by the name that its runtime gives them."""
+    status = pod.get("status") or {}
+    if status.get("phase") != "Running":
+        return
+    told = [one.get("image") for one in status.get("containerStatuses") or ()]
+    named = [one.get("image") for one in (pod.get("spec") or {}).get("containers") or ()]
+    yield from (str(image) for image in (told if all(told) and told else named) if image)
 
 
 def _reason(error: StackError) -> str:

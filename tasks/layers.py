@@ -217,7 +217,9 @@ def _apply(kube: KubeClient, item: ObjectSpec, opened: Opened) -> None:
             item.key.api_version, item.key.kind, item.key.name, {"metadata": meta}, item.key.namespace or None
         )
     else:
-        kube.apply(sealed(item.manifest, lambda tree: _plain(resolve(tree, opened))), force=True)
+        key = item.key
+        seen = kube.get(key.api_version, key.kind, key.name, key.namespace or None) if item.kept else None
+        kube.apply(sealed(item.beside(seen), lambda tree: _plain(resolve(tree, opened))), force=True)
     log.info("%s applied", item.key)
 
 

@@ -22,6 +22,13 @@ Lifted = Annotated[
 Override = Annotated[
     str | None, Field(pattern=r"^[^:\n]{2,80}: [^\n]{3,400}$", examples=["J. Doe: CVE-2026-1, no spare host"])
 ]
+Namespaces = Annotated[
+    list[Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]] | None, Field(examples=[["team-red"]])
+]
+Accepted = Annotated[
+    list[Annotated[str, Field(min_length=3, max_length=300)]] | None,
+    Field(examples=[["web.team-red>db.team-red:5432"]]),
+]
 Days = Annotated[int, Field(ge=1, le=300)]
 Age = Annotated[int, Field(ge=0, le=3650)]
 Seconds = Annotated[int, Field(ge=0, le=604800)]

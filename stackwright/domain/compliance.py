@@ -51,6 +51,7 @@ BESIDE: dict[str, tuple[str, str, str]] = {
     "rke2-cis": ("measured here", "cis/", "the CIS profile as RKE2 has it"),
     "security-scan": ("measured here", "scan/*/scan", "SUSE Security's Kubernetes CIS benchmark has run"),
     "security-templates": ("measured here", "scan/*/findings", "what SUSE Security's Kubernetes CIS benchmark finds"),
+    "security-enforce": ("flow", "security/", "promote-security: namespaces and admission control that enforce"),
     "rke2-offsite": ("flow", "backup/", "snapshot-etcd: the bundles in the store"),
     "rke2-recovery": ("flow", "drill/", "drill-restore: the newest bundle restored on a spare host"),
     "security-restore": ("flow", "drill/", "drill-restore: the newest bundle restored on a spare host"),

@@ -203,6 +203,11 @@ def _flows_not_asked(look: _Look) -> Iterator[Evidence]:
         about = _About(f"{area}/not-asked", f"{area}: not asked for", f"a section {section}", HOSTS, "5.2")
         if absent:
             yield look.judged(about, False, False, "", f"the site file has no section {section}")
+    security = look.spec.layers.security
+    if not security.enabled or security.life is None:
+        place = "a section layers.security.life"
+        about = _About("security/not-asked", "security: not asked for", place, BY_NAME["security"].title, "5.5")
+        yield look.judged(about, False, False, "", "the site file has no section layers.security.life")
 
 
 def _left(targets: Iterable[str], good: str) -> str:

@@ -264,8 +264,29 @@ class Storage(Layer):
     data_path: str = "/var/lib/longhorn"
 
 
+class SecurityLife(Model):
+    """How SUSE Security goes from learning to refusing, namespace by namespace (flow promote-security). Guide: 5.5."""
+
+    learn_days: int = Field(7, ge=0, le=365)
+    """What a group's containers do so long (Discover) becomes its rules."""
+    observe_days: int = Field(7, ge=0, le=365)
+    """Then what breaks the rules is only reported so long (Monitor), before it is stopped (Protect)."""
+    protect: tuple[str, ...] | Literal["all"] = ()
+    """Namespaces to enforce, one after the other in this order. `all`: every one, by name, but those of `never`."""
+    never: tuple[str, ...] = ()
+    """Namespaces that stay in Monitor where `protect` is `all`."""
+    system: tuple[str, ...] = ()
+    """Namespaces of Kubernetes and the platform itself (kube-*, cattle-*, longhorn-system ...) that may be enforced."""
+    watch_minutes: int = Field(30, ge=1, le=1440)
+    """How long a namespace is watched after its promotion; known-good traffic that is blocked sends it back."""
+    admission: Literal["monitor", "protect"] = "monitor"
+    """`protect`: admission control may be promoted to refusing, when the operator asks for it."""
+
+
 class Security(Layer):
     admin_block: BlockName = "security-admin"
+    life: SecurityLife | None = None
+    """Without it everything stays in Monitor: what breaks the rules is reported, nothing is stopped."""
 
 
 class Registry(Layer):

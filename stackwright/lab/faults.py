@@ -20,11 +20,11 @@ from typing import Any, Literal, get_args
 from stackwright.lab.journal import Entry
 
 Kind = Literal[
-    "kill", "cut", "disk-full", "node-dead", "process-death", "link-loss", "slow-disk", "slow-join", "learner-stuck",
-    "chart-pending", "api-500", "etcd-alarm",
+    "kill", "cut", "disk-full", "node-dead", "process-death", "link-loss", "slow-disk", "slow-link",
+    "slow-join", "learner-stuck", "chart-pending", "api-500", "etcd-alarm",
 ]  # fmt: skip
 When = Literal["before", "inside", "after"]
-MACHINE = frozenset({"disk-full", "node-dead", "process-death", "link-loss", "slow-disk"})
+MACHINE = frozenset({"disk-full", "node-dead", "process-death", "link-loss", "slow-disk", "slow-link"})
 
 
 @dataclass
@@ -33,7 +33,8 @@ class Fault:
     `target`, `action`, and `step`, the id of one step of a script: its moments are what the script writes into the
     machine's journal. `past` is a step that must have been sent before: the same change may come twice in a run. It
     strikes `count` times (0: always). `pid` is the process that `kill` ends (0: the controller that the lab was told
-    of, once); `seconds` is how long `slow-join` holds a node back, and each fsync of etcd takes under `slow-disk`;
+    of, once); `seconds` is how long `slow-join` holds a node back, each fsync of the
+    machine takes under `slow-disk`, and a round trip from it under `slow-link`;
     `path` is the folder that `disk-full` fills; `node` is the machine that a fault of a machine befalls: without it,
     the one that the change is made on. `etcd-alarm` raises NOSPACE, or what `action` says, on the members of
     `target`.

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stackwright.lab.faults import Fault, Faults, When
+from stackwright.lab.faults import Fault, Faults, Kind, When
 from stackwright.lab.journal import Entry, Journal
 from stackwright.lab.machines.hand import Command, HandServer, write_standins
 from stackwright.lab.machines.kernel import boot_kernel
@@ -39,6 +39,10 @@ PATHS = {
 HOLDER = Path(__file__).parent / "machines" / "holder.sh"
 START_LIMIT_S = 20.0
 STOP_LIMIT_S = 10.0
+SLOW: tuple[tuple[Kind, str, float], ...] = (
+    ("slow-disk", "/run/lab/disk_s", 1.0),
+    ("slow-link", "/run/lab/rtt_ms", 1000.0),
+)
 CUT = "/run/lab/cut"  # is there while the machine has no network
 
 
@@ -394,6 +398,7 @@ class LabNodes:
                     await self._die_or_live(name)
                 if (self.faults.standing("link-loss", name) is not None) != (name in self.cut_off):
                     await (self.mend_link(name) if name in self.cut_off else self.cut_link(name))
+                self._slow_or_quick(name)
                 await self._fill_or_free(name, self.faults.standing("disk-full", name))
 
     async def _die_or_live(self, name: str) -> None:
@@ -403,6 +408,15 @@ class LabNodes:
         else:
             self._dead.add(name)
             await self.power_off(name)
+
+    def _slow_or_quick(self, name: str) -> None:
+        """Tell a machine's dd and ping how long a write and a round trip take."""
+        for kind, place, factor in SLOW:
+            fault = self.faults.standing(kind, name)
+            if fault is not None and self[name].is_on:
+                self[name].write(place, f"{fault.seconds * factor:g}\n")
+            elif self[name].path(place).exists():
+                self[name].path(place).unlink()
 
     async def _fill_or_free(self, name: str, fault: Fault | None) -> None:
         if (fault is not None) == (name in self._full) or not self[name].is_on:

@@ -12,6 +12,7 @@ from stackwright.domain.compliance import MEANINGS, Answered, Clause, Status, al
 from stackwright.domain.coverage import REQUIREMENTS
 from stackwright.domain.evidence import Evidence, worst_first
 from stackwright.domain.hardening import Finding, NodeScan
+from stackwright.domain.image_scans import ImageScan
 from stackwright.domain.results import Result, age_s, is_stale
 
 Verdict = Literal["failed", "unknown", "not proved", "lab", "proved"]
@@ -28,6 +29,7 @@ class ComplianceReport:
     profile: str
     results: tuple[Result, ...]
     scans: tuple[NodeScan, ...] = ()
+    images: tuple[ImageScan, ...] = ()
     kept: str = ""
     unread: tuple[str, ...] = ()
 
@@ -132,10 +134,17 @@ def compliance_json(report: ComplianceReport) -> dict[str, Any]:
         "scan": {
             "results": [_result(report, one) for one in report.of("scan/")],
             "nodes": [_scan(scan) for scan in report.scans],
+            "images": [_image(one) for one in report.images],
         },
         "kept": report.kept,
         "unread": list(report.unread),
     }
+
+
+def _image(one: ImageScan) -> dict[str, Any]:
+    """Return one image's scan; what is not known of it is null, not nought."""
+    unknown = dict.fromkeys(("critical", "high", "medium")) if one.why else {}
+    return {**asdict(one), **unknown, "known": not one.why}
 
 
 def _clause(report: ComplianceReport, clause: Clause) -> dict[str, Any]:

@@ -103,6 +103,13 @@ details.inner { border: 0; border-radius: 0; margin: 2px 0; background: none; } 
 <table><thead><tr><th class="w-effect">Level</th><th class="w-effect">Item</th><th>What it asks</th><th class="w-verify">Nodes</th></tr></thead><tbody>
 {% for finding, nodes in findings %}<tr><td>{{ badge(finding.level, "skipped" if finding.level == "MANUAL" else "fail") }}</td><td data-label="Item"><code>{{ finding.number }}</code></td><td data-label="What it asks">{{ finding.text }}</td><td data-label="Nodes">{{ nodes }}</td></tr>
 {% endfor %}</tbody></table>{% if findings_left %}<p class="soft">and {{ findings_left }} more, in the JSON beside this file</p>{% endif %}</details>{% endif %}
+<h2>Vulnerabilities of running images</h2>
+<p class="soft">Every image that runs, as SUSE Security's scanner knows it, the worst first. An image that was not scanned is unknown, not clean. SUSE Security's own images are not among them: it does not list itself.</p>
+{% if images %}<table><thead><tr><th>Image</th>{% for head in ("Critical", "High", "Medium") %}<th class="number">{{ head }}</th>{% endfor %}<th>Scanned</th><th>Namespaces</th></tr></thead><tbody>
+{% for image, spaces, tone, counts, age, database in images %}<tr><td>{{ badge("unknown" if tone == "unknown" else "critical" if tone == "fail" else "high" if tone == "skipped" else "none above medium", tone) }} <code>{{ image }}</code></td>
+{%- for count in counts %}<td class="number" data-label="{{ ("Critical", "High", "Medium")[loop.index0] }}">{{ count }}</td>{% endfor %}<td data-label="Scanned">{{ age }}{% if database %} <span class="soft">database {{ database }}</span>{% endif %}</td><td data-label="Namespaces">{{ spaces }}</td></tr>
+{% endfor %}</tbody></table>{% if images_left %}<p class="soft">and {{ images_left }} more, in the JSON beside this file</p>{% endif %}
+{% else %}<p>No image was told of: the results <code>scan/images</code> say why.</p>{% endif %}
 <footer>A result older than 31 days is stale. Last results are kept in {{ report.kept }}. This file needs no network.</footer>
 </main></body></html>
 """

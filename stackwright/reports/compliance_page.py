@@ -66,7 +66,7 @@ VERDICTS: dict[Verdict, tuple[str, str]] = {
 }
 LAB = "Made on a lab. What passed on a stand-in proves the flows, and nothing of a real product"
 WORDS = {"pass": "passed", "fail": "failed", "unknown": "could not be read", "skipped": "not asked for"}
-SHOWN_RESULTS, SHOWN_CLAUSES, SHOWN_FINDINGS, SHOWN_NODES = 60, 40, 80, 6
+SHOWN_RESULTS, SHOWN_CLAUSES, SHOWN_FINDINGS, SHOWN_NODES, SHOWN_IMAGES = 60, 40, 80, 6, 200
 
 
 @dataclass(frozen=True)
@@ -135,6 +135,8 @@ def compliance_html(report: ComplianceReport) -> str:
         sections=_sections(report),
         cis=_cis_blocks(report),
         scans=_scan_rows(report),
+        images=_image_rows(report),
+        images_left=max(0, len(report.images) - SHOWN_IMAGES),
         findings=[(finding, _names(nodes)) for finding, nodes in found[:SHOWN_FINDINGS]],
         findings_left=max(0, len(found) - SHOWN_FINDINGS),
     )
@@ -155,7 +157,9 @@ def compliance_markdown(report: ComplianceReport) -> str:
     lines += [f"- and {more} more, on the page"] if more else []
     parts.append("\n".join(["## What is open", "", *(lines or ["Nothing."])]))
     parts.append(f"## CIS profile `{report.profile}`\n\n{_told(report.of('cis/'))}")
-    parts.append(f"## SUSE Security's Kubernetes CIS benchmark\n\n{_told(report.of('scan/'))}")
+    images = [one for one in report.of("scan/") if one.evidence.id.startswith("scan/images/")]
+    parts.append(f"## SUSE Security's Kubernetes CIS benchmark\n\n{_told(_without(report.of('scan/'), images))}")
+    parts.append(f"## Vulnerabilities of running images\n\n{_told(images)}")
     return "\n\n".join(parts) + "\n"
 
 
@@ -260,6 +264,22 @@ def _scan_rows(report: ComplianceReport) -> list[tuple[str, str, str, list[str]]
         age = age_text(results[scan.node], report.at) if scan.node in results and not scan.why else ""
         told = ["-" if scan.why else str(count) for count in (*counts, rest)]
         rows.append((scan.node, scan.why or scan.benchmark, age, told))
+    return rows
+
+
+def _without(results: Sequence[Result], others: Sequence[Result]) -> list[Result]:
+    return [one for one in results if one not in others]
+
+
+def _image_rows(report: ComplianceReport) -> list[tuple[str, str, str, list[str], str, str]]:
+    """Return image, namespaces, tone, counts, age and database of each running image, worst first."""
+    rows = []
+    for one in report.images[:SHOWN_IMAGES]:
+        tone = "unknown" if one.why else "fail" if one.critical else "skipped" if one.high else "pass"
+        counts = ["?"] * 3 if one.why else [str(one.critical), str(one.high), str(one.medium)]
+        days = (report.at.timestamp() - one.scanned_at) / 86400 if one.scanned_at else None
+        age = one.why or ("time not known" if days is None else f"{days:.0f} day(s) ago" if days >= 1 else "today")
+        rows.append((one.image, _names(one.namespaces), tone, counts, age, one.database))
     return rows
 
 

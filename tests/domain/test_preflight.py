@@ -164,6 +164,8 @@ FAILS = {
     "preflight/network/metallb-port": lambda c: closed(c, "g1", 7946),
     "preflight/network/balancer": lambda c: rows(c, "w1", "tcp", "k8s.example.com 9345 open",
                                                  "k8s.example.com 9345 timeout"),
+    "preflight/network/ingress-balancer": lambda c: rows(
+        with_spec(c, layers={}), "w1", "tcp", "rancher.example.com 443 open", "rancher.example.com 443 timeout"),
     "preflight/network/overlay-port": lambda c: rows(c, "w1", "udp", "s1 8472 refused", "s1 8472 unreachable"),
     "preflight/network/ports-free": lambda c: section(c, "w1", "listening", "00000000:280A\n"),
     "preflight/network/mtu-equal": lambda c: rows(c, "w1", "links", "mtu 1500", "mtu 9000"),
@@ -280,6 +282,21 @@ def test_an_unread_answer_is_neither_pass_nor_fail(name):
     found = verdicts(dark(base(name)), name)
     wanted = {"fail"} if name in ("preflight/host/reachable", "preflight/cluster/answers") else {"unknown"}
     assert found == ({"pass"} if name in exempt else wanted)
+
+
+def test_the_ingress_balancer_is_tried_on_both_ports_and_waits_for_metallb():
+    """A name that no host can resolve fails; behind MetalLB nobody can answer before the cluster runs."""
+    check = "preflight/network/ingress-balancer"
+    for port in (80, 443):
+        broken = rows(
+            base(check), "w1", "tcp", f"rancher.example.com {port} open", f"rancher.example.com {port} unresolved"
+        )
+        found = {one.subject: one.outcome for one in judge(broken, [BY_ID[check]])}
+        assert found["w1"].verdict == "skipped" and "MetalLB" in found["w1"].seen and found["s1"].verdict == "pass"
+        runs = fact(broken, "w1", units={**broken.hosts["w1"].facts.units, "rke2-agent.service": ON})
+        assert "fail" in verdicts(runs, check)
+        assert "fail" in verdicts(with_spec(broken, layers={}), check)
+    assert verdicts(healthy(make_spec(rke2__ingress_controller="none")), check) == {"skipped"}
 
 
 def test_no_check_lacks_an_input_that_makes_it_fail():

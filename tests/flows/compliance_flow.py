@@ -50,6 +50,12 @@ def dress(place) -> None:
     routes = {("POST", "/v1/auth"): {"token": {"token": "planted-session"}}, ("DELETE", "/v1/auth"): {}}
     routes |= {("GET", "/v1/host"): {"hosts": hosts}}
     routes |= {("GET", f"/v1/bench/host/{one['id']}/kubernetes"): bench(one["name"], bad=False) for one in hosts}
+    image = {"image": "registry.example/web:1", "image_id": "sha256:1", "status": "finished", "critical": 0, "high": 2,
+             "medium": 5, "scanned_timestamp": int(AT.timestamp()) - 3600, "scanner_version": "4.001"}  # fmt: skip
+    routes |= {("GET", "/v1/scan/image?start=0&limit=200"): {"images": [image]}}
+    routes |= {("GET", "/v2/workload?start=0&limit=200"): {"workloads": []}}
+    pod = {"metadata": {"name": "web-0", "namespace": "shop"}, "spec": {"containers": [{"image": image["image"]}]}}
+    place.kube.put({"apiVersion": "v1", "kind": "Pod", **pod, "status": {"phase": "Running"}})
     for (method, path), body in routes.items():
         place.kube.services[(NAMESPACE, SERVICE, method, path)] = answer(body)
 

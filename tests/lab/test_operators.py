@@ -238,6 +238,8 @@ def test_security_answers_as_its_rest_api(charts):
     }
     ns, service = "cattle-neuvector-system", "neuvector-svc-controller-api"
     memory, world = cluster(*charts("core", "2.11.2", "neuvector", ns, values))
+    asyncio.run(run_operators(world))
+    assert "neuvector" not in world.memory, "no controller runs: no init file is read yet"
     settle(memory, world)
 
     def call(method, path, body=None, token=""):

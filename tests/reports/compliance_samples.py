@@ -9,6 +9,7 @@ from stackwright.domain.check import Outcome
 from stackwright.domain.compliance_looks import look_evidence
 from stackwright.domain.evidence import Evidence
 from stackwright.domain.hardening import hardening_evidence, parse_bench, scan_evidence
+from stackwright.domain.image_scans import ImageScan, image_evidence, parse_images
 from stackwright.domain.layers import enabled
 from stackwright.domain.results import FOREIGN, Result, latest
 from stackwright.domain.spec import StackSpec
@@ -86,6 +87,24 @@ def works(spec: StackSpec, days: float) -> list[Result]:
     ]
 
 
+def sample_images(*, bad: bool) -> tuple[ImageScan, ...]:
+    """Return running images: all scanned, or with `bad` also critical findings, an old scan and unscanned ones."""
+    now = int(AT.timestamp())
+    scanned = [
+        {"image": f"registry.example.com/{name}", "critical": critical if bad else 0, "high": high, "medium": 14,
+         "scanned_timestamp": now - 86400 * (days if bad else 0.2), "scanner_version": "4.001"}
+        for name, critical, high, days in (("clearml/server:3.29", 3, 11, 1), ("team-red/train:7", 0, 2, 21),
+                                           ("rancher/rancher:v2.14.4", 0, 0, 1))
+    ]  # fmt: skip
+    waiting = {
+        "brief": {"image": "docker.io/library/busybox:1.37"},
+        "security": {"scan_summary": {"status": "scheduled"}},
+    }
+    running = {row["image"]: {"clearml", "team-red"} for row in scanned}
+    running |= {"busybox:1.37": {"team-red"}, "registry.example.com/strange:latest": {"default"}} if bad else {}
+    return parse_images(scanned, [waiting], running)
+
+
 def made_report(spec: StackSpec = REAL, *, bad: bool = False, days: float = 3) -> ComplianceReport:
     """Return a report: all good, or with failures, unread parts, stale and missing results."""
     looks = look_evidence(spec, None, "", AT)
@@ -98,12 +117,14 @@ def made_report(spec: StackSpec = REAL, *, bad: bool = False, days: float = 3) -
         scans[0] = replace(scans[0], why="the report of the node answers 500: Benchmark is running", levels={})
     else:
         hardening = [one if one.verdict == "skipped" else replace(one, verdict="pass") for one in hardening]
-    fresh = [*checks(spec, bad=bad), *looks, *hardening, *scan_evidence(spec, scans, "", AT)]
+    images = sample_images(bad=bad)
+    fresh = [*checks(spec, bad=bad), *looks, *hardening, *scan_evidence(spec, scans, "", AT),
+             *image_evidence(spec, images, "", AT)]  # fmt: skip
     kept = works(spec, days if not bad else 60)
     if bad:  # what was never run
         kept = [one for one in kept if not one.evidence.id.endswith("/pipeline")]
     return ComplianceReport(
         site=spec.site, environment=spec.environment, at=AT, profile=spec.rke2.profile,
-        results=tuple(latest(spec, fresh, kept)), scans=tuple(scans), kept="https://store.example/bundles/berlin/results/",
+        results=tuple(latest(spec, fresh, kept)), scans=tuple(scans), images=images, kept="https://store.example/bundles/berlin/results/",
         unread=("the results beside the bundles: 1 result(s) cannot be read and are left out",) if bad else (),
     )  # fmt: skip

@@ -179,3 +179,18 @@ def test_the_shell_prints_what_is_not_green_and_where_the_page_is(tmp_path, monk
     assert out.said[0].startswith("failed: 5.2 Security: Harden") and out.said[-1].endswith("compliance.html")
     print_compliance(out, "berlin", "r1", True)
     assert json.loads(capsys.readouterr().out)["verdict"] == "failed"
+
+
+def test_running_images_are_told_worst_first_and_the_unscanned_by_name():
+    report = made_report(bad=True)
+    said = page_of(report)[2].rpartition("Vulnerabilities of running images")[2]
+    places = [
+        said.index(name) for name in ("clearml/server:3.29", "busybox:1.37", "strange:latest", "team-red/train:7")
+    ]
+    assert places == sorted(places) and "SUSE Security does not know it" in said and "21 day(s) ago" in said
+    told = {one["image"]: one for one in compliance_json(report)["scan"]["images"]}
+    assert told["busybox:1.37"]["critical"] is None and not told["busybox:1.37"]["known"]
+    assert told["registry.example.com/clearml/server:3.29"]["critical"] == 3
+    text = compliance_markdown(report)
+    assert "## Vulnerabilities of running images" in text and "registry.example.com/clearml/server:3.29 (3)" in text
+    assert "No image was told of" in page_of(replace(report, images=()))[2]

@@ -20,10 +20,11 @@ from stackwright.lab.operators import World
 from stackwright.lab.operators.benchmarks import Benchmarks
 from tasks import compliance, results
 from tasks.capacity_history import FolderHistory, StoreHistory
-from tasks.compliance import read_hardening, read_scans
+from tasks.compliance import read_hardening, read_images, read_scans
 from tasks.results import keep_evidence, kept_results
 from tests.store_server import running_store
 from tests.tasks.layer_site import FakeSite
+from tests.tasks.security_site import SecuritySite
 from tests.tasks.stored_bundle import site_with_store
 
 NAMESPACE = "cattle-neuvector-system"
@@ -287,3 +288,34 @@ def test_a_site_that_cannot_be_looked_at_gives_the_reason(fake, monkeypatch):
     assert asyncio.run(compliance._read_stack(fake.site)) == (
         None, "nodes: the API server refused GET (403 Forbidden)"
     )  # fmt: skip
+
+
+# --- running images --------------------------------------------------------------------------------------------------
+
+
+def test_images_are_read_over_the_wire_page_by_page(tmp_path):
+    """All of them, also beyond one page; what the scanner does not know of is unknown by name."""
+    place = SecuritySite(tmp_path)
+    for number in range(205):
+        place.workload(f"app{number}", "shop", f"registry.example/app{number}:1")
+    place.groups.cves["registry.example/app7:1"] = [2, 1, 0]
+    place.groups.unscanned.append("registry.example/app9:1")
+    images, why = read_images(place.site)
+    assert why == "" and len(images) == 208
+    assert images[0].image == "registry.example/app7:1" and images[0].critical == 2
+    assert [one.image for one in images if one.why] == ["registry.example/app9:1"]
+    assert [path for _, path in place.kube.asked if "scan/image" in path] == [
+        f"/v1/scan/image?start={start}&limit=200" for start in (0, 200)
+    ]
+    assert place.kube.changes == [] and place.product.sessions == {}
+
+
+def test_images_that_cannot_be_read_are_unknown_with_the_reason(tmp_path):
+    place = SecuritySite(tmp_path)
+
+    def cut(method, path):
+        raise ApiUnavailableError("no answer", where="neuvector", status=503)
+
+    place.kube.cut = cut
+    images, why = read_images(place.site)
+    assert images == () and "no answer" in why

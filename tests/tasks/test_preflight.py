@@ -18,9 +18,10 @@ from stackwright.clients.x509 import inspect_pair
 from stackwright.domain import shell
 from stackwright.domain.errors import PlanRefusedError
 from stackwright.domain.plan import Effect, Plan, Step
-from stackwright.domain.preflight import CHECKS, FIRST, checks_of, wants
+from stackwright.domain.preflight import BY_ID, CHECKS, FIRST, checks_of, wants
 from stackwright.domain.preflight.disks import fsync_p99_ms
 from stackwright.domain.preflight.model import judge
+from stackwright.domain.preflight.network import paths
 from stackwright.domain.preflight.script import Blob, preflight_script, with_logins
 from stackwright.domain.preflight.seen import Host
 from stackwright.domain.preflight.shapes import look_at_block
@@ -225,6 +226,26 @@ def test_a_lab_machine_answers_and_nothing_changes(site):
 
 async def _snapshot(lab, name):
     return lab.nodes.snapshot(name)
+
+
+@pytest.mark.lab
+def test_a_slow_disk_and_a_slow_link_are_measured(site):
+    """The measured values are the machine's: slow while the faults stand, quick without them."""
+    lab, place = site
+
+    def measured():
+        lab.call(lab.nodes.look_at_faults())
+        case = read_case(place, cluster=False)
+        found = judge(case, [BY_ID["preflight/etcd/fsync"]])
+        return found[0].outcome, paths(case.hosts["n1"])[0].rtt_ms
+
+    lab.inject(kind="slow-disk", node="n1", seconds=0.08)
+    lab.inject(kind="slow-link", node="n1", seconds=0.09)
+    disk, rtt_ms = measured()
+    assert disk.verdict == "fail" and "80" in disk.seen and rtt_ms == 90
+    lab.inject()
+    disk, rtt_ms = measured()
+    assert disk.verdict == "pass" and rtt_ms < 1
 
 
 @pytest.mark.lab

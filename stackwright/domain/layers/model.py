@@ -68,15 +68,34 @@ class ObjectKey:
 
 @dataclass(frozen=True)
 class ObjectSpec:
-    """An object applied beside a release. `existing` ones (nodes) are only added to and must be there already."""
+    """An object applied beside a release. `existing` ones (nodes) are only added to and must be there already.
+
+    `kept` names fields, as paths with dots, that another flow changes later: an object that is there keeps its own.
+    """
 
     manifest: Mapping[str, Any]
     existing: bool = False
+    kept: tuple[str, ...] = ()
 
     @property
     def key(self) -> ObjectKey:
         meta = self.manifest["metadata"]
         return ObjectKey(self.manifest["apiVersion"], self.manifest["kind"], meta.get("namespace", ""), meta["name"])
+
+    def beside(self, seen: Mapping[str, Any] | None) -> Mapping[str, Any]:
+        """Return what to apply where this object is seen: fields of `kept` as they are there."""
+        manifest: Mapping[str, Any] = self.manifest
+        for path in self.kept if seen else ():
+            manifest = _with_live(manifest, seen or {}, path.split("."))
+        return manifest
+
+
+def _with_live(wanted: Mapping[str, Any], seen: Mapping[str, Any], path: list[str]) -> Mapping[str, Any]:
+    """Return `wanted` with the one field of this path as it is seen, where it is there."""
+    name, rest = path[0], path[1:]
+    if name not in seen:
+        return wanted
+    return {**wanted, name: _with_live(wanted[name], seen[name] or {}, rest) if rest else seen[name]}
 
 
 @dataclass(frozen=True)

@@ -153,7 +153,7 @@ def _differs(item: ObjectSpec, facts: ClusterFacts) -> bool:
     seen = facts.objects.get(item.key)
     if seen is None or not markers_in(item.manifest) <= facts.opened.keys():
         return True
-    manifest = dict(item.manifest)
+    manifest = dict(item.beside(seen))
     texts: Mapping[str, str] = manifest.pop("stringData", {})
     if texts:
         manifest["data"] = {key: _encoded(resolve(text, facts.opened)) for key, text in texts.items()}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from stackwright.domain.errors import Problem
 from stackwright.domain.layers.gates import ExistsGate, Gate, RolloutGate, SecurityGate
 from stackwright.domain.layers.model import Chart, LayerDef, ObjectSpec, ReleaseSpec, version_of
 from stackwright.domain.layers.shared import (
@@ -31,6 +32,8 @@ API_PORT = 10443
 API = "neuvector.com/v1"
 ADMISSION_RULE = "local"  # the one name that the product takes for a cluster's own settings
 CONTROLLERS = 3  # odd: they keep a Raft quorum
+SYSTEM_PREFIXES = ("kube-", "cattle-")
+SYSTEM = ("longhorn-system", "cert-manager", "metallb-system", "neuvector", "stackwright")
 DEPLOYMENTS = ("neuvector-controller-pod", "neuvector-manager-pod", "neuvector-scanner-pod")
 
 
@@ -59,7 +62,10 @@ def _values(spec: StackSpec) -> dict[str, Any]:
     sso = from_catalogue(spec) and spec.layers.rancher.enabled
     administrator = {"Fullname": "admin", "Role": "admin", "Password": secret(spec.layers.security.admin_block)}
     # Read once, at the first start of all controllers. Guide 5.5: monitor first, enforce after validation.
+    # A life learns its rules first: Monitor learns none.
     start = {"New_Service_Policy_Mode": "Monitor", "New_Service_Profile_Baseline": "basic", "Cluster_Name": spec.site}
+    if spec.layers.security.life is not None:
+        start |= {"New_Service_Policy_Mode": "Discover", "New_Service_Profile_Mode": "Discover"}
     controller: dict[str, Any] = {
         "replicas": replicas(spec, CONTROLLERS),
         "apisvc": {"type": "ClusterIP"},  # the REST API is reached through the API server only
@@ -100,11 +106,37 @@ def before(spec: StackSpec) -> tuple[ObjectSpec, ...]:
 
 
 def after(spec: StackSpec) -> tuple[ObjectSpec, ...]:
-    """Admission control watches and reports from the start; it refuses nothing until someone says `protect`."""
+    """Admission control watches and reports from the start; the flow promote-security says `protect`.
+
+    The resource holds the mode, and the REST API refuses to change what it holds: so the mode is said once, here.
+    """
     config = {"enable": True, "mode": "monitor", "client_mode": "service"}
     meta = {"name": ADMISSION_RULE}
     body = {"apiVersion": API, "kind": "NvAdmissionControlSecurityRule", "metadata": meta, "spec": {"config": config}}
-    return (ObjectSpec(body),)
+    return (ObjectSpec(body, kept=("spec.config.mode",)),)
+
+
+def check(spec: StackSpec) -> list[Problem]:
+    """Refuse a life that would enforce the platform itself without being told so."""
+    life = spec.layers.security.life
+    if life is None or life.protect == "all":
+        return []
+    return [
+        Problem(
+            "layers.security.life.protect",
+            f"{name} is a namespace of the platform itself",
+            "Name it in layers.security.life.system as well, if it shall be enforced.",
+            f"{name} in layers.security.life.system",
+            "not there",
+        )
+        for name in life.protect
+        if is_system(name) and name not in life.system
+    ]
+
+
+def is_system(namespace: str) -> bool:
+    """Tell whether a namespace carries the cluster or SUSE Security itself: blocking there can take everything down."""
+    return namespace in SYSTEM or namespace.startswith(SYSTEM_PREFIXES)
 
 
 LAYER = LayerDef(
@@ -116,6 +148,7 @@ LAYER = LayerDef(
     after_objects=after,
     gates=gates,
     after=("storage", "rancher"),
+    check=check,
     secrets=lambda spec: (text_secret(spec.layers.security.admin_block),),
     rollback_ok=False,  # the configuration must be exported first
 )

@@ -45,8 +45,8 @@ def ports(*numbers: int) -> Callable[[Case, str], Outcome]:
 
     def judge(case: Case, subject: str) -> Outcome:
         wanted = {case.spec.rke2.api_port if number == 0 else number for number in numbers}
-        balancer = case.spec.rke2.registration_address
-        return _paths(case, subject, lambda one: one.port in wanted and one.peer != balancer)
+        balancers = (case.spec.rke2.registration_address, wants.ingress_name(case.spec))
+        return _paths(case, subject, lambda one: one.port in wanted and one.peer not in balancers)
 
     return judge
 
@@ -54,6 +54,18 @@ def ports(*numbers: int) -> Callable[[Case, str], Outcome]:
 def balancer(case: Case, subject: str) -> Outcome:
     """Try the registration address. Before a server is up a balancer may refuse: only silence is a closed path."""
     return _paths(case, subject, lambda one: one.peer == case.spec.rke2.registration_address)
+
+
+def ingress_balancer(case: Case, subject: str) -> Outcome:
+    """Try one of the platform's names as browsers and pods do. A balancer without servers behind it may refuse.
+
+    MetalLB announces the address only when the cluster runs: before that nobody can answer there.
+    """
+    outcome = _paths(case, subject, lambda one: one.peer == wants.ingress_name(case.spec))
+    facts = case.host(subject).facts
+    if outcome.verdict == "fail" and case.spec.layers.metallb.enabled and not (facts and facts.rke2_runs):
+        return skipped(f"{outcome.seen}: MetalLB announces the address once the cluster runs")
+    return outcome
 
 
 def _paths(case: Case, subject: str, wanted: Callable[[wants.Target], bool]) -> Outcome:
@@ -300,6 +312,10 @@ def with_ingress(spec: StackSpec) -> Sequence[str]:
     return every_server(spec) if spec.rke2.ingress_controller != "none" else ()
 
 
+def with_ingress_name(spec: StackSpec) -> Sequence[str]:
+    return every_node(spec) if wants.ingress_name(spec) else ()
+
+
 DOC = "5.1 item 3, 5.2 Networking; RKE2: requirements"
 _OPEN = "Open the port in every firewall between the hosts, both ways."
 
@@ -322,6 +338,11 @@ CHECKS: tuple[Check, ...] = (
     Check("preflight/network/balancer", "hosts reach the registration address", "5.2 Note; RKE2: high availability",
           lambda spec: f"{wants.SUPERVISOR}/tcp and {spec.rke2.api_port}/tcp open on the way",
           "Set up the load balancer for both ports, without TLS of its own.", balancer),
+    Check("preflight/network/ingress-balancer", "hosts reach the platform's names through the balancer",
+          "5.7.1 step 5; 5.3", lambda spec: f"{wants.ingress_name(spec)}: "
+          f"{' and '.join(f'{port}/tcp' for port in wants.ingress_ports(spec))} open on the way",
+          "Let the balancer forward both ports to the ingress controller, without TLS of its own, and open them.",
+          ingress_balancer, with_ingress_name, "there is no name behind an ingress controller"),
     Check("preflight/network/overlay-port", "hosts reach each other's overlay port", DOC,
           lambda spec: f"{wants.OVERLAY_PORT[spec.rke2.cni]}/udp open on the way", _OPEN, overlay, must=False),
     Check("preflight/network/ports-free", "nobody listens on RKE2's ports", DOC, "free",

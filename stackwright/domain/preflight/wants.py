@@ -289,7 +289,25 @@ def targets(spec: StackSpec, node: Node) -> tuple[Target, ...]:
     balancer = spec.rke2.registration_address
     address = spec.dns.hosts.get(balancer, balancer)
     found += [Target(balancer, address, port) for port in (SUPERVISOR, spec.rke2.api_port)]
+    found += [Target(ingress_name(spec), ingress_address(spec), port) for port in ingress_ports(spec)]
     return tuple(dict.fromkeys(found))
+
+
+def ingress_name(spec: StackSpec) -> str:
+    """Return one of the platform's names behind the ingress controller; empty where there is none."""
+    if spec.rke2.ingress_controller == "none":
+        return ""
+    return next((name for name in platform_names(spec) if name != spec.rke2.registration_address), "")
+
+
+def ingress_address(spec: StackSpec) -> str:
+    """Return what the hosts ask for it: its name, or the address that the site file gives it."""
+    return spec.dns.hosts.get(ingress_name(spec), ingress_name(spec))
+
+
+def ingress_ports(spec: StackSpec) -> tuple[int, ...]:
+    """Return the ports on which the platform's names are asked."""
+    return tuple(dict.fromkeys((WEB[0], spec.ingress.https_port))) if ingress_name(spec) else ()
 
 
 def neighbours(spec: StackSpec, node: Node) -> tuple[Node, ...]:

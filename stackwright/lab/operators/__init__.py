@@ -16,7 +16,8 @@ from stackwright.lab.operators.certificates import cert_manager
 from stackwright.lab.operators.clearml import clearml
 from stackwright.lab.operators.gpu import amd, intel, nvidia
 from stackwright.lab.operators.platform import metallb, rancher, rancher_backup, storage
-from stackwright.lab.operators.products import observability, registry, security, suse_ai
+from stackwright.lab.operators.products import observability, registry, suse_ai
+from stackwright.lab.operators.security import security
 from stackwright.lab.operators.world import (
     AgentFacts,
     Backend,

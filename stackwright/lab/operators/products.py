@@ -1,4 +1,4 @@
-"""Security, registry, observability and SUSE AI at work: the HTTP answers behind their Services."""
+"""Registry, observability and SUSE AI at work: the HTTP answers behind their Services."""
 
 from __future__ import annotations
 
@@ -6,119 +6,13 @@ import base64
 import binascii
 import json
 import re
-import secrets
 import time
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
+from stackwright.lab.operators.world import Answer, Backend, World, answer_json, answer_text
 
-from stackwright.lab.operators.benchmarks import Benchmarks
-from stackwright.lab.operators.world import Answer, Backend, World, answer_json, answer_text, merge
-
-NV_NS = "cattle-neuvector-system"
-SESSIONS = 32  # NeuVector REST API: at most this many sessions a user
 HARBOR_PARTS = ("core", "portal", "jobservice", "registry", "registryctl", "database", "redis", "trivy")
-
-
-async def security(world: World) -> None:
-    """Serve NeuVector's REST API while a controller runs."""
-    up = world.ready("Deployment", "neuvector-controller-pod", NV_NS)
-    backend = NeuVector(world).answer if up else None
-    world.serve(NV_NS, "neuvector-svc-controller-api", (10443, "controller-api"), backend)
-
-
-class NeuVector:
-    """NeuVector's REST API: sessions, inventory, scan status, the settings that the guide touches."""
-
-    def __init__(self, world: World) -> None:
-        self.world = world
-        self.memory: dict[str, Any] = world.memory.setdefault(
-            "neuvector", {"tokens": [], "config": {}, "admission": {}}
-        )
-        self.benchmarks = Benchmarks(world, NV_NS, self.memory)
-
-    async def answer(
-        self, method: str, path: str, headers: Mapping[str, str], query: Mapping[str, str], body: bytes
-    ) -> Answer:
-        try:
-            sent = json.loads(body) if body else {}
-        except ValueError:
-            return _nv_error(400, 1, "Request in wrong format")
-        route = (method, path.rstrip("/"))
-        if route == ("POST", "/v1/auth"):
-            return self._login(sent)
-        token = next((value for key, value in headers.items() if key.lower() == "x-auth-token"), "")
-        if token not in self.memory["tokens"]:
-            return _nv_error(401, 3, "Authentication failed")
-        if route == ("DELETE", "/v1/auth"):
-            self.memory["tokens"].remove(token)
-            return answer_json(200, {})
-        return self.benchmarks.answer(*route) or self._inside(route, sent)
-
-    def _login(self, sent: Mapping[str, Any]) -> Answer:
-        given = sent.get("password") or {}
-        if given.get("username") != "admin" or given.get("password") != self._password():
-            return _nv_error(401, 3, "Authentication failed")
-        if len(self.memory["tokens"]) >= SESSIONS:
-            return _nv_error(408, 3, "User login exceeds maximum allowed sessions")
-        token = secrets.token_hex(16)
-        self.memory["tokens"].append(token)
-        return answer_json(200, {"token": {"token": token, "username": "admin", "role": "admin", "timeout": 300}})
-
-    def _password(self) -> str:
-        """Return the password of the init file, of the bootstrap Secret, or the product's default."""
-        text = self.world.secret("neuvector-init", NV_NS).get("userinitcfg.yaml", "")
-        users = (yaml.safe_load(text) or {}).get("users") or () if text else ()
-        for user in users:
-            if {key.lower(): value for key, value in user.items()}.get("fullname") == "admin":
-                return str({key.lower(): value for key, value in user.items()}.get("password"))
-        return self.world.secret("neuvector-bootstrap-secret", NV_NS).get("bootstrapPassword", "admin")
-
-    def _inside(self, route: tuple[str, str], sent: Mapping[str, Any]) -> Answer:
-        if route == ("GET", "/v1/controller"):
-            count = self._count("Deployment", "neuvector-controller-pod", "readyReplicas")
-            names = [{"id": f"c{n}", "leader": n == 0, "connection_state": "connected"} for n in range(count)]
-            return answer_json(200, {"controllers": names})
-        if route == ("GET", "/v1/enforcer"):
-            count = self._count("DaemonSet", "neuvector-enforcer-pod", "numberReady")
-            return answer_json(
-                200, {"enforcers": [{"id": f"e{n}", "connection_state": "connected"} for n in range(count)]}
-            )
-        scanners = self._count("Deployment", "neuvector-scanner-pod", "readyReplicas")
-        if route == ("GET", "/v1/scan/scanner"):
-            return answer_json(200, {"scanners": [{"id": f"s{n}", "cvedb_version": "4.001"} for n in range(scanners)]})
-        if route == ("GET", "/v1/scan/status"):
-            version = "4.001" if scanners else ""
-            status = {"scanned": 0, "scheduled": 0, "scanning": 0, "failed": 0, "cvedb_version": version}
-            return answer_json(200, {"status": status})
-        if route == ("GET", "/v1/eula"):
-            return answer_json(200, {"eula": {"accepted": True}})
-        return self._settings(route, sent)
-
-    def _settings(self, route: tuple[str, str], sent: Mapping[str, Any]) -> Answer:
-        method, path = route
-        if path == "/v2/system/config":
-            return self._setting(method, "config", sent.get("config") or sent.get("config_v2") or {}, "config")
-        if path == "/v1/admission/state":
-            return self._setting(method, "admission", sent.get("state") or {}, "state")
-        if route == ("GET", "/v1/file/config"):
-            return answer_text(200, json.dumps(self.memory["config"]), "application/octet-stream")
-        return _nv_error(404, 1, "URL not found")
-
-    def _setting(self, method: str, key: str, change: Mapping[str, Any], word: str) -> Answer:
-        if method == "PATCH":
-            self.memory[key] = merge(self.memory[key], change)
-            return answer_json(200, {})
-        return answer_json(200, {word: self.memory[key]})
-
-    def _count(self, kind: str, name: str, field: str) -> int:
-        found = self.world.find(kind, name, NV_NS) or {}
-        return int((found.get("status") or {}).get(field, 0))
-
-
-def _nv_error(status: int, code: int, message: str) -> Answer:
-    return answer_json(status, {"code": code, "error": message, "message": message})
 
 
 async def registry(world: World) -> None:

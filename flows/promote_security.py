@@ -1,0 +1,68 @@
+"""Promote SUSE Security on one site: from learning to reporting, from reporting to refusing, namespace by namespace."""
+
+from __future__ import annotations
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+
+from blocks.site import load_site
+from stackwright.domain.security_life import Action, Ask, cuts
+from stackwright.domain.windows import check_window
+from tasks.approval import approve
+from tasks.catchup import give_way
+from tasks.common import in_thread
+from tasks.lease import hold_lease
+from tasks.parameters import Accepted, DryRun, Namespaces, PlanHash, SiteName
+from tasks.progress import Progress
+from tasks.publish import publish_plan, publish_report
+from tasks.security_life import ensure_life, judge_life, look_at_life, name_of_run
+
+
+@flow(name="promote-security", flow_run_name=name_of_run)
+async def promote_security(
+    site: SiteName,
+    namespaces: Namespaces = None,
+    action: Action = "promote",
+    admission: bool = False,
+    accepted: Accepted = None,
+    plan_hash: PlanHash = None,
+    unattended: bool = False,
+    dry_run: DryRun = False,
+) -> State:
+    """Bring SUSE Security one rung on: groups that have learned report, groups that were observed enforce.
+
+    Whatever can block asks for approval, is watched, and steps back by itself when known-good work suffers. A run that
+    died is ended by the next one: completed where it is approved again, else taken back. Guide: 5.5.
+
+    Args:
+        site: Name of the site: its file in deployments/sites, without .yaml.
+        namespaces: Namespaces to promote now. Empty: the next one in the site file's order.
+        action: `promote`; `step back` takes enforcement away; `learn again` lets groups learn anew. The latter two
+            need namespaces (or admission).
+        admission: Promote admission control instead of a namespace.
+        accepted: Events that a refused run named and that somebody has looked at, word for word: they shall be blocked
+            from now on, or a rule allows them by now.
+        plan_hash: Hash of the plan that was read and approved (see dry_run). Empty: ask in the UI.
+        unattended: Nobody is asked: do what blocks nothing, and take back what a dead run left half done.
+        dry_run: Only show the plan: what would change, and what of the last days would have been blocked.
+    """
+    if (other := await give_way()) is not None:
+        return other
+    spec, place = await in_thread(load_site, site)
+    enforce = plan_hash is not None or not unattended
+    ask = Ask(action, tuple(namespaces or ()), admission, enforce, frozenset(accepted or ()))
+
+    # Look, then decide. Nothing above the lease changes anything.
+    plan = await look_at_life(place, ask)
+    await publish_plan(plan)
+    if dry_run:
+        return await publish_report(place, plan, [])
+    approved = await approve(plan, plan_hash) if cuts(plan) else plan_hash
+    if approved != plan_hash:  # somebody took time to decide: look again
+        plan = await look_at_life(place, ask)
+    check_window(spec.maintenance, plan.worst, place.clock.now(), site)
+
+    async with hold_lease(place, plan, approved) as lease, Progress(plan) as progress:
+        for target in dict.fromkeys(step.target for step in plan.steps):
+            await progress.tracked(ensure_life)(place, lease, target, ask.accepted, plan.of(target))
+    return await publish_report(place, plan, await judge_life(place), progress)
