@@ -26,7 +26,7 @@ class Call(Protocol):
 
 
 class SecurityLoginError(ApiError):
-    """SUSE Security refuses the administrator's password, or a further session."""
+    """SUSE Security refuses the administrator's password, or one login more than it allows."""
 
 
 class SecurityApiError(ApiError):
