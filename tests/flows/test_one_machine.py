@@ -1,4 +1,4 @@
-"""The units of one machine at work as plain processes: start, setup, drain, stop; and its database lost and restored."""
+"""The units of one machine at work as plain processes: start, setup, drain, stop; its database lost and restored."""
 
 from __future__ import annotations
 
