@@ -15,7 +15,7 @@ from uuid import UUID, uuid4
 import pytest
 from prefect.blocks.core import Block
 from prefect.client.orchestration import PrefectClient
-from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Completed, Running, Scheduled
@@ -33,6 +33,7 @@ from stackwright.domain.server_file import ServerFile
 from stackwright.domain.setup import Change
 from stackwright.lab.rig import ROOT
 from stackwright.lab.server import PrefectServer
+from stackwright.pool_drain import close_pool, open_pool
 from stackwright.schedules import SiteAutomations, SiteDeployments
 from stackwright.setup import Resource, bring, look, made_of
 from stackwright.setup_blocks import read_blocks
@@ -150,6 +151,42 @@ def test_a_limit_that_runs_hold_is_not_taken_away(name: str) -> None:
     assert (hold.act, hold.why) == ("hold", "no longer declared, but 1 of its slots are taken")
     on_server(lambda client: client.release_concurrency_slots([name], 1, 1.0))
     assert done(limits()) == [("remove", name)] and done(limits()) == []
+
+
+def test_a_pool_is_closed_before_its_worker_stops_and_opened_after(name: str, tmp_path: Path) -> None:
+    """It waits for runs at work up to the limit; a second time changes nothing; who died in between is continued.
+
+    A pool that a person has paused is not opened by us.
+    """
+    mark = tmp_path / "drained"
+    done(*pools_of(name, **{name: {"type": "process"}}))
+
+    async def busy(client: PrefectClient) -> FlowRun:
+        flow = await client.create_flow_from_name("tick")
+        deployment = await client.create_deployment(flow, name, work_pool_name=name, entrypoint="x.py:t", path=".")
+        return await client.create_flow_run_from_deployment(deployment, state=Running())
+
+    run = on_server(busy)
+
+    def close(limit_s: float) -> int:
+        return on_server(lambda client: close_pool(client, name, mark, limit_s, 0.05))
+
+    def paused() -> bool:
+        return on_server(lambda client: client.read_work_pool(name)).is_paused
+
+    assert close(0) == 1 and paused() and mark.exists()
+    on_server(lambda client: client.set_flow_run_state(run.id, Completed(), force=True))
+    assert close(60) == 0 and mark.exists()
+    for _ in range(2):
+        on_server(lambda client: open_pool(client, name, mark))
+        assert not paused() and not mark.exists()
+    mark.touch()  # it died between its mark and the pause
+    assert close(60) == 0 and paused()
+    on_server(lambda client: open_pool(client, name, mark))
+    on_server(lambda client: client.update_work_pool(name, WorkPoolUpdate(is_paused=True)))
+    assert close(60) == 0 and not mark.exists()
+    on_server(lambda client: open_pool(client, name, mark))
+    assert paused(), "a person's pause was undone"
 
 
 # --- deployments -----------------------------------------------------------------------------------------------------
