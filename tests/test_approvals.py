@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 from uuid import uuid4
 
 import httpx
 import pytest
-from starlette.testclient import TestClient
 
 from stackwright.approvals import LARGEST, PERSON, create_app
 
@@ -33,9 +33,12 @@ class Prefect:
 def ask(prefect: Prefect, body: Any, person: str | None = "bob", path: str = RUN) -> httpx.Response:
     app = create_app("http://prefect/api/", "user:pass", httpx.MockTransport(prefect))
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    with TestClient(app) as client:
-        found: httpx.Response = client.post(path, content=content, headers={PERSON: person} if person else {})
-        return found
+
+    async def post() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://proxy") as client:
+            return await client.post(path, content=content, headers={PERSON: person} if person else {})
+
+    return asyncio.run(post())
 
 
 def test_the_login_decides_whose_name_it_is(capsys: pytest.CaptureFixture[str]) -> None:
