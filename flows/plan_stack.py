@@ -7,20 +7,25 @@ from prefect.client.schemas.objects import State
 
 from blocks.site import load_site
 from stackwright.domain.deploy import plan_deploy
+from tasks.catchup import give_way
 from tasks.common import in_thread
 from tasks.parameters import SiteName
+from tasks.plan_drift import judge_drift
 from tasks.publish import publish_plan, publish_report
 from tasks.stack import read_stack
 
 
 @flow(name="plan-stack", flow_run_name="plan-{site}")
-async def plan_stack(site: SiteName) -> State:
+async def plan_stack(site: SiteName, drift: bool = False) -> State:
     """Look at the whole site and publish the plan: steps, effects, guide sections, hash. Changes nothing.
 
     Args:
         site: Name of the site: its file in deployments/sites, without .yaml.
+        drift: Fail when there is anything to change, so that the alarm tells; what the schedule does.
     """
+    if (other := await give_way()) is not None:
+        return other
     spec, place = await in_thread(load_site, site)
     plan = plan_deploy(spec, await read_stack(place))
     await publish_plan(plan)
-    return await publish_report(place, plan, [])
+    return judge_drift(plan, await publish_report(place, plan, []), wanted_empty=drift)

@@ -23,6 +23,7 @@ from stackwright.cli_compliance import print_compliance
 from stackwright.cli_lease import lease
 from stackwright.cli_restore import restore
 from stackwright.cli_schedules import schedules
+from stackwright.cli_setup import setup
 from stackwright.cli_webhooks import webhooks_app
 from stackwright.cli_worker import worker_app
 from stackwright.domain.errors import (
@@ -58,6 +59,7 @@ app.add_typer(worker_app, name="worker")
 app.command()(lease)
 app.command()(restore)
 app.command()(schedules)
+app.command()(setup)
 app.add_typer(webhooks_app, name="webhooks")
 upgrade_app = typer.Typer(no_args_is_help=True, help="Upgrading RKE2 to the release of the site file.")
 app.add_typer(upgrade_app, name="upgrade")
@@ -108,17 +110,6 @@ def schema(output: Annotated[Path | None, typer.Option(help="Write to this file.
         output.write_text(text, encoding="utf-8")
     else:
         sys.stdout.write(text)
-
-
-@app.command()
-def setup() -> None:
-    """Bring the Prefect server to the catalogue: block types, work pool, deployments. Safe to run again."""
-    from stackwright.runs import set_up
-    from stackwright.schedules import refresh
-    from stackwright.zombies import ensure_automations
-
-    for line in (*set_up(), *asyncio.run(refresh()), *asyncio.run(ensure_automations())):
-        out.print(line)
 
 
 @app.command()

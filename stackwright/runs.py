@@ -7,15 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import httpx
 import yaml
-from prefect.blocks.core import Block
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import FlowRun, State
@@ -25,7 +21,7 @@ from prefect.flows import Flow, load_flow_from_entrypoint
 from prefect.settings import get_current_settings
 from prefect.states import Pending
 
-from stackwright.domain.errors import ApiUnavailableError, NotFoundError, Problem, ProblemsError, StackError, ToolError
+from stackwright.domain.errors import ApiUnavailableError, NotFoundError, Problem, ProblemsError, StackError
 
 HOME = Path(__file__).parent.parent
 CATALOGUE = HOME / "prefect.yaml"
@@ -118,44 +114,3 @@ async def ensure_work_pool(
         except ObjectAlreadyExists:
             return False
     return True
-
-
-def set_up() -> list[str]:
-    """Register the block types, create the work pool and deploy the catalogue; return one line for each.
-
-    Raises ApiUnavailableError when no server is set or it does not answer, ToolError when `prefect deploy` fails.
-    """
-    from blocks.types import BLOCKS
-
-    url = server_url()
-    try:
-        pools = asyncio.run(_register(list(BLOCKS.values())))
-    except httpx.TransportError as error:
-        raise ApiUnavailableError("the Prefect server does not answer", where=url, seen=type(error).__name__) from error
-    done = subprocess.run(
-        [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
-        cwd=HOME,
-        env={**os.environ, "STACKWRIGHT_HOME": str(HOME)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise ToolError("`prefect deploy --all` failed", where=str(CATALOGUE), seen=(done.stdout + done.stderr)[-1000:])
-    return [
-        f"{len(BLOCKS)} block types registered",
-        *(f"work pool {name}: {'created' if created else 'there'}" for name, created in pools.items()),
-        *(f"deployment {name}" for name in catalogue()),
-    ]
-
-
-async def _register(blocks: list[type[Block]]) -> dict[str, bool]:
-    from stackwright.worker import POOL, TYPE, TenantWorker
-
-    for block in blocks:
-        await block.aregister_type_and_schema()
-    return {
-        "stackwright": await ensure_work_pool(),
-        POOL: await ensure_work_pool(POOL, TYPE, TenantWorker.get_default_base_job_template()),
-    }

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Literal
 from uuid import UUID
 
 import httpx
@@ -19,10 +19,8 @@ import yaml
 from prefect.automations import AutomationCore, CompoundTrigger, EventTrigger, Posture, ResourceSpecification
 from prefect.blocks.webhook import Webhook
 from prefect.client.orchestration import PrefectClient, get_client
-from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
 from prefect.client.schemas.responses import DeploymentResponse
-from prefect.client.schemas.schedules import CronSchedule
 from prefect.events.actions import ActionTypes, CallWebhook, SendNotification
 from prefect.events.filters import AutomationFilter, AutomationFilterTags
 from prefect.events.schemas.automations import Automation
@@ -30,18 +28,25 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import get_current_settings
 from pydantic import SecretStr
 
-from blocks.site import read_spec, site_names
 from stackwright.domain.errors import ApiUnavailableError, NotFoundError
-from stackwright.domain.schedules import FAILED, MISSED, TAG, Scheduled, Timing, read_scheduled, site_tag, wanted_on
+from stackwright.domain.schedules import FAILED, MISSED, TAG, Scheduled, read_scheduled, site_tag
+from stackwright.domain.setup import Change, Fields, Seen
 from stackwright.runs import HOME, catalogue, server_url
+from stackwright.setup import Resource, bring, look
+from stackwright.setup_deployments import (
+    deployment_fields,
+    deployment_loss,
+    hold_deployment,
+    put_deployment,
+    read_deployment,
+    schedule_row,
+)
 
 WATCH = HOME / "deployments" / "automations.yaml"
 EVENTS_BLOCK = "stackwright-events"
 PAGE = 200
-COPIED = (
-    "path", "entrypoint", "pull_steps", "work_pool_name", "work_queue_name", "job_variables", "description",
-    "parameter_openapi_schema", "enforce_parameter_schema",
-)  # fmt: skip
+NEW = UUID(int=0)
+"""Stands for the id of an object that is only planned."""
 KEEP: Literal["keep"] = "keep"
 
 
@@ -54,105 +59,110 @@ async def set_schedules(site: str, wanted: Iterable[Scheduled], notify: str | No
     """Bring a site's schedules and automations to what is wanted, and return one line for each, what it did first.
 
     `notify` is a notification block such as `custom-webhook/oncall`, None for none; by itself the one that is there
-    stays. Raises NotFoundError for a block or a flow's deployment that is not on the server, ApiUnavailableError.
+    stays. What is no longer wanted goes, its runs that have not ended as well: that is what was asked for.
+    Raises NotFoundError for a block or a flow's deployment that is not on the server, ApiUnavailableError.
     """
-    rows = list(wanted)
     url = server_url()
     try:
         async with get_client() as client:
-            block = await _notification_block(client, site, notify)
-            events = await _events_block(client, url) if rows else None
-            lines, automations = [], []
-            for row in rows:
-                deployment, line = await _ensure_deployment(client, site, row)
-                lines.append(line)
-                automations += watching(site, row, deployment, events, block)
-            lines += await _reconcile_automations(client, site, automations)
-            return lines + await _remove_deployments(client, site, {row.name_for(site) for row in rows})
+            rows = SiteDeployments(site, wanted)
+            resources: list[Resource] = [rows, SiteAutomations(rows, notify)]
+            await look(client, resources)  # refuses before anything is made
+            changes = await bring(client, resources, remove=True)
+            return [_line(change, rows.times) for change in changes]
     except httpx.TransportError as error:
         raise ApiUnavailableError("the Prefect server does not answer", where=url, seen=type(error).__name__) from error
 
 
-async def sites_on() -> set[str]:
+def _line(change: Change, times: Mapping[str, str]) -> str:
+    word = {"create": "created", "change": "changed", "keep": "there"}.get(change.act, "removed")
+    if change.kind == SiteAutomations.kind:
+        return f"automation {change.name}: {word}"
+    return f"{change.name}: {word}" + ("" if word == "removed" else f" ({times[change.name]})")
+
+
+async def sites_on(client: PrefectClient) -> set[str]:
     """Return the sites that have schedules on the server."""
-    async with get_client() as client:
-        prefix = site_tag("")
-        return {
-            tag.removeprefix(prefix)
-            for found in await _deployments(client, [TAG])
-            for tag in found.tags
-            if tag.startswith(prefix)
-        }
-
-
-async def refresh() -> list[str]:
-    """Bring the schedules of every site that has some to what is declared now; what `setup` does after a release."""
-    lines: list[str] = []
-    for site in sorted(await sites_on()):
-        if site in site_names():
-            lines += await set_schedules(site, wanted_on(read_spec(site), declared())[0])
-        else:
-            lines.append(
-                f"{site}: has schedules but no site file here; `stackwright schedules {site} --off` removes them"
-            )
-    return lines
+    prefix = site_tag("")
+    found = await _deployments(client, [TAG])
+    return {tag.removeprefix(prefix) for one in found for tag in one.tags if tag.startswith(prefix)}
 
 
 # --- deployments -----------------------------------------------------------------------------------------------------
 
 
-async def _ensure_deployment(client: PrefectClient, site: str, row: Scheduled) -> tuple[UUID, str]:
-    base = await _deployment(client, row.flow, row.flow)
-    if base is None:
-        raise NotFoundError(
-            "the deployment is not on the server", where=row.flow, seen=server_url(), remedy="Run `stackwright setup`."
-        )
-    want = _fields(base) | {
-        "tags": sorted({*base.tags, TAG, site_tag(site)}),
-        "parameters": {**base.parameters, "site": site},
-        "schedules": [_schedule(timing, site) for timing in row.timings],
-    }
-    there = await _deployment(client, row.flow, row.name_for(site))
-    said = ", ".join(f"{timing.cron} {timing.timezone}" for timing in row.timings)
-    if there is not None and not there.paused and _seen(there) == _comparable(want):
-        return there.id, f"{row.name_for(site)}: there ({said})"
-    # Upserts: late runs of before stay, future ones are made anew.
-    made = await client.create_deployment(base.flow_id, row.name_for(site), paused=False, **want)
-    return made, f"{row.name_for(site)}: {'created' if there is None else 'changed'} ({said})"
+class SiteDeployments:
+    """A site's own deployments of the scheduled flows. Ours are known by their tags.
 
+    `base` gives a flow's deployment as the catalogue wants it; without it the one on the server is copied.
+    """
 
-def _schedule(timing: Timing, site: str) -> DeploymentScheduleCreate:
-    return DeploymentScheduleCreate(
-        schedule=CronSchedule(cron=timing.cron, timezone=timing.timezone),
-        active=True,
-        slug=timing.slug,
-        parameters={**timing.parameters, "site": site},
-    )
+    kind = "deployment"
+    noted = False
 
+    def __init__(self, site: str, rows: Iterable[Scheduled], base: Mapping[str, Fields] | None = None) -> None:
+        self.site = site
+        self.rows = {row.name_for(site): row for row in rows}
+        self.times = {
+            name: ", ".join(f"{timing.cron} {timing.timezone}" for timing in row.timings)
+            for name, row in self.rows.items()
+        }
+        self._base = base
 
-def _fields(deployment: DeploymentResponse) -> dict[str, Any]:
-    return {name: getattr(deployment, name) for name in COPIED}
+    async def wanted(self, client: PrefectClient) -> Mapping[str, Fields]:
+        """Return each deployment. Raises NotFoundError where the catalogue's is not on the server."""
+        return {name: await self._fields(client, row) for name, row in self.rows.items()}
 
+    async def seen(self, client: PrefectClient, made: Mapping[str, str]) -> Mapping[str, Seen]:
+        """Return all deployments of the site. One with runs that have not ended is held."""
+        return {
+            found.name: Seen(
+                str(found.id), deployment_fields(found),
+                loss="" if found.name in self.rows else await deployment_loss(client, found.id),
+            )
+            for found in await _deployments(client, [TAG, site_tag(self.site)])
+        }  # fmt: skip
 
-def _seen(there: DeploymentResponse) -> dict[str, Any]:
-    schedules = sorted(there.schedules, key=lambda schedule: schedule.slug or "")
-    return _comparable(
-        _fields(there) | {"tags": sorted(there.tags), "parameters": there.parameters, "schedules": schedules}
-    )
+    async def put(self, client: PrefectClient, name: str, found: Seen | None) -> None:
+        """Create a deployment, or change it."""
+        row = self.rows[name]
+        base = await self._on_server(client, row)
+        await put_deployment(client, base.flow_id, name, await self._fields(client, row))
 
+    async def remove(self, client: PrefectClient, name: str, found: Seen) -> None:
+        """Remove a deployment; its runs stay, those still to come go."""
+        await client.delete_deployment(UUID(found.id))
 
-def _comparable(fields: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields with schedules cut down to what is declared of them."""
-    rows = sorted(fields["schedules"], key=lambda schedule: schedule.slug or "")
-    told = [(row.slug, row.schedule.model_dump(mode="json"), row.active, row.parameters) for row in rows]
-    return {**fields, "schedules": told}
+    async def hold(self, client: PrefectClient, name: str, found: Seen) -> None:
+        """Let it make no more runs."""
+        await hold_deployment(client, found)
 
+    async def ids(self, client: PrefectClient) -> dict[str, UUID]:
+        """Return the ids of the deployments that are there; one that is only planned has NEW."""
+        there = {found.name: found.id for found in await _deployments(client, [TAG, site_tag(self.site)])}
+        return {name: there.get(name, NEW) for name in self.rows}
 
-async def _deployment(client: PrefectClient, flow: str, name: str) -> DeploymentResponse | None:
-    try:
-        return await client.read_deployment_by_name(f"{flow}/{name}")
-    except ObjectNotFound:
-        return None
+    async def _fields(self, client: PrefectClient, row: Scheduled) -> Fields:
+        base = self._base[row.flow] if self._base else deployment_fields(await self._on_server(client, row))
+        rows = [
+            schedule_row(one.slug, one.cron, one.timezone, True, {**one.parameters, "site": self.site})
+            for one in row.timings
+        ]
+        return {**base} | {
+            "tags": sorted({*base["tags"], TAG, site_tag(self.site)}),
+            "parameters": {**base["parameters"], "site": self.site},
+            "paused": False,
+            "schedules": sorted(rows, key=lambda one: one["slug"] or ""),
+        }
+
+    async def _on_server(self, client: PrefectClient, row: Scheduled) -> DeploymentResponse:
+        found = await read_deployment(client, row.flow, row.flow)
+        if found is None:
+            raise NotFoundError(
+                "the deployment is not on the server", where=row.flow, seen=server_url(),
+                remedy="Run `stackwright setup`.",
+            )  # fmt: skip
+        return found
 
 
 async def _deployments(client: PrefectClient, tags: list[str]) -> list[DeploymentResponse]:
@@ -163,16 +173,74 @@ async def _deployments(client: PrefectClient, tags: list[str]) -> list[Deploymen
     return found
 
 
-async def _remove_deployments(client: PrefectClient, site: str, kept: set[str]) -> list[str]:
-    lines = []
-    for found in await _deployments(client, [TAG, site_tag(site)]):
-        if found.name not in kept:
-            await client.delete_deployment(found.id)
-            lines.append(f"{found.name}: removed")
-    return lines
-
-
 # --- automations -----------------------------------------------------------------------------------------------------
+
+
+class SiteAutomations:
+    """What watches a site's deployments. Ours are known by their tags."""
+
+    kind = "automation"
+    noted = False
+
+    def __init__(self, deployments: SiteDeployments, notify: str | None = KEEP) -> None:
+        self._of, self._notify = deployments, notify
+
+    async def wanted(self, client: PrefectClient) -> Mapping[str, Fields]:
+        """Return the automations. Raises NotFoundError for a notification block that is not there."""
+        return {name: automation_fields(want) for name, want in (await self._wanted(client)).items()}
+
+    async def seen(self, client: PrefectClient, made: Mapping[str, str]) -> Mapping[str, Seen]:
+        """Return all automations of the site."""
+        there = await read_automations(client, [TAG, site_tag(self._of.site)])
+        return {found.name: Seen(str(found.id), automation_fields(found)) for found in there}
+
+    async def put(self, client: PrefectClient, name: str, found: Seen | None) -> None:
+        """Create an automation, or change it."""
+        want = await self._wanted(client, ensure=True)
+        await put_automation(client, want[name], found)
+
+    async def remove(self, client: PrefectClient, name: str, found: Seen) -> None:
+        """Remove an automation."""
+        await client.delete_automation(UUID(found.id))
+
+    async def hold(self, client: PrefectClient, name: str, found: Seen) -> None:
+        """Automations are never held."""
+
+    async def _wanted(self, client: PrefectClient, *, ensure: bool = False) -> dict[str, AutomationCore]:
+        block = await _notification_block(client, self._of.site, self._notify)
+        if not self._of.rows:
+            return {}
+        events = await (_ensure_events_block if ensure else _events_block)(client)
+        ids = await self._of.ids(client)
+        found = [
+            automation
+            for name, row in self._of.rows.items()
+            for automation in watching(self._of.site, row, ids[name], events, block)
+        ]
+        return {automation.name: automation for automation in found}
+
+
+async def read_automations(client: PrefectClient, tags: list[str]) -> list[Automation]:
+    """Return the automations that have all these tags."""
+    found: list[Automation] = []
+    chosen = AutomationFilter(tags=AutomationFilterTags(all_=tags))
+    while page := await client.read_automations(automations=chosen, limit=PAGE, offset=len(found)):
+        found += page
+    return found
+
+
+def automation_fields(found: Automation | AutomationCore) -> Fields:
+    """Return an automation as values that can be compared."""
+    core = AutomationCore(**found.model_dump(exclude={"id"}))
+    return {name: getattr(core, name) for name in AutomationCore.model_fields}
+
+
+async def put_automation(client: PrefectClient, want: AutomationCore, found: Seen | None) -> None:
+    """Create an automation, or change the one that was found."""
+    if found is None:
+        await client.create_automation(want)
+    else:
+        await client.update_automation(UUID(found.id), want)
 
 
 def watching(
@@ -253,39 +321,13 @@ def _actions(
     return actions
 
 
-async def _automations(client: PrefectClient, site: str) -> list[Automation]:
-    found: list[Automation] = []
-    chosen = AutomationFilter(tags=AutomationFilterTags(all_=[TAG, site_tag(site)]))
-    while page := await client.read_automations(automations=chosen, limit=PAGE, offset=len(found)):
-        found += page
-    return found
-
-
-async def _reconcile_automations(client: PrefectClient, site: str, wanted: list[AutomationCore]) -> list[str]:
-    there = {found.name: found for found in await _automations(client, site)}
-    lines = []
-    for want in wanted:
-        found = there.pop(want.name, None)
-        if found is None:
-            await client.create_automation(want)
-        elif AutomationCore(**found.model_dump(exclude={"id"})) != want:
-            await client.update_automation(found.id, want)
-        else:
-            lines.append(f"automation {want.name}: there")
-            continue
-        lines.append(f"automation {want.name}: {'created' if found is None else 'changed'}")
-    for gone in there.values():
-        await client.delete_automation(gone.id)
-        lines.append(f"automation {gone.name}: removed")
-    return lines
-
-
 # --- blocks ----------------------------------------------------------------------------------------------------------
 
 
 async def _notification_block(client: PrefectClient, site: str, notify: str | None) -> UUID | None:
     if notify == KEEP:
-        actions = [action for found in await _automations(client, site) for action in found.actions]
+        there = await read_automations(client, [TAG, site_tag(site)])
+        actions = [action for found in there for action in found.actions]
         return next((action.block_document_id for action in actions if isinstance(action, SendNotification)), None)
     if notify is None:
         return None
@@ -301,17 +343,25 @@ async def _notification_block(client: PrefectClient, site: str, notify: str | No
         ) from error
 
 
-async def _events_block(client: PrefectClient, url: str) -> UUID:
-    """Ensure the webhook block by which the server's automations raise events on the server itself; return its id."""
+def _events_webhook() -> Webhook:
+    """Return the webhook block by which the server's automations raise events on the server itself."""
     headers = {"content-type": "application/json"}
     if (login := get_current_settings().api.auth_string) is not None:
         headers["authorization"] = f"Basic {base64.b64encode(login.get_secret_value().encode()).decode()}"
-    want = Webhook(method="POST", url=SecretStr(f"{url.rstrip('/')}/events"), headers=headers)
+    return Webhook(method="POST", url=SecretStr(f"{server_url().rstrip('/')}/events"), headers=headers)
+
+
+async def _events_block(client: PrefectClient) -> UUID:
+    """Return the id of the events block, NEW where it is not there or not as it should be."""
+    want = _events_webhook()
     try:
         there = await client.read_block_document_by_name(EVENTS_BLOCK, "webhook", include_secrets=True)
     except ObjectNotFound:
-        return await want.asave(EVENTS_BLOCK)
-    wanted = {"url": want.url.get_secret_value(), "headers": headers, "method": "POST"}
-    if {name: there.data.get(name) for name in wanted} != wanted:
-        await want.asave(EVENTS_BLOCK, overwrite=True)
-    return there.id
+        return NEW
+    wanted = {"url": want.url.get_secret_value(), "headers": want.headers.get_secret_value(), "method": "POST"}
+    return there.id if {name: there.data.get(name) for name in wanted} == wanted else NEW
+
+
+async def _ensure_events_block(client: PrefectClient) -> UUID:
+    found = await _events_block(client)
+    return await _events_webhook().asave(EVENTS_BLOCK, overwrite=True) if found == NEW else found

@@ -6,22 +6,22 @@ deployments/automations.yaml; those of schedules are in schedules.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
 
 import yaml
 from prefect.automations import AutomationCore, EventTrigger, Posture, ResourceSpecification
-from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState, SendNotification
-from prefect.events.filters import AutomationFilter, AutomationFilterTags
 
 from stackwright.domain.schedules import TAG
+from stackwright.domain.setup import Fields, Seen
 from stackwright.runs import catalogue
-from stackwright.schedules import PAGE, WATCH
+from stackwright.schedules import NEW, PAGE, WATCH, automation_fields, put_automation, read_automations
 
 ZOMBIES, FAILED_ACTIONS = "stackwright crash-zombies", "stackwright failed-actions"
 OWN_TAG = "stackwright"
@@ -44,14 +44,43 @@ def declared_heartbeats() -> Heartbeats:
     return found
 
 
-async def ensure_automations() -> list[str]:
-    """Bring both automations to what they should be; return a line for each. Changes nothing the second time."""
-    async with get_client() as client:
-        ours = await client.read_flows(flow_filter=FlowFilter(name=FlowFilterName(any_=sorted(catalogue()))))
-        lines = [await _ensure(client, zombies(declared_heartbeats(), [flow.id for flow in ours]))]
+class ServerAutomations:
+    """Both automations; ours are known by their tag. The second is wanted while a site notifies somebody."""
+
+    kind = "automation"
+    noted = False
+
+    async def wanted(self, client: PrefectClient) -> Mapping[str, Fields]:
+        """Return the automations as they should be."""
+        return {name: automation_fields(want) for name, want in (await self._wanted(client)).items()}
+
+    async def seen(self, client: PrefectClient, made: Mapping[str, str]) -> Mapping[str, Seen]:
+        """Return all of ours; a second one of the same name goes by its id, so that it is removed."""
+        found: dict[str, Seen] = {}
+        for one in await read_automations(client, [OWN_TAG]):
+            name = one.name if one.name not in found else f"{one.name} ({one.id})"
+            found[name] = Seen(str(one.id), automation_fields(one))
+        return found
+
+    async def put(self, client: PrefectClient, name: str, found: Seen | None) -> None:
+        """Create an automation, or change it."""
+        await put_automation(client, (await self._wanted(client))[name], found)
+
+    async def remove(self, client: PrefectClient, name: str, found: Seen) -> None:
+        """Remove an automation."""
+        await client.delete_automation(UUID(found.id))
+
+    async def hold(self, client: PrefectClient, name: str, found: Seen) -> None:
+        """Automations are never held."""
+
+    async def _wanted(self, client: PrefectClient) -> dict[str, AutomationCore]:
+        names = sorted(catalogue())
+        flows = await client.read_flows(flow_filter=FlowFilter(name=FlowFilterName(any_=names)), limit=PAGE)
+        ids = [flow.id for flow in flows] + ([NEW] if len(flows) < len(names) else [])
+        found = [zombies(declared_heartbeats(), ids)]
         if blocks := await _notification_blocks(client):
-            lines.append(await _ensure(client, failed_actions(blocks)))
-        return lines
+            found.append(failed_actions(blocks))
+        return {automation.name: automation for automation in found}
 
 
 def zombies(beats: Heartbeats, flows: Iterable[UUID]) -> AutomationCore:
@@ -109,24 +138,5 @@ def failed_actions(blocks: Iterable[UUID]) -> AutomationCore:
 
 async def _notification_blocks(client: PrefectClient) -> set[UUID]:
     """Return the blocks that the sites' schedules notify (`stackwright schedules SITE --notify`)."""
-    found: set[UUID] = set()
-    seen = 0
-    chosen = AutomationFilter(tags=AutomationFilterTags(all_=[TAG]))
-    while page := await client.read_automations(automations=chosen, limit=PAGE, offset=seen):
-        seen += len(page)
-        actions = (action for automation in page for action in automation.actions)
-        found |= {action.block_document_id for action in actions if isinstance(action, SendNotification)}
-    return found
-
-
-async def _ensure(client: PrefectClient, want: AutomationCore) -> str:
-    found = await client.read_automations_by_name(want.name)
-    for twin in found[1:]:
-        await client.delete_automation(twin.id)
-    if not found:
-        await client.create_automation(want)
-        return f"automation {want.name}: created"
-    if AutomationCore(**found[0].model_dump(exclude={"id"})) == want:
-        return f"automation {want.name}: there"
-    await client.update_automation(found[0].id, want)
-    return f"automation {want.name}: changed"
+    actions = (action for found in await read_automations(client, [TAG]) for action in found.actions)
+    return {action.block_document_id for action in actions if isinstance(action, SendNotification)}

@@ -34,6 +34,7 @@ from stackwright.domain.other_state import KEPT, Export, StateFacts
 from stackwright.domain.site_blocks import block_names
 from tasks.bundles import backup_identity, backup_of, recipients_of, stores
 from tasks.common import in_thread, only_transient
+from tasks.prefect_key import check_key
 from tasks.security import security_session
 from tasks.streams import Summed, drain
 
@@ -172,7 +173,8 @@ def security_document(site: Site) -> bytes:
 def save_prefect(site: Site) -> str | None:
     """Export a consistent copy of Prefect's database with its encryption key; None where it is not on this machine.
 
-    The copy is made in a folder that only this user can enter, and has no name while it is sent.
+    The copy is made in a folder that only this user can enter, and has no name while it is sent. Raises StackError
+    when the key at hand does not open the blocks in it.
     """
     path = prefect_database()
     if path is None:
@@ -181,9 +183,10 @@ def save_prefect(site: Site) -> str | None:
         copy = Path(folder) / "prefect.db"
         with closing(sqlite3.connect(path)) as live, closing(sqlite3.connect(copy)) as target:
             live.backup(target)
+            key = os.environ.get(KEY_VARIABLE, "")
+            check_key(target, key, str(path))
         with copy.open("rb") as database:
             copy.unlink()
-            key = os.environ.get(KEY_VARIABLE, "")
             head = json.dumps({"encryption_key": key, "bytes": os.fstat(database.fileno()).st_size}).encode() + b"\n"
             return export(site, "prefect", cast(BinaryIO, _Chained(head, database)))
 

@@ -17,11 +17,12 @@ from pydantic import SecretStr
 
 from blocks.store import BlockSecrets
 from blocks.types import BLOCKS
-from stackwright import runs
+from stackwright import runs, setup_server
 from stackwright.cli import EXIT
 from stackwright.clients.secrets import need
 from stackwright.domain.errors import NotFoundError, ProblemsError, SecretMissingError, SecretsUnavailableError
 from stackwright.lab.server import PrefectServer
+from stackwright.setup_server import Asked
 
 PLANTED = "planted-7d21-in-a-block"
 
@@ -51,26 +52,23 @@ def test_a_deployment_that_is_not_there_is_named(prefect_server: PrefectServer) 
 
 
 @pytest.fixture(scope="module")
-def set_up(prefect_server: PrefectServer) -> list[str]:
+def set_up(prefect_server: PrefectServer) -> None:
     """The server, brought to the catalogue."""
-    return runs.set_up()
+    setup_server.set_up(Asked())
 
 
 # --- setup -----------------------------------------------------------------------------------------------------------
 
 
-def test_setup_brings_the_whole_catalogue(set_up: list[str]) -> None:
-    """Every deployment of prefect.yaml is there with a form that is typed and described, in the work pool.
-
-    `prefect --no-prompt deploy --all` is what carries it out.
-    """
+@pytest.mark.usefixtures("set_up")
+def test_setup_brings_the_whole_catalogue() -> None:
+    """Every deployment of prefect.yaml is there with a form that is typed and described, in the work pool."""
 
     async def look() -> dict[str, object]:
         async with get_client() as client:
             return {name: await client.read_deployment_by_name(flow_of(name)) for name in runs.catalogue()}
 
     for name, found in asyncio.run(look()).items():
-        assert f"deployment {name}" in set_up
         assert found.work_pool_name == runs.catalogue()[name]["work_pool"]["name"]
         assert found.description == runs.catalogue()[name]["description"]
         assert found.enforce_parameter_schema
@@ -81,19 +79,6 @@ def test_setup_brings_the_whole_catalogue(set_up: list[str]) -> None:
         # Said explicitly, so that a worker finds the flows wherever the catalogue was deployed from.
         (pull,) = found.pull_steps
         assert pull == {"prefect.deployments.steps.set_working_directory": {"directory": str(runs.HOME)}}
-
-
-def test_setup_can_be_run_again(set_up: list[str]) -> None:
-    """The second time finds everything there and makes nothing twice."""
-    again = runs.set_up()
-    assert "work pool stackwright: there" in again
-    assert [line for line in again if "work pool" not in line] == [line for line in set_up if "work pool" not in line]
-
-    async def count() -> int:
-        async with get_client() as client:
-            return sum(found.name in runs.catalogue() for found in await client.read_deployments())
-
-    assert asyncio.run(count()) == len(runs.catalogue())
 
 
 # --- runs from the shell ---------------------------------------------------------------------------------------------

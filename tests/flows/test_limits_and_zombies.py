@@ -27,7 +27,8 @@ from stackwright.domain.schedules import Scheduled, Timing
 from stackwright.lab.rig import ROOT
 from stackwright.lab.server import PrefectServer
 from stackwright.schedules import set_schedules
-from stackwright.zombies import FAILED_ACTIONS, OWN_TAG, ZOMBIES, declared_heartbeats, ensure_automations
+from stackwright.setup import bring
+from stackwright.zombies import FAILED_ACTIONS, OWN_TAG, ZOMBIES, ServerAutomations, declared_heartbeats
 from tasks.clearml_limit import clearml_slot, limit_name
 from tests.flows.server import on_server
 from tests.tasks.lease_site import make_site
@@ -102,12 +103,17 @@ def test_another_process_that_holds_all_slots_is_waited_for_and_its_death_gives_
     assert limit(site).active_slots == 1 and str(limit(site).id) in lease.read_text()
 
 
+def ensured() -> dict[str, str]:
+    """Bring the server's automations to what they should be; say what was done with each."""
+    done = on_server(lambda client: bring(client, [ServerAutomations()]))
+    return {change.name: change.act for change in done}
+
+
 def test_setup_installs_the_watch_over_heartbeats_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Created, then found as it should be and not written again; one that was changed by hand is mended."""
     on_server(lambda client: client.create_flow_from_name("deploy-stack"))
     flow = on_server(lambda client: client.read_flow_by_name("deploy-stack")).id
-    lines = asyncio.run(ensure_automations())
-    assert lines[0].startswith(f"automation {ZOMBIES}: ")  # the server is shared: another test may have set it up
+    assert ZOMBIES in ensured()  # the server is shared: another test may have set it up
     (made,) = on_server(lambda client: client.read_automations_by_name(ZOMBIES))
     beats = declared_heartbeats()
     trigger: Any = made.trigger
@@ -118,12 +124,12 @@ def test_setup_installs_the_watch_over_heartbeats_once(monkeypatch: pytest.Monke
     (action,) = made.actions
     assert isinstance(action, ChangeFlowRunState) and action.state == StateType.CRASHED
     updated = on_server(lambda client: client.read_automation(made.id))
-    assert asyncio.run(ensure_automations())[0] == f"automation {ZOMBIES}: there"
+    assert ensured()[ZOMBIES] == "keep"
     assert on_server(lambda client: client.read_automation(made.id)) == updated
     monkeypatch.setattr(zombies, "declared_heartbeats", lambda: replace(beats, silent_s=999))
-    assert asyncio.run(ensure_automations())[0] == f"automation {ZOMBIES}: changed"
+    assert ensured()[ZOMBIES] == "change"
     monkeypatch.undo()
-    assert asyncio.run(ensure_automations())[0] == f"automation {ZOMBIES}: changed"
+    assert ensured()[ZOMBIES] == "change"
     assert len(on_server(lambda client: client.read_automations_by_name(ZOMBIES))) == 1
 
 
@@ -144,8 +150,8 @@ def test_failed_actions_are_told_where_the_sites_are_told() -> None:
     site, row = f"s{uuid4().hex[:8]}", Scheduled("tick", (Timing("hourly", "0 * * * *", "UTC"),), 3600, 600)
     asyncio.run(set_schedules(site, [row], f"custom-webhook/{name}"))
     block = on_server(lambda client: client.read_block_document_by_name(name, "custom-webhook")).id
-    assert len(asyncio.run(ensure_automations())) == 2
-    assert asyncio.run(ensure_automations())[1] == f"automation {FAILED_ACTIONS}: there"
+    assert FAILED_ACTIONS in ensured()
+    assert ensured()[FAILED_ACTIONS] == "keep"
     (made,) = on_server(lambda client: client.read_automations_by_name(FAILED_ACTIONS))
     trigger: Any = made.trigger
     assert trigger.expect == {"prefect.automation.action.failed"}
@@ -183,7 +189,7 @@ def test_a_run_whose_process_is_gone_is_reported_as_crashed(tmp_path: Path) -> N
         "asyncio.run(f())\n"
     )
     on_server(lambda client: client.create_flow_from_name("deploy-stack"))
-    asyncio.run(ensure_automations())
+    ensured()
     env = {**os.environ, "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}
     with subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None

@@ -30,6 +30,7 @@ from typer.testing import CliRunner
 from blocks.site import read_spec
 from stackwright import runs
 from stackwright.cli import app
+from stackwright.cli_setup import HELD
 from stackwright.domain.errors import NotFoundError
 from stackwright.domain.schedules import FAILED, MISSED, Scheduled, Timing, wanted_on
 from stackwright.lab.rig import ROOT
@@ -105,7 +106,7 @@ def test_a_sites_schedules_are_turned_on_once(site: str) -> None:
     (schedule,) = after.schedules
     assert schedule.active and schedule.parameters == {"site": site} and schedule.schedule.cron == "0 * * * *"
     assert after.parameters == {"done": os.devnull, "site": site} and after.entrypoint == ENTRYPOINT
-    assert f"site:{site}" in after.tags and site in asyncio.run(sites_on())
+    assert f"site:{site}" in after.tags and site in on_server(sites_on)
 
 
 def test_what_is_no_longer_declared_goes_and_other_sites_stay(site: str) -> None:
@@ -144,7 +145,7 @@ def test_a_flow_or_a_block_that_is_not_on_the_server_is_named(site: str) -> None
         put(site, hourly(flow="nothing"))
     with pytest.raises(NotFoundError, match="slack-webhook/nobody"):
         put(site, hourly(), notify="slack-webhook/nobody")
-    assert site not in asyncio.run(sites_on())
+    assert site not in on_server(sites_on)
 
 
 @pytest.mark.slow
@@ -153,7 +154,8 @@ def test_the_commands_turn_them_on_keep_them_and_take_them_away() -> None:
 
     def says(*words: str) -> list[str]:
         done = CliRunner().invoke(app, words)
-        assert done.exit_code == 0, done.output
+        # Other tests' sites have no file here: setup holds their schedules back, and says so.
+        assert done.exit_code in (0, HELD if words == ("setup",) else 0), done.output
         return [line for line in done.output.splitlines() if "example-ha" in line]
 
     assert says("setup") == []
@@ -161,9 +163,10 @@ def test_the_commands_turn_them_on_keep_them_and_take_them_away() -> None:
     rows = wanted_on(read_spec("example-ha"), declared())[0]
     assert len(made) == 3 * len(rows) >= 6 and all("created" in line for line in made)
     assert all("there" in line for line in says("schedules", "example-ha"))
-    kept = says("setup")
-    assert len(kept) == len(made) and all("there" in line for line in kept), kept
+    assert [line for line in says("setup") if "limit" not in line] == []  # its concurrency limit is new
+    assert says("setup") == []
     assert all("removed" in line for line in says("schedules", "example-ha", "--off"))
+    assert all("remove" in line and "limit" in line for line in says("setup"))
     assert says("setup") == []
 
 
