@@ -319,8 +319,10 @@ def judge_fine_tune(
     spec: StackSpec, gpu_queues: Collection[str], served: Collection[str], feature_set: str, features: Collection[str]
 ) -> Outcome:
     """The guide's example needs CUDA and Enterprise data sets: what it stands on is looked at; it is not run."""
-    if not spec.gpu_nodes or not gpu_queues:
-        return Outcome("skipped", "no GPU here" if not spec.gpu_nodes else "no queue of the tenant has GPUs")
+    if not any(node.gpu for node in spec.nodes):
+        return Outcome("skipped", "no GPU here")
+    if not gpu_queues:
+        return Outcome("skipped", "no queue of the tenant has GPUs")
     if feature_set == "basic":
         return Outcome("skipped", "the server's feature set is basic: it offers no data sets to fine-tune with")
     missing = [] if not features or "data_management" in features else ["feature data_management is off"]

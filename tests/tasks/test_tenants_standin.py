@@ -17,7 +17,7 @@ from stackwright.lab.clearml import AgentStandin, GatewayStandin
 from stackwright.lab.clearml.alone import DOMAIN, SYSTEM_KEY, SYSTEM_SECRET, clearml_alone
 from stackwright.lab.clearml.workers import limits_of
 from tasks.validation import look_isolation, look_server, look_tenant
-from tasks.work_clearml import look_session, run_training, run_work
+from tasks.work_clearml import run_training, run_work
 from tests.domain.layers.sites import lab_document
 from tests.tasks.tenant_site import TenantSite
 
@@ -150,6 +150,27 @@ def test_a_training_runs_through_each_tenants_queue_and_tenants_stay_apart(place
         found = [*look_tenant(place.site, place.tenant(name)), *look_isolation(place.site, place.tenant(name))]
         bad = [check for check in found if check.verdict != "pass"]
         assert not bad
+
+
+def test_a_tenant_works_within_its_share_and_spills_over(place):
+    """Gateway, quota and spill-over of a tenant with a policy, by real jobs; one slot is too few for a pipeline."""
+    found = {check.id: check for check in run_work(place.site, place.tenant("violet"))}
+    skipped = {name for name, check in found.items() if check.verdict == "skipped"}
+    assert {check.verdict for check in found.values()} == {"pass", "skipped"}, found
+    assert skipped == {"workload/violet/pipeline"}
+    assert "shared 1" in found["workload/violet/spill-over"].seen
+    own = place.site.clearml(*_pair(place, "violet"))
+    assert [(task.name, task.status) for task in own.find_tasks(name="validation")] == [("validation", "completed")]
+    assert not own.working_tasks()
+
+
+@pytest.mark.slow
+def test_a_tenant_runs_a_pipeline_through_its_queue(place):
+    """Controller and steps, each in a pod of its own; nothing of them is left."""
+    found = {check.id: check for check in run_work(place.site, place.tenant("red"))}
+    assert found["workload/red/pipeline"].verdict == "pass", found["workload/red/pipeline"]
+    own = place.site.clearml(*_pair(place, "red"))
+    assert {task.name for task in own.find_tasks()} == {"validation"}
 
 
 def test_the_sdk_runs_with_the_pair_that_onboarding_kept(place):

@@ -24,7 +24,7 @@ SYSTEM_KEY, SYSTEM_SECRET = "SYSTEMKEY", "system-secret-of-the-stand-in"
 
 @dataclass(frozen=True)
 class Trial:
-    """A served stand-in. The names exist in `resolve` only; `gateways` are those behind names that begin with router-."""
+    """A served stand-in. The names exist in `resolve` only; `gateways` are those behind the names router-*."""
 
     state: ClearmlState
     served: Alone
