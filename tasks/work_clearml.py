@@ -34,7 +34,7 @@ from stackwright.domain.work_clearml import (
     judge_modes,
     judge_page,
     judge_pipeline,
-    judge_session,
+    judge_token,
     judge_waiting,
     judge_workload,
 )
@@ -53,7 +53,7 @@ MOST_FILES = 20  # of the web app's page
 
 def groups(spec: StackSpec, tenant: Tenant, light: bool) -> list[CheckGroup]:
     """Return the groups of checks of a tenant; `light` leaves out what makes something."""
-    found = [CheckGroup(f"session-{tenant.name}", partial(look_session, tenant=tenant, light=light))]
+    found = [CheckGroup(f"login-{tenant.name}", partial(look_own, tenant=tenant, light=light))]
     if not light:
         found.append(CheckGroup(f"workload-{tenant.name}", partial(run_work, tenant=tenant)))
     return found
@@ -109,20 +109,20 @@ def _page(site: Site) -> PageSeen:
     return PageSeen(answer.status, parsed.title, files)
 
 
-def look_session(site: Site, tenant: Tenant, light: bool) -> list[Evidence]:
+def look_own(site: Site, tenant: Tenant, light: bool) -> list[Evidence]:
     """Log in as the tenant, look at what waits and, in the light form, at the last training."""
-    looks: dict[str, Callable[[Site, Tenant], Outcome]] = {"tenant/session": _session, "tenant/waiting": _waiting}
+    looks: dict[str, Callable[[Site, Tenant], Outcome]] = {"tenant/token": _token, "tenant/waiting": _waiting}
     looks |= {"tenant/last-work": _last} if light else {}
     return [look_at(site, check, partial(read, site, tenant), target=tenant.name) for check, read in looks.items()]
 
 
-def _session(site: Site, tenant: Tenant) -> Outcome:
+def _token(site: Site, tenant: Tenant) -> Outcome:
     own = own_client(site, tenant)
     token = own.login().token
     url = f"{site.spec.url('app', site.spec.clearml.base_domain)}/api/users.get_current_user"
     answer = public_get(site, url, {"Authorization": f"Bearer {token.get_secret_value()}"})
     me = own.whoami()
-    return judge_session(tenant, me.company_name, me.user_name, answer.status)
+    return judge_token(tenant, me.company_name, me.user_name, answer.status)
 
 
 def _waiting(site: Site, tenant: Tenant) -> Outcome:

@@ -35,7 +35,7 @@ CHECKS: tuple[Check, ...] = (
         "Look at the apiserver's log and at its databases.", SERVER, must=False,
     ),
     Check(
-        "tenant/session", "The tenant's key opens a session, through the web app's name too", "6",
+        "tenant/token", "The tenant's key gives a token, good below the web app's name too", "6",
         "a token, and the tenant's administrator behind it",
         "Onboard the tenant again: the key pair is then renewed.", SERVER,
     ),
@@ -145,7 +145,7 @@ def judge_modes(password: bool, providers: Sequence[str], errors: Sequence[str])
     return judge(not errors, f"{text}; {', '.join(errors)}" if errors else text)
 
 
-def judge_session(tenant: Tenant, company: str, user: str, web_status: int) -> Outcome:
+def judge_token(tenant: Tenant, company: str, user: str, web_status: int) -> Outcome:
     """`company` and `user` are who the token is, asked through the web app's name, as its page does."""
     if web_status != 200:
         return Outcome("fail", f"a token, but the web app's own way to the API answers HTTP {web_status}")

@@ -12,7 +12,7 @@ from stackwright.domain.cluster import HttpAnswer
 from stackwright.domain.errors import ApiUnavailableError
 from stackwright.domain.work_clearml import PAGE, PIPELINE, SLOT, TAG, TRAINING
 from tasks import work_clearml, work_route
-from tasks.work_clearml import look_session, look_web, run_training, run_work
+from tasks.work_clearml import look_own, look_web, run_training, run_work
 from tasks.work_jobs import own_client, remove_leftovers
 from tasks.work_route import look_route
 from tasks.work_share import look_share
@@ -91,7 +91,7 @@ def test_a_good_tenant_passes_and_only_its_newest_training_is_left(place):
 
 def test_secrets_of_the_login_stay_in_the_header(place):
     """The token is sent, and is in no evidence."""
-    evidence = [*run_work(place.site, place.tenant()), *look_session(place.site, place.tenant(), False)]
+    evidence = [*run_work(place.site, place.tenant()), *look_own(place.site, place.tenant(), False)]
     assert any("token-of-" in str(headers) for _, headers in place.asked)
     assert "token-of-" not in str(evidence) + str([url for url, _ in place.asked])
 
@@ -160,7 +160,7 @@ def test_an_address_on_another_host_is_not_dialled(place):
 def test_a_silent_server_leaves_all_unknown(place):
     """No answer is neither good nor bad."""
     place.server.down = True
-    found = verdicts([*run_work(place.site, place.tenant()), *look_session(place.site, place.tenant(), True)])
+    found = verdicts([*run_work(place.site, place.tenant()), *look_own(place.site, place.tenant(), True)])
     assert set(found.values()) == {"unknown"}
 
 
@@ -247,13 +247,13 @@ def test_login_modes_are_told(place):
     assert verdicts(look_web(place.site))["clearml/login-modes"] == "unknown"
 
 
-def test_the_session_goes_through_the_web_apps_own_way_to_the_api(place):
+def test_the_token_goes_through_the_web_apps_own_way_to_the_api(place):
     """The page reaches the API below its own name: where that is broken nobody can work."""
-    assert bad(look_session(place.site, place.tenant(), False)) == set()
+    assert bad(look_own(place.site, place.tenant(), False)) == set()
     place.over["/api/"] = HttpAnswer(502, {}, b"")
-    assert bad(look_session(place.site, place.tenant(), False)) == {"tenant/session"}
+    assert bad(look_own(place.site, place.tenant(), False)) == {"tenant/token"}
     place.server.keys.clear()
-    assert verdicts(look_session(place.site, place.tenant(), False))["tenant/session"] == "unknown"
+    assert verdicts(look_own(place.site, place.tenant(), False))["tenant/token"] == "unknown"
 
 
 def test_the_light_form_tells_the_last_training(place):
@@ -261,7 +261,7 @@ def test_the_light_form_tells_the_last_training(place):
     before = list(place.server.journal)
 
     def last():
-        return verdicts(look_session(place.site, place.tenant(), True))["tenant/last-work"]
+        return verdicts(look_own(place.site, place.tenant(), True))["tenant/last-work"]
 
     assert last() == "fail" and place.server.journal == before
     run_training(place.site, place.tenant())
@@ -284,5 +284,5 @@ def test_jobs_that_wait_for_days_are_told(place):
     """By the queue, and since when."""
     queues = place.server.queues[company(place)]
     queues[0] = QueueInfo(queues[0].id, queues[0].name, 1, False, (stamp(place.clock.now() - 90_000),))
-    found = {check.id: check for check in look_session(place.site, place.tenant(), True)}
+    found = {check.id: check for check in look_own(place.site, place.tenant(), True)}
     assert found["tenant/red/waiting"].verdict == "fail" and "default: 1 waiting" in found["tenant/red/waiting"].seen

@@ -212,7 +212,7 @@ VALIDATION = rows(
     ("validate-interface", "step 1", "The user interface answers and loads.",
      (Check("clearml/app"), Check("clearml/api"), Check("clearml/files"), Check("clearml/ui"))),
     ("validate-login", "step 1", "Log in.",
-     (Check("tenant/login"), Check("tenant/session"), Check("clearml/login-modes"))),
+     (Check("tenant/login"), Check("tenant/token"), Check("clearml/login-modes"))),
     ("validate-sdk", "step 2", "Install ClearML's SDK and run an example.",
      (Check("workload/done"), Check("tenant/last-work"), Field("validation.workload"))),
     ("validate-training", "experiments", "A small training like the MNIST classifier; all is captured.",

@@ -48,7 +48,7 @@ def get(trial, url, **headers):
 
 
 def test_a_job_that_asks_is_led_to_and_nobody_else_may_look(trial):
-    """The address is written into the job; a login of the company passes, none and another's do not; it ends with it."""
+    """The address is written into the job; a login of the company passes, no other does; it ends with the job."""
     tenant, other = trial.tenant("mine"), trial.tenant("other")
     gateway = GatewayStandin(connection(trial, tenant), "gw", f"https://{HOST}", report_s=0.1, cookie=COOKIE)
     trial.gateways[HOST] = gateway
