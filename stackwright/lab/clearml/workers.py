@@ -81,8 +81,8 @@ class AgentStandin(Standin):
     """One release of the agent chart.
 
     `queues` are names, or ids of queues that exist; missing ones are made with `create_queues`, and refused without.
-    `max_gpus` is what the orchestration dashboard reports, and what all jobs together may take. `limits` are those of
-    single queues; of the others at most `max_pods` tasks run at once.
+    `max_gpus` is what the orchestration dashboard reports, and what all jobs together may take, unless it is 0.
+    `limits` are those of single queues; of the others at most `max_pods` tasks run at once.
     With `pods` given, they outlive the agent, as the pods of jobs do: no release owns them.
     """
 
@@ -170,4 +170,5 @@ class AgentStandin(Standin):
         if held.count(queue) >= wanted.pods:
             return False
         gpus = sum(self._limits[name].gpus for name in held if name in self._limits)
-        return not wanted.gpus or gpus + wanted.gpus <= self.capacity["max_gpus"]
+        most = self.capacity["max_gpus"]
+        return not wanted.gpus or not most or gpus + wanted.gpus <= most
