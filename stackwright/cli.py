@@ -380,16 +380,22 @@ add_commands(app, _run)
 add_backup_commands(app, _run)
 
 
-def main() -> None:
-    """Run the command line; our own errors are printed whole, without a traceback."""
+def with_lab() -> None:
+    """Add the lab's commands, where it is installed. Nothing happens the second time."""
     try:
         from stackwright.lab.cli import demo, docs, lab_app
     except ImportError:  # the lab is an optional part: an installation for production has none of its libraries
-        pass
-    else:
-        app.add_typer(lab_app, name="lab")
-        app.command()(demo)
-        app.command(hidden=True)(docs)
+        return
+    if any(group.name == "lab" for group in app.registered_groups):
+        return
+    app.add_typer(lab_app, name="lab")
+    app.command()(demo)
+    app.command(hidden=True)(docs)
+
+
+def main() -> None:
+    """Run the command line; our own errors are printed whole, without a traceback."""
+    with_lab()
     try:
         app()
     except StackError as error:

@@ -54,7 +54,9 @@ def write(root: Path) -> list[Path]:
 
 def commands_markdown() -> str:
     """Return the page of the shell's commands with their options and the exit codes."""
-    from stackwright.cli import EXIT, app
+    from stackwright.cli import EXIT, app, with_lab
+
+    with_lab()
 
     parts = [_head("Commands", "What `stackwright` can be asked for. `--help` behind any of them says the same.")]
     codes = [[str(code), meaning] for meaning, code in EXIT.items()]

@@ -17,11 +17,9 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from stackwright.clients.clearml import Clearml
-from stackwright.clients.clearml_types import TaskInfo
 from stackwright.clients.site import Site
-from stackwright.clients.workload import WorkloadFailedError, run_in_queue, script_text
 from stackwright.domain.check import Outcome
-from stackwright.domain.errors import ApiError, ApiUnavailableError, GateTimeoutError, StackError
+from stackwright.domain.errors import ApiError, ApiUnavailableError, StackError
 from stackwright.domain.evidence import Evidence
 from stackwright.domain.layers import enabled
 from stackwright.domain.layers.model import LayerDef
@@ -30,7 +28,6 @@ from stackwright.domain.tenant_drift import AT_REST
 from stackwright.domain.tenant_objects import GATEWAY_RELEASE, quota
 from stackwright.domain.tenant_record import with_records
 from stackwright.domain.validation import (
-    WorkloadSeen,
     evidence_of,
     judge_capacity,
     judge_foreign_queues,
@@ -44,9 +41,9 @@ from stackwright.domain.validation import (
     judge_versions,
     judge_voters,
     judge_worker,
-    judge_workload,
 )
 from stackwright.domain.values import covers
+from stackwright.domain.work_clearml import TRAINING
 from tasks import work_clearml, work_platform
 from tasks.common import gather_all, in_thread
 from tasks.gates import Look, look_gates
@@ -58,10 +55,10 @@ from tasks.tenant_names import judge, read_name
 from tasks.tenant_policy import read_policy
 from tasks.tenant_register import read_records
 from tasks.tenants import served_queues, system_client, tenant_client
+from tasks.work_jobs import own_client
 
 log = logging.getLogger(__name__)
 
-PROJECT, TRAINING, PIPELINE = "Stackwright", "validation", "validation pipeline"
 WIDTH = 8  # groups of checks looked at at once
 REFUSED = frozenset({400, 401, 403, 404})
 NODE_JUDGES = {
@@ -97,7 +94,6 @@ def stages(spec: StackSpec, light: bool, tenants: tuple[Tenant, ...] | None = No
     first.append(CheckGroup("clearml", look_server))
     awake = [tenant for tenant in chosen if not tenant.suspended]
     first += [CheckGroup(f"tenant-{tenant.name}", _bound(look_tenant, tenant)) for tenant in awake]
-    first += [CheckGroup(f"workload-{tenant.name}", _bound(run_training, tenant)) for tenant in awake if works]
     first += [group for tenant in awake for group in work_clearml.groups(spec, tenant, not works)]
     last = [CheckGroup(f"access-{tenant.name}", _bound(look_access, tenant)) for tenant in awake]
     last += [CheckGroup(f"network-{tenant.name}", _bound(look_network, tenant)) for tenant in awake if works]
@@ -149,7 +145,7 @@ def look_server(site: Site) -> list[Evidence]:
     addresses = {"app": "/", "api": "/debug.ping", "files": "/"}
     urls = {name: f"{site.spec.url(name, domain)}{path}" for name, path in addresses.items()}
     found = [look_at(site, f"clearml/{name}", partial(_timed_get, site, url)) for name, url in urls.items()]
-    return [*found, look_at(site, "clearml/health", partial(_health, site))]
+    return [*found, look_at(site, "clearml/health", partial(_health, site)), *work_clearml.look_web(site)]
 
 
 def _timed_get(site: Site, url: str) -> Outcome:
@@ -186,7 +182,7 @@ def _look_queues(site: Site, tenant: Tenant) -> list[Evidence]:
     names: dict[str, str] = {}
     served: dict[str, list[str]] = {}
     try:
-        own = _own(site, tenant)
+        own = own_client(site, tenant)
         names = {queue.id: queue.name for queue in own.queues()}
         served = served_queues(tenant, own, names, read_policy(own, tenant))
     except StackError as error:
@@ -210,16 +206,8 @@ def _login(site: Site, tenant: Tenant) -> Outcome:
     return judge_login(tenant, me.company_name, me.role, me.user_name)
 
 
-def _own(site: Site, tenant: Tenant) -> Clearml:
-    own = tenant_client(site, tenant)
-    if own is None:
-        where = f"block api-key/{tenant.credentials_block}"
-        raise StackError("the tenant has no key pair", where=where, remedy="Onboard the tenant first.")
-    return own
-
-
 def _router(site: Site, tenant: Tenant) -> Outcome:
-    routers = {router.name: router.last_update for router in _own(site, tenant).routers()}
+    routers = {router.name: router.last_update for router in own_client(site, tenant).routers()}
     return judge_router(GATEWAY_RELEASE, routers, now_of(site))
 
 
@@ -240,7 +228,7 @@ def _quota(site: Site, tenant: Tenant) -> Outcome:
 
 
 def _capacity(site: Site, tenant: Tenant) -> Outcome:
-    usages = _own(site, tenant).resource_usages() if tenant.quota.gpus else ()
+    usages = own_client(site, tenant).resource_usages() if tenant.quota.gpus else ()
     return judge_capacity(tenant, sum(usage.gpus_max_allowed for usage in usages) if usages else None)
 
 
@@ -257,7 +245,9 @@ def look_isolation(site: Site, tenant: Tenant) -> list[Evidence]:
     return [
         look("tenant/isolation-queues", _foreign_queues),
         look("tenant/isolation-tasks", _foreign_task),
-        look_at(site, "tenant/isolation-system", lambda: _refused(_own(site, tenant).companies), target=tenant.name),
+        look_at(
+            site, "tenant/isolation-system", lambda: _refused(own_client(site, tenant).companies), target=tenant.name
+        ),
     ]
 
 
@@ -270,7 +260,7 @@ def _neighbour(site: Site, tenant: Tenant) -> Tenant | None:
 
 
 def _between(site: Site, tenant: Tenant, other: Tenant, read: Callable[[Clearml, Clearml], Outcome]) -> Outcome:
-    return read(_own(site, tenant), _own(site, other))
+    return read(own_client(site, tenant), own_client(site, other))
 
 
 def _foreign_queues(own: Clearml, other: Clearml) -> Outcome:
@@ -296,78 +286,6 @@ def _refused(attempt: Callable[[], object]) -> Outcome:
     return Outcome("fail", "answered")
 
 
-# --- workloads -------------------------------------------------------------------------------------------------------
-
-
-def run_training(site: Site, tenant: Tenant) -> list[Evidence]:
-    """Run a training task through the tenant's first queue with the real SDK, and read its results back."""
-    began = site.clock.now()
-    try:
-        own = _own(site, tenant)
-        seen = _seen_of(_run(site, own, tenant, TRAINING, "sdk_smoke"), site.clock.now() - began)
-        outcomes = judge_workload(seen)
-    except StackError as error:
-        outcomes = _broken(error)
-    found = [evidence_of(site.spec, check, out, now_of(site), target=tenant.name) for check, out in outcomes.items()]
-    if site.spec.validation.pipeline:
-        found.append(look_at(site, "workload/pipeline", lambda: _pipeline(site, tenant), target=tenant.name))
-    return found
-
-
-def _run(site: Site, own: Clearml, tenant: Tenant, name: str, script: str) -> TaskInfo:
-    queue = own.find_queue(tenant.queues[0].name)
-    if queue is None:
-        raise WorkloadFailedError(
-            "the queue is not listed", where=f"tenant {tenant.name}", wanted=tenant.queues[0].name
-        )
-    log.info("tenant %s: run %s through queue %s", tenant.name, name, queue.name)
-    done = run_in_queue(
-        own,
-        queue,
-        PROJECT,
-        name,
-        script_text(script),
-        site.spec.validation.workload_timeout_s,
-        poll=site.clock.wait,
-        poll_s=site.spec.rke2.poll_s,
-        now=site.clock.now,
-    )
-    return own.get_task(done.task_id)
-
-
-def _seen_of(task: TaskInfo, seconds: float) -> WorkloadSeen:
-    loss, accuracy = task.metric("train", "loss"), task.metric("train", "accuracy")
-    return WorkloadSeen(
-        task_id=task.id,
-        status=task.status,
-        seconds=seconds,
-        first_loss=loss.first if loss else None,
-        last_loss=loss.value if loss else None,
-        accuracy=accuracy.value if accuracy else None,
-        artifacts=task.artifacts,
-    )
-
-
-def _broken(error: StackError) -> dict[str, Outcome]:
-    """A task that ran and failed, or never ended, is a failure; one that could not be asked about is unknown."""
-    text = f"{error.what}: {error.seen}" if error.seen else error.what
-    failed = isinstance(error, WorkloadFailedError | GateTimeoutError)
-    rest = Outcome("unknown", "the training did not complete")
-    names = ("workload/loss", "workload/accuracy", "workload/artifact")
-    return {"workload/done": Outcome("fail" if failed else "unknown", text), **dict.fromkeys(names, rest)}
-
-
-def _pipeline(site: Site, tenant: Tenant) -> Outcome:
-    own = _own(site, tenant)
-    try:
-        controller = _run(site, own, tenant, PIPELINE, "pipeline_smoke")
-    except (WorkloadFailedError, GateTimeoutError) as error:
-        return Outcome("fail", f"{error.what}: {error.seen}")
-    states = [step.status for step in own.find_tasks(parent_id=controller.id)]
-    good = bool(states) and set(states) == {"completed"}
-    return Outcome("pass" if good else "fail", f"{len(states)} step(s): {', '.join(states) or 'none'}")
-
-
 # --- flows -----------------------------------------------------------------------------------------------------------
 
 
@@ -387,7 +305,7 @@ def is_proven(site: Site) -> bool:
     if not (spec.validation.workload and spec.layers.clearml.enabled):
         return True
     return all(
-        any(found.status == "completed" for found in _own(site, tenant).find_tasks(name=TRAINING))
+        any(found.status == "completed" for found in own_client(site, tenant).find_tasks(name=TRAINING))
         for tenant in spec.tenants
     )
 

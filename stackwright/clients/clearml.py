@@ -7,6 +7,8 @@ Source: ClearML API reference (Enterprise): system, auth, users, queues, workers
 
 from __future__ import annotations
 
+import base64
+import json
 import logging
 import re
 import secrets
@@ -25,6 +27,8 @@ from stackwright.clients.clearml_types import (
     CredentialInfo,
     Credentials,
     Identity,
+    Login,
+    LoginModes,
     QueueInfo,
     ResourceUsage,
     RouterInfo,
@@ -34,6 +38,7 @@ from stackwright.clients.clearml_types import (
     User,
     WorkerInfo,
     company_of,
+    modes_of,
     queue_of,
     router_of,
     task_of,
@@ -61,6 +66,8 @@ class Clearml(ClearmlPlatform, Protocol):
     def server_info(self) -> ServerInfo: ...
     def health(self) -> tuple[str, ...]: ...
     def login_ok(self) -> bool: ...
+    def login(self, expiration_s: int = 600) -> Login: ...
+    def login_modes(self) -> LoginModes: ...
     def whoami(self) -> Identity: ...
     def tenants_api_offered(self) -> bool: ...
     def companies(self) -> tuple[Company, ...]: ...
@@ -82,12 +89,24 @@ class Clearml(ClearmlPlatform, Protocol):
     def routers(self) -> tuple[RouterInfo, ...]: ...
     def resource_usages(self) -> tuple[ResourceUsage, ...]: ...
     def ensure_project(self, name: str) -> str: ...
-    def create_task(self, project_id: str, name: str, script: Mapping[str, Any], *, type: str = "testing") -> str: ...
+    def create_task(
+        self,
+        project_id: str,
+        name: str,
+        script: Mapping[str, Any],
+        *,
+        type: str = "testing",
+        tags: tuple[str, ...] = (),
+        parameters: Mapping[str, object] | None = None,
+    ) -> str: ...
     def enqueue_task(self, task_id: str, queue_id: str) -> bool: ...
     def stop_task(self, task_id: str, reason: str) -> None: ...
     def remove_task(self, task_id: str) -> None: ...
     def get_task(self, task_id: str) -> TaskInfo: ...
-    def find_tasks(self, *, project_id: str = "", parent_id: str = "", name: str = "") -> tuple[TaskInfo, ...]: ...
+    def find_tasks(
+        self, *, project_id: str = "", parent_id: str = "", name: str = "", tag: str = ""
+    ) -> tuple[TaskInfo, ...]: ...
+    def plots(self, task_id: str) -> tuple[str, ...]: ...
     def scalars(self, task_id: str) -> tuple[Series, ...]: ...
     def task_log(self, task_id: str, lines: int = 100) -> tuple[str, ...]: ...
 
@@ -149,6 +168,15 @@ class ClearmlClient(PlatformCalls):
             if error.status == 401:
                 return False
             raise
+
+    def login(self, expiration_s: int = 600) -> Login:
+        """Exchange the key pair for a token, as the SDK and a browser do; its claims are read, not checked."""
+        token = str(self._call("auth.login", expiration_sec=expiration_s).get("token") or "")
+        return Login(SecretStr(token), str(_claims(token).get("feature_set") or ""))
+
+    def login_modes(self) -> LoginModes:
+        """Return how people may log in. ClearML API reference: login.supported_modes."""
+        return modes_of(self._call("login.supported_modes"))
 
     def whoami(self) -> Identity:
         """Return who is behind this key pair. For tenants' keys: a system key has no such record."""
@@ -299,10 +327,25 @@ class ClearmlClient(PlatformCalls):
                 return str(raw["id"])
         return str(self._call("projects.create", name=name)["id"])
 
-    def create_task(self, project_id: str, name: str, script: Mapping[str, Any], *, type: str = "testing") -> str:
-        """Make a task that holds a script, not yet queued; return its id."""
+    def create_task(
+        self,
+        project_id: str,
+        name: str,
+        script: Mapping[str, Any],
+        *,
+        type: str = "testing",
+        tags: tuple[str, ...] = (),
+        parameters: Mapping[str, object] | None = None,
+    ) -> str:
+        """Make a task that holds a script, not yet queued; return its id. `parameters` are its section General."""
         log.info("clearml: create task %s", name)
-        data = self._call("tasks.create", project=project_id, name=name, type=type, script=dict(script))
+        more: dict[str, Any] = {"tags": list(tags)} if tags else {}
+        if parameters:
+            section = {
+                key: {"section": "General", "name": key, "value": str(value)} for key, value in parameters.items()
+            }
+            more["hyperparams"] = {"General": section}
+        data = self._call("tasks.create", project=project_id, name=name, type=type, script=dict(script), **more)
         return str(data["id"])
 
     def enqueue_task(self, task_id: str, queue_id: str) -> bool:
@@ -323,13 +366,21 @@ class ClearmlClient(PlatformCalls):
         """Return a task. Raises NotFoundError for one of another company, too."""
         return task_of(self._call("tasks.get_by_id", task=task_id)["task"])
 
-    def find_tasks(self, *, project_id: str = "", parent_id: str = "", name: str = "") -> tuple[TaskInfo, ...]:
-        """Return tasks by project, parent and exact name, newest first."""
+    def find_tasks(
+        self, *, project_id: str = "", parent_id: str = "", name: str = "", tag: str = ""
+    ) -> tuple[TaskInfo, ...]:
+        """Return tasks by project, parent, exact name and tag, newest first."""
         wanted: dict[str, Any] = {"order_by": ["-created"], "search_hidden": True}
         wanted |= {"project": [project_id]} if project_id else {}
         wanted |= {"parent": parent_id} if parent_id else {}
         wanted |= {"name": exactly(name)} if name else {}
+        wanted |= {"tags": [tag]} if tag else {}
         return tuple(map(task_of, self._pages("tasks.get_all", "tasks", **wanted)))
+
+    def plots(self, task_id: str) -> tuple[str, ...]:
+        """Return the names of a task's plots, as metric/variant."""
+        raw = self._call("events.get_task_plots", task=task_id).get("plots") or ()
+        return tuple(sorted({f"{plot.get('metric', '')}/{plot.get('variant', '')}" for plot in raw}))
 
     def scalars(self, task_id: str) -> tuple[Series, ...]:
         """Return every scalar series of a task."""
@@ -397,6 +448,18 @@ class ClearmlClient(PlatformCalls):
         if tolerate and answer.status_code == 400:
             return {}
         return read_envelope(answer, endpoint, where, hide=(self._secret, *hide))
+
+
+def _claims(token: str) -> Mapping[str, Any]:
+    """Return what a token says of itself; nothing where it is not a JWT."""
+    parts = token.split(".")
+    if len(parts) != 3:
+        return {}
+    try:
+        claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
+    except ValueError:
+        return {}
+    return claims if isinstance(claims, dict) else {}
 
 
 def exactly(name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pydantic import SecretStr
@@ -63,6 +63,23 @@ class Credentials:
 
 
 @dataclass(frozen=True)
+class Login:
+    """What a login gives: a token for later calls, and the set of features that the SDK goes by (basic, advanced)."""
+
+    token: SecretStr
+    feature_set: str
+
+
+@dataclass(frozen=True)
+class LoginModes:
+    """How people may log in. `server_errors` are what the server says is wrong with itself before anyone has."""
+
+    password: bool
+    providers: tuple[str, ...]
+    server_errors: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class CredentialInfo:
     """An existing key, without its secret."""
 
@@ -94,12 +111,13 @@ class WorkerInfo:
 
 @dataclass(frozen=True)
 class RouterInfo:
-    """An application gateway of the caller's company."""
+    """An application gateway of the caller's company. `tasks` are the ids of those that it leads to."""
 
     name: str
     url: str
     version: str
     last_update: str
+    tasks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -128,7 +146,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class TaskInfo:
-    """A task's state and results. `artifacts` are names."""
+    """A task's state and results. `artifacts` are names; `queue_id` is the queue that it was last put into."""
 
     id: str
     name: str
@@ -141,6 +159,11 @@ class TaskInfo:
     last_iteration: int
     metrics: tuple[Metric, ...]
     artifacts: tuple[str, ...]
+    tags: tuple[str, ...] = ()
+    runtime: Mapping[str, Any] = field(default_factory=dict)
+    queue_id: str = ""
+    changed: str = ""
+    """When its status changed last."""
 
     @property
     def ended(self) -> bool:
@@ -192,7 +215,9 @@ def worker_of(raw: Raw) -> WorkerInfo:
 
 
 def router_of(raw: Raw) -> RouterInfo:
-    return RouterInfo(str(raw["router"]), _text(raw, "url"), _text(raw, "version"), _text(raw, "last_update_timestamp"))
+    tasks = tuple(str(task.get("id") if isinstance(task, Mapping) else task) for task in raw.get("tasks") or ())
+    stamp = _text(raw, "last_update_timestamp")
+    return RouterInfo(str(raw["router"]), _text(raw, "url"), _text(raw, "version"), stamp, tasks)
 
 
 def usage_of(raw: Raw) -> ResourceUsage:
@@ -222,7 +247,8 @@ def task_of(raw: Raw) -> TaskInfo:
         for value in variants.values()
         if isinstance(value.get("value"), int | float)
     ]
-    artifacts = (raw.get("execution") or {}).get("artifacts") or ()
+    execution = raw.get("execution") or {}
+    artifacts = execution.get("artifacts") or ()
     return TaskInfo(
         id=str(raw["id"]),
         name=_text(raw, "name"),
@@ -235,4 +261,18 @@ def task_of(raw: Raw) -> TaskInfo:
         last_iteration=int(raw.get("last_iteration") or 0),
         metrics=tuple(sorted(metrics, key=lambda m: (m.metric, m.variant))),
         artifacts=tuple(sorted(str(artifact["key"]) for artifact in artifacts)),
+        tags=tuple(str(tag) for tag in raw.get("tags") or ()),
+        runtime=dict(raw.get("runtime") or {}),
+        queue_id=_text(execution, "queue"),
+        changed=_text(raw, "status_changed"),
+    )
+
+
+def modes_of(raw: Raw) -> LoginModes:
+    providers = raw.get("sso_providers") or [{"name": name} for name in raw.get("sso") or {}]
+    errors = raw.get("server_errors") or {}
+    return LoginModes(
+        bool((raw.get("basic") or {}).get("enabled")),
+        tuple(sorted(_text(item, "name") or _text(item, "display_name") for item in providers)),
+        tuple(sorted(name for name, bad in errors.items() if bad)),
     )

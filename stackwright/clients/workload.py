@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import SecretStr
@@ -38,10 +39,69 @@ sdk.development.report_use_subprocess: false
 """
 
 
+# Names at given addresses, for a Python that finds this module in its path: a site's names need not be in DNS here.
+ADDRESSES = """\
+import json, os, socket
+_given = json.loads(os.environ.get("STACKWRIGHT_RESOLVE") or "{}")
+_usual = socket.getaddrinfo
+def _look_up(host, port, *args, **kwargs):
+    name = host.decode() if isinstance(host, bytes) else host
+    if name in _given:
+        address, other = _given[name]
+        return _usual(address, other or port, *args, **kwargs)
+    return _usual(host, port, *args, **kwargs)
+if _given:
+    socket.getaddrinfo = _look_up
+"""
+VERSION = re.compile(r'^VERSION = "([^"]+)"$', re.MULTILINE)
+
+
 class WorkloadFailedError(StackError):
     """A validation workload ran and failed."""
 
     remedy = "Read the workload's last lines; the task in the ClearML UI has the whole log."
+
+
+@dataclass(frozen=True)
+class Job:
+    """A workload to be sent through a queue: a script of stackwright/workloads and how its task is made.
+
+    Its task carries `tags`, the script's version among them, and `parameters`.
+    """
+
+    name: str
+    script: str
+    project: str = "Stackwright"
+    type: str = "testing"
+    requirements: str = "clearml\n"
+    tags: tuple[str, ...] = ()
+    parameters: Mapping[str, object] = field(default_factory=dict)
+
+
+def send_job(client: Clearml, queue: QueueInfo, job: Job) -> tuple[str, bool]:
+    """Make a job's task and put it into a queue; return its id, and whether any worker serves the queue."""
+    version = version_of(job.script)
+    task_id = client.create_task(
+        client.ensure_project(job.project),
+        job.name,
+        script_fields(script_text(job.script), job.requirements),
+        type=job.type,
+        tags=(*job.tags, f"{job.script}-{version}"),
+        parameters={**job.parameters, "version": version},
+    )
+    return task_id, client.enqueue_task(task_id, queue.id)
+
+
+def script_fields(text: str, requirements: str) -> dict[str, object]:
+    """Return what a task says of its script: the text itself, for there is no repository that a pod could reach."""
+    return {
+        "diff": text,
+        "entry_point": "workload.py",
+        "working_dir": ".",
+        "repository": "",
+        "binary": "python3",
+        "requirements": {"pip": requirements},
+    }
 
 
 @dataclass(frozen=True)
@@ -55,8 +115,14 @@ class WorkloadResult:
 
 
 def script_text(name: str) -> str:
-    """Return the text of a workload, such as `sdk_smoke`."""
+    """Return the text of a workload, such as `training`."""
     return (FOLDER / f"{name}.py").read_text(encoding="utf-8")
+
+
+def version_of(name: str) -> str:
+    """Return the version that a workload's text gives itself."""
+    found = VERSION.search(script_text(name))
+    return found[1] if found else ""
 
 
 def workload_env(
@@ -95,6 +161,7 @@ def run_workload(script: str, env: Mapping[str, str], timeout_s: float) -> Workl
     with tempfile.TemporaryDirectory(prefix="stackwright-workload-") as name:
         folder = Path(name)
         (folder / "clearml.conf").write_text(SDK_SETTINGS)
+        (folder / "sitecustomize.py").write_text(ADDRESSES)
         log_file = folder / "output"
         # A copy, for in a repository the SDK would send its uncommitted changes along.
         copy = folder / f"{script}.py"
@@ -122,6 +189,7 @@ def _environment(folder: Path, env: Mapping[str, str]) -> dict[str, str]:
         "HOME": str(folder),
         "TMPDIR": str(folder),
         "PYTHONUNBUFFERED": "1",
+        "PYTHONPATH": str(folder),
         "CLEARML_CONFIG_FILE": str(folder / "clearml.conf"),
         "CLEARML_CACHE_DIR": str(folder / "cache"),
         "CLEARML_TASK_NO_REUSE": "1",
@@ -173,30 +241,19 @@ def _printed(line: str) -> dict[str, object] | None:
 def run_in_queue(
     client: Clearml,
     queue: QueueInfo,
-    project: str,
-    name: str,
-    script: str,
+    job: Job,
     timeout_s: float,
     poll: Callable[[float], None] = time.sleep,
     poll_s: float = 1.0,
     now: Callable[[], float] = time.monotonic,
 ) -> WorkloadResult:
-    """Send a workload's text through a queue and wait for its end.
+    """Send a workload through a queue and wait for its end.
 
     Raises WorkloadFailedError when the task ends otherwise than completed, and GateTimeoutError at the deadline, when
     the task is stopped; the message says whether any worker serves the queue.
     """
     started = now()
-    text = {
-        "diff": script,
-        "entry_point": "workload.py",
-        "working_dir": ".",
-        "repository": "",
-        "binary": "python3",
-        "requirements": {"pip": "clearml\n"},
-    }
-    task_id = client.create_task(client.ensure_project(project), name, text)
-    watched = client.enqueue_task(task_id, queue.id)
+    task_id, watched = send_job(client, queue, job)
     while not (task := client.get_task(task_id)).ended:
         if now() - started > timeout_s:
             client.stop_task(task_id, "validation deadline")

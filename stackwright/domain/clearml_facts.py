@@ -56,13 +56,21 @@ class RouteInfo:
 
 @dataclass(frozen=True)
 class Pool:
-    """Resources of one kind, in whole GPUs. `id` is empty before the server has seen it."""
+    """Resources of one kind, in whole GPUs. `id` is empty before the server has seen it.
+
+    `usage` is what it has given out, None where that is not told.
+    """
 
     name: str
     resources: float
     description: str = ""
     id: str = ""
     raw: Raw = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def usage(self) -> float | None:
+        used = self.raw.get("usage")
+        return float(used) if isinstance(used, int | float) else None
 
 
 @dataclass(frozen=True)

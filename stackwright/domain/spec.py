@@ -438,7 +438,8 @@ class Validation(Model):
     workload: bool = True
     """Run a training workload through each tenant's first queue."""
     workload_timeout_s: int = Field(900, ge=1)
-    pipeline: bool = False
+    pipeline: bool = True
+    """Run a pipeline whose controller and steps go through the tenant's queue."""
     platform: bool = True
     """Prove storage, registry, admission control, GPUs and observability by work."""
     platform_timeout_s: int = Field(600, ge=30)
@@ -457,6 +458,14 @@ class Validation(Model):
     """The metric's label that names the node."""
     observability_fresh_s: int = Field(300, ge=30)
     """Every node's last data may be so old."""
+    samples: int = Field(60_000, ge=3000, le=1_000_000)
+    """Pictures that the training draws for itself; MNIST has 60,000."""
+    share_jobs: int = Field(8, ge=0)
+    """At most so many small jobs are sent at once to see a tenant's quota act; a larger share is not tried. 0: none."""
+    share_watch_s: int = Field(30, ge=0)
+    """So long it is watched that no job beyond the share starts."""
+    fresh_days: int = Field(8, ge=1)
+    """The light form finds fault with a last training older than this."""
 
 
 class BackupStore(Model):

@@ -6,7 +6,6 @@ The layers' own gates are checks too: they are in domain/layers. Guide: 6.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 
 from stackwright.domain import work_clearml, work_platform
@@ -110,26 +109,6 @@ CATALOGUE: tuple[Check, ...] = (
         "tenant/isolation-account", "The agent's service account has no rights outside its namespace", "5.8.3",
         "nothing allowed outside the tenant's namespace",
         "Look for the ClusterRoleBinding or RoleBinding that names the account, and remove it.", KUBERNETES,
-    ),
-    Check(
-        "workload/done", "A training task runs through the queue to its end", "6", "completed",
-        "Read the task's log in the user interface.", AGENT, works=True,
-    ),
-    Check(
-        "workload/loss", "The training's loss fell", "6", "the last loss below the first",
-        "Read the task's scalars: metrics are missing or the training did not learn.", SERVER, works=True,
-    ),
-    Check(
-        "workload/accuracy", "The training's accuracy was reported", "6", "between 0 and 1",
-        "Read the task's scalars.", SERVER, works=True,
-    ),
-    Check(
-        "workload/artifact", "The training's artifact was stored", "6", "at least one artifact",
-        "Check the file server and its volume.", SERVER, works=True,
-    ),
-    Check(
-        "workload/pipeline", "A pipeline runs to its end", "6", "completed, every step too",
-        "Read the controller task's log.", SERVER, must=False, works=True,
     ),
     *work_platform.CHECKS,
     *work_clearml.CHECKS,
@@ -256,43 +235,3 @@ def judge_foreign_queues(own: Collection[str], foreign: Collection[str]) -> Outc
         return Outcome("unknown", "the other tenant has no queue to look for")
     common = sorted(set(own) & set(foreign))
     return judge(not common, f"in common: {', '.join(common)}" if common else f"none of {len(foreign)}")
-
-
-# --- workload --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class WorkloadSeen:
-    """What was read back of a training task. A value that was not reported is None."""
-
-    task_id: str
-    status: str
-    seconds: float
-    first_loss: float | None
-    last_loss: float | None
-    accuracy: float | None
-    artifacts: tuple[str, ...]
-    message: str = ""
-
-
-def judge_workload(seen: WorkloadSeen) -> dict[str, Outcome]:
-    """Return the outcome of each workload check by its id."""
-    done = judge(
-        seen.status == "completed",
-        f"task {seen.task_id} {seen.status} after {seen.seconds:.1f} s{': ' if seen.message else ''}{seen.message}",
-    )
-    if seen.first_loss is None or seen.last_loss is None:
-        loss = Outcome("fail", "no loss was reported")
-    else:
-        loss = judge(seen.last_loss < seen.first_loss, f"{seen.first_loss:.4g} -> {seen.last_loss:.4g}")
-    if seen.accuracy is None:
-        accuracy = Outcome("fail", "no accuracy was reported")
-    else:
-        accuracy = judge(0.0 <= seen.accuracy <= 1.0, f"{seen.accuracy:.4g}")
-    artifact = judge(bool(seen.artifacts), ", ".join(seen.artifacts) or "none")
-    return {
-        "workload/done": done,
-        "workload/loss": loss,
-        "workload/accuracy": accuracy,
-        "workload/artifact": artifact,
-    }

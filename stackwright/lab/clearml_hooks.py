@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from aiohttp import web
-
 from stackwright.lab.backends import AppHost
+from stackwright.lab.clearml.gateway import GatewayStandin
+from stackwright.lab.clearml.pods import end_pods
 from stackwright.lab.clearml.server import Gate, create_clearml_apps
 from stackwright.lab.clearml.state import ClearmlState, generation_of
-from stackwright.lab.clearml.workers import AgentStandin, Connection, GatewayStandin, end_pods
+from stackwright.lab.clearml.wire import Connection
+from stackwright.lab.clearml.workers import AgentStandin, limits_of
 from stackwright.lab.journal import Record
 from stackwright.lab.operators import AgentFacts, Backend, GatewayFacts, ServerFacts
 
@@ -67,6 +68,7 @@ class LabClearml:
             tuple(agent.queues),
             create_queues=agent.create_queues,
             max_gpus=agent.max_gpus,
+            limits=limits_of(agent.queues),
             report_s=self._report_s,
             poll_s=self._poll_s,
             pods=self._pods.setdefault((agent.namespace, agent.name), {}),
@@ -81,9 +83,10 @@ class LabClearml:
         """Start a gateway: it reports its router, and answers on its own Service."""
         connection = self._connection(gateway.api_host, gateway.access_key, gateway.secret_key)
         url = f"https://{gateway.env.get('ROUTER__HTTP_ADDRESS', '')}"
-        standin = GatewayStandin(connection, gateway.name, url, report_s=self._report_s)
+        cookie = gateway.env.get("ROUTER__AUTH_COOKIE_NAME", "")
+        standin = GatewayStandin(connection, gateway.name, url, report_s=self._report_s, cookie=cookie)
         await self._start(("gateway", f"{gateway.namespace}/{gateway.name}"), standin)
-        return await self._apps.host(_router_app(gateway.name))
+        return await self._apps.host(standin.app())
 
     async def gateway_down(self, namespace: str, name: str) -> None:
         """Stop a gateway."""
@@ -124,12 +127,3 @@ class LabClearml:
             standin.report_s = self._report_s * share
             if isinstance(standin, AgentStandin):
                 standin.poll_s = self._poll_s * share
-
-
-def _router_app(name: str) -> web.Application:
-    async def answer(request: web.Request) -> web.Response:
-        return web.json_response({"router": name, "routes": []}, status=200 if request.path == "/" else 404)
-
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", answer)
-    return app

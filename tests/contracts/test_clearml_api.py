@@ -191,6 +191,43 @@ def test_unknown_ids_are_not_found(tenant):
     assert (caught.value.status, caught.value.code) == (400, 101)
 
 
+def test_login_gives_a_token_and_the_feature_set(server, tenant):
+    """The token speaks for its user on every later call; its claims say what the SDK may do."""
+    login = tenant.client.login(60)
+    assert login.token.get_secret_value().count(".") == 2 and login.feature_set in ("basic", "advanced")
+    assert login.token.get_secret_value() not in repr(login)
+    with pytest.raises(ApiError) as caught:
+        server.speak(tenant.key.access_key, SecretStr("not-the-secret")).login()
+    assert (caught.value.status, caught.value.code) == (401, 22)
+
+
+def test_login_modes_are_told_to_anybody(server, tenant):
+    """login.supported_modes needs no login, and a login does not hurt."""
+    stranger = server.speak("nobody", SecretStr("nothing"))
+    for client in (stranger, tenant.client):
+        assert isinstance(client.login_modes().password, bool) and not client.login_modes().server_errors
+
+
+def test_task_keeps_its_tags_and_parameters_and_is_found_by_them(tenant):
+    """Only tasks with the tag are found by it; what is not there has no plots and no numbers."""
+    project = tenant.client.ensure_project("stackwright-contract")
+    script = {"diff": "print()", "entry_point": "x.py"}
+    tag = f"contract-{secrets.token_hex(3)}"
+    task = tenant.client.create_task(project, "tagged", script, tags=(tag,), parameters={"samples": 5})
+    plain = tenant.client.create_task(project, "tagged", script)
+    assert [found.id for found in tenant.client.find_tasks(tag=tag)] == [task]
+    assert {found.id for found in tenant.client.find_tasks(project_id=project, name="tagged")} >= {task, plain}
+    seen = tenant.client.get_task(task)
+    assert seen.tags == (tag,) and seen.queue_id == "" and seen.changed
+    assert tenant.client.plots(task) == () and tenant.client.scalars(task) == ()
+    for made in (task, plain):
+        tenant.client.remove_task(made)
+    with pytest.raises(NotFoundError):
+        tenant.client.remove_task(task)
+    with pytest.raises(NotFoundError):
+        tenant.client.plots(task)
+
+
 def test_task_waits_in_a_queue_that_nobody_serves(tenant):
     """An enqueued task is queued; the server tells that no worker watches; it can be stopped and removed."""
     queue = tenant.client.create_queue(f"contract-{secrets.token_hex(3)}")
@@ -201,7 +238,7 @@ def test_task_waits_in_a_queue_that_nobody_serves(tenant):
 
     assert tenant.client.enqueue_task(task, queue.id) is False
 
-    assert tenant.client.get_task(task).status == "queued"
+    assert (tenant.client.get_task(task).status, tenant.client.get_task(task).queue_id) == ("queued", queue.id)
     assert [found.id for found in tenant.client.find_tasks(project_id=project, name="contract task")] == [task]
     tenant.client.stop_task(task, "contract")
     assert tenant.client.get_task(task).ended

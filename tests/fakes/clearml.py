@@ -5,6 +5,7 @@ It refuses what the real one refuses: unknown keys, foreign objects, taken addre
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,16 +17,20 @@ from stackwright.clients.clearml_types import (
     CredentialInfo,
     Credentials,
     Identity,
+    Login,
+    LoginModes,
     Metric,
     QueueInfo,
     ResourceUsage,
     RouterInfo,
+    Series,
     ServerInfo,
     TaskInfo,
     User,
     WorkerInfo,
 )
 from stackwright.domain.errors import ApiError, ApiUnavailableError, ConflictError, NotFoundError
+from stackwright.domain.work_clearml import PAGE, PIPELINE, SLOT
 from tests.fakes.clearml_platform import FakeCompany, PlatformFake
 
 SYSTEM = ("SYSTEMKEY", "planted-system-secret")
@@ -34,11 +39,13 @@ SYSTEM = ("SYSTEMKEY", "planted-system-secret")
 LEARNED = {
     "status": "completed",
     "metrics": (
-        Metric("train", "accuracy", 0.96, 0.5, 0.96, 0.5, 20),
-        Metric("train", "loss", 0.2, 0.2, 0.69, 0.69, 20),
+        Metric("test", "accuracy", 0.96, 0.5, 0.96, 0.5, 2),
+        Metric("train", "loss", 0.2, 0.2, 0.69, 0.69, 2),
     ),
-    "artifacts": ("result",),
+    "artifacts": ("model",),
 }
+TOLD = {"train/loss": [0.69, 0.2], "test/accuracy": [0.5, 0.96]}
+FINISHED = {"task": "x", "version": "1", "samples": 60_000, "series": TOLD, "total": 30}
 
 
 @dataclass
@@ -66,12 +73,24 @@ class FakeServer:
     parts: dict[str, FakeCompany] = field(default_factory=dict)
     journal: list[str] = field(default_factory=list)
     newer: bool = False
-    features: frozenset[str] = frozenset({"queues", "resource_policy"})
+    features: frozenset[str] = frozenset({"queues", "resource_policy", "data_management"})
     lost: set[str] = field(default_factory=set)
     down: bool = False
     on_change: Callable[[str], None] = lambda action: None
     number: int = 0
     outcome: dict[str, Any] = field(default_factory=lambda: dict(LEARNED))
+    series: dict[str, list[float]] = field(default_factory=lambda: dict(TOLD))
+    plots: tuple[str, ...] = ("confusion/test",)
+    printed: dict[str, Any] = field(default_factory=lambda: dict(FINISHED))
+    steps: dict[str, str] = field(default_factory=lambda: {"make_numbers": "completed", "add_up": "completed"})
+    modes: LoginModes | None = field(default_factory=lambda: LoginModes(True, ()))
+    feature_set: str = "advanced"
+    room: dict[str, int] = field(default_factory=dict)
+    """How many jobs that hold their place run at once, by queue; 1 where nothing is said."""
+    frees: bool = True
+    """The next of them starts when one is stopped."""
+    routers_of: dict[str, str] = field(default_factory=dict)
+    """Host name of a company's gateway, by company: it gives jobs that serve a page an address below it."""
 
     def client(self, access_key: str, secret_key: SecretStr) -> FakeClearml:
         return FakeClearml(self, access_key, secret_key.get_secret_value())
@@ -136,6 +155,16 @@ class FakeClearml(PlatformFake):
                 return False
             raise
         return True
+
+    def login(self, expiration_s=600):
+        self._user()
+        return Login(SecretStr(f"token-of-{self.key}"), self.server.feature_set)
+
+    def login_modes(self):
+        self._user()
+        if self.server.modes is None:
+            raise NotFoundError("no such endpoint", where="clearml", status=404)
+        return self.server.modes
 
     def whoami(self):
         user = self._user()
@@ -219,20 +248,65 @@ class FakeClearml(PlatformFake):
     def ensure_project(self, name):
         return f"project-{name}"
 
-    def create_task(self, project_id, name, script, *, type="testing"):
-        task = TaskInfo(self.server.new_id("task"), name, "created", type, project_id, "", "", "", 0, (), ())
+    def create_task(self, project_id, name, script, *, type="testing", tags=(), parameters=None):
+        task = TaskInfo(
+            self.server.new_id("task"), name, "created", type, project_id, "", "", "", 0, (), (), tags=tuple(tags)
+        )
         self.server.change(
             f"create_task {name}", lambda: self.server.tasks.setdefault(self._company(), []).append(task)
         )
         return task.id
 
     def enqueue_task(self, task_id, queue_id):
-        """The worker runs it at once, if there is one: `outcome` of the server decides how it ends."""
-        self._update(task_id, self.server.outcome if self.workers() else {"status": "queued"})
+        """The worker runs it at once, if there is one and room: `outcome` of the server decides how it ends."""
+        name = self.get_task(task_id).name
+        stamp = {"queue_id": queue_id, "changed": "2026-01-01T00:00:00+00:00"}
+        if not self.workers():
+            self._update(task_id, {"status": "queued", **stamp})
+        elif name == SLOT:
+            self._update(task_id, {"status": "queued", "status_reason": "k8s max pod limit", **stamp})
+            self._start_slots(queue_id)
+        elif name == PAGE:
+            self._update(task_id, {"status": "in_progress", **stamp} | self._address(task_id))
+        else:
+            self._update(task_id, {**self.server.outcome, **stamp})
+            if name == PIPELINE:
+                self._run_steps(task_id)
         return bool(self.workers())
 
+    def _start_slots(self, queue_id):
+        slots = [task for task in self.server.tasks[self._company()] if (task.name, task.queue_id) == (SLOT, queue_id)]
+        running = sum(task.status == "in_progress" for task in slots)
+        for task in [task for task in slots if task.status == "queued"][: self.server.room.get(queue_id, 1) - running]:
+            self._update(task.id, {"status": "in_progress", "status_reason": ""})
+
+    def _address(self, task_id):
+        host = self.server.routers_of.get(self._company())
+        if not host:
+            return {}
+        routers = self.server.routers.get(self._company(), [])
+        routers[:] = [replace(router, tasks=(*router.tasks, task_id)) for router in routers]
+        return {"runtime": {"endpoint": f"https://{host}/service/{task_id}"}}
+
+    def _run_steps(self, task_id):
+        steps = [
+            TaskInfo(self.server.new_id("step"), name, status, "training", "", task_id, "", "", 0, (), ())
+            for name, status in self.server.steps.items()
+        ]
+        self.server.tasks[self._company()].extend(steps)
+
     def stop_task(self, task_id, reason):
+        task = self.get_task(task_id)
         self._update(task_id, {"status": "stopped"})
+        if task.name == SLOT and self.server.frees:
+            self._start_slots(task.queue_id)
+
+    def remove_task(self, task_id):
+        self.get_task(task_id)
+        tasks = self.server.tasks[self._company()]
+        self.server.change(
+            f"remove_task {task_id}", lambda: tasks.__setitem__(slice(None), [t for t in tasks if t.id != task_id])
+        )
 
     def _update(self, task_id, values):
         tasks = self.server.tasks[self._company()]
@@ -244,9 +318,28 @@ class FakeClearml(PlatformFake):
             raise NotFoundError("there is no such task", where=task_id, status=400, code=101)
         return found
 
-    def find_tasks(self, *, project_id="", parent_id="", name=""):
-        tasks = self.server.tasks.get(self._company(), ())
-        return tuple(task for task in tasks if task.parent_id == parent_id and name in ("", task.name))
+    def find_tasks(self, *, project_id="", parent_id="", name="", tag=""):
+        tasks = reversed(self.server.tasks.get(self._company(), ()))  # newest first
+        return tuple(
+            task
+            for task in tasks
+            if parent_id in ("", task.parent_id)
+            and name in ("", task.name)
+            and (not tag or tag in task.tags)
+            and project_id in ("", task.project_id)
+        )
 
     def task_log(self, task_id, lines=100):
-        return ("epoch 1",)
+        printed = json.dumps(self.server.printed) if self.server.printed else "no result"
+        return ("epoch 1", f"done\n{printed}")
+
+    def scalars(self, task_id):
+        self.get_task(task_id)
+        return tuple(
+            Series(*name.split("/"), tuple(range(len(values))), tuple(values))
+            for name, values in self.server.series.items()
+        )
+
+    def plots(self, task_id):
+        self.get_task(task_id)
+        return self.server.plots

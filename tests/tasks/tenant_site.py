@@ -92,10 +92,13 @@ class TenantSite(FakeSite):
             queues += [QueueInfo(f"{company}-{name}", name, 0, False) for name in names if name not in have]
             ids = tuple(queue.id for queue in queues if queue.name in names) + tuple(links & set(names))
             self.server.workers[company] = [WorkerInfo("k8s:group:agent", ids, "", "")]
+            for name, settings in values["agentk8sglue"]["queues"].items():
+                self.server.room[f"{company}-{name}"] = settings["queueSettings"]["maxPods"]
             gpus = values["agentk8sglue"].get("orchestrationDashboard", {}).get("gpu", {}).get("reportMax", 0)
             self.server.usages[company] = [ResourceUsage("k8s", gpus, gpus, gpus, 1)]
         elif "apiKey" in pair:
             stamp = datetime.fromtimestamp(self.clock.now(), UTC).isoformat()
+            self.server.routers_of[company] = values["ingress"]["hostName"]
             self.server.routers[company] = [RouterInfo(want.name, "https://router", "1.6", stamp)]
         else:
             super().bring_up(want)

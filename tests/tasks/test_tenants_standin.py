@@ -15,7 +15,9 @@ from stackwright.domain.spec import StackSpec
 from stackwright.domain.tenants import credentials_label
 from stackwright.lab.clearml import AgentStandin, GatewayStandin
 from stackwright.lab.clearml.alone import DOMAIN, SYSTEM_KEY, SYSTEM_SECRET, clearml_alone
-from tasks.validation import look_isolation, look_server, look_tenant, run_training
+from stackwright.lab.clearml.workers import limits_of
+from tasks.validation import look_isolation, look_server, look_tenant
+from tasks.work_clearml import run_training, run_work
 from tests.domain.layers.sites import lab_document
 from tests.tasks.tenant_site import TenantSite
 
@@ -51,7 +53,7 @@ class StandinSite(TenantSite):
             "ingress": {"https_port": trial.served.port, "ca_file": str(trial.ca_file)},
             "layers": {"clearml": {"timeout_s": 20}},
             "rke2": {"poll_s": 0.1},
-            "validation": {"workload_timeout_s": 60},
+            "validation": {"workload_timeout_s": 90, "samples": 3000, "share_watch_s": 1},
         }
         super().__init__(folder, **over)
         self.trial, self.running = trial, {}
@@ -65,12 +67,22 @@ class StandinSite(TenantSite):
         if "agentk8sglue" in values:
             connection = self.trial.connection(pair["agentk8sglueKey"], _Text(pair["agentk8sglueSecret"]))
             queues, gpus = values["agentk8sglue"]["queues"], values["agentk8sglue"]["orchestrationDashboard"]["gpu"]
+            limits = limits_of(queues)
             worker = AgentStandin(
-                connection, want.name, tuple(queues), max_gpus=gpus["reportMax"], max_pods=2, report_s=0.5, poll_s=0.1
+                connection,
+                want.name,
+                tuple(queues),
+                max_gpus=gpus["reportMax"],
+                limits=limits,
+                report_s=0.5,
+                poll_s=0.1,
             )
         else:
             connection = self.trial.connection(pair["apiKey"], _Text(pair["apiSecret"]))
-            worker = GatewayStandin(connection, want.name, f"https://{values['ingress']['hostName']}", report_s=0.5)
+            host = values["ingress"]["hostName"]
+            cookie = values["clearml"]["authCookieName"]
+            worker = GatewayStandin(connection, want.name, f"https://{host}", report_s=0.5, cookie=cookie)
+            self.trial.gateways[host] = worker
         self.trial.served.call(self._replace((want.namespace, want.name), worker))
 
     async def _replace(self, key, worker) -> None:
@@ -140,15 +152,35 @@ def test_a_training_runs_through_each_tenants_queue_and_tenants_stay_apart(place
         assert not bad
 
 
-@pytest.mark.parametrize("script", ["sdk_smoke", "pipeline_smoke"])
-def test_the_sdk_runs_with_the_pair_that_onboarding_kept(place, script):
-    """Task.init, scalars, artifact and close, and a pipeline of two steps, as the tenant: all is its company's own."""
+def test_a_tenant_works_within_its_share_and_spills_over(place):
+    """Gateway, quota and spill-over of a tenant with a policy, by real jobs; one slot is too few for a pipeline."""
+    found = {check.id: check for check in run_work(place.site, place.tenant("violet"))}
+    skipped = {name for name, check in found.items() if check.verdict == "skipped"}
+    assert {check.verdict for check in found.values()} == {"pass", "skipped"}, found
+    assert skipped == {"workload/violet/pipeline"}
+    assert "shared 1" in found["workload/violet/spill-over"].seen
+    own = place.site.clearml(*_pair(place, "violet"))
+    assert [(task.name, task.status) for task in own.find_tasks(name="validation")] == [("validation", "completed")]
+    assert not own.working_tasks()
+
+
+@pytest.mark.slow
+def test_a_tenant_runs_a_pipeline_through_its_queue(place):
+    """Controller and steps, each in a pod of its own; nothing of them is left."""
+    found = {check.id: check for check in run_work(place.site, place.tenant("red"))}
+    assert found["workload/red/pipeline"].verdict == "pass", found["workload/red/pipeline"]
+    own = place.site.clearml(*_pair(place, "red"))
+    assert {task.name for task in own.find_tasks()} == {"validation"}
+
+
+def test_the_sdk_runs_with_the_pair_that_onboarding_kept(place):
+    """Task.init, scalars, artifact and close, as the tenant: all is its company's own."""
     trial, (key, secret) = place.trial, _pair(place, "violet")
     env = workload_env(
         trial.api_url, trial.web_url, trial.files_url, key, secret,
-        ca_file=trial.ca_file, resolve=trial.resolve, task=f"as violet: {script}",
+        ca_file=trial.ca_file, resolve=trial.resolve, task="as violet",
     )  # fmt: skip
-    result = run_workload(script, env, timeout_s=120)
+    result = run_workload("training", env, timeout_s=120)
     task = trial.client(key, secret).get_task(result.task_id)
     assert task.status == "completed"
     with pytest.raises(NotFoundError):

@@ -204,25 +204,30 @@ GATEWAY = rows(
     ("gateway-version", "step 4", "The chart version that ClearML's support advises.",
      (Field("clearml.gateway_version"), Field("clearml.agent_version"), Corrected("chart-version"))),
     ("gateway-verify", "step 5", "Log in and see the router listed.",
-     (Check("tenant/router"), Tenant("queues"), Corrected("verify-login"))),
+     (Check("tenant/router"), Check("workload/route"), Check("workload/route-login"),
+      Check("workload/route-removed"), Tenant("queues"), Corrected("verify-login"))),
 )  # fmt: skip
 
 VALIDATION = rows(
     "6",
     ("validate-interface", "step 1", "The user interface answers and loads.",
-     (Check("clearml/app"), Check("clearml/api"), Check("clearml/files"))),
-    ("validate-login", "step 1", "Log in.", (Check("tenant/login"),)),
+     (Check("clearml/app"), Check("clearml/api"), Check("clearml/files"), Check("clearml/ui"))),
+    ("validate-login", "step 1", "Log in.",
+     (Check("tenant/login"), Check("tenant/token"), Check("clearml/login-modes"))),
     ("validate-sdk", "step 2", "Install ClearML's SDK and run an example.",
-     (Check("workload/done"), Field("validation.workload"))),
+     (Check("workload/done"), Check("tenant/last-work"), Field("validation.workload"))),
     ("validate-training", "experiments", "A small training like the MNIST classifier; all is captured.",
-     (Check("workload/done"), Check("workload/loss"), Check("workload/accuracy"), Check("workload/artifact"))),
+     (Check("workload/done"), Check("workload/loss"), Check("workload/accuracy"), Check("workload/metrics"),
+      Check("workload/plot"), Check("workload/artifact"), Field("validation.samples"))),
     ("validate-llm", "experiments", "Fine-tuning of a language model.",
-     (Corrected("lora-first-test"), Limit("Needs GPUs, CUDA and Enterprise data sets; run it by hand."))),
+     (Corrected("lora-first-test"), Check("workload/fine-tune"),
+      Limit("Needs GPUs, CUDA and Enterprise data sets: that it is offered is checked; run it by hand."))),
     ("validate-pipeline", "pipelines", "A pipeline of several steps.",
      (Check("workload/pipeline"), Field("validation.pipeline"))),
     ("validate-quotas", "Resource Configuration", "Hierarchies, spill-over and quotas of resources.",
      (Tenant("quota"), Check("tenant/quota"), Tenant("policy"), Field("tenants[].policy"),
-      Rule("policy beyond the quota"))),
+      Rule("policy beyond the quota"), Check("workload/quota"), Check("workload/spill-over"),
+      Check("tenant/waiting"))),
 )  # fmt: skip
 
 CLEARML: tuple[Requirement, ...] = (*PREPARATION, *SERVER, *AGENT, *GATEWAY, *VALIDATION)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from aiohttp import web
@@ -12,9 +12,10 @@ from pydantic import SecretStr
 
 from stackwright.clients.clearml import ClearmlClient
 from stackwright.lab.alone import Alone, alone
+from stackwright.lab.clearml.gateway import GatewayStandin
 from stackwright.lab.clearml.server import Gate, create_clearml_apps
 from stackwright.lab.clearml.state import ClearmlState
-from stackwright.lab.clearml.workers import Connection
+from stackwright.lab.clearml.wire import Connection
 from stackwright.lab.net import Authority
 
 DOMAIN = "ml.test"
@@ -23,7 +24,7 @@ SYSTEM_KEY, SYSTEM_SECRET = "SYSTEMKEY", "system-secret-of-the-stand-in"
 
 @dataclass(frozen=True)
 class Trial:
-    """A served stand-in. The names exist in `resolve` only."""
+    """A served stand-in. The names exist in `resolve` only; `gateways` are those behind the names router-*."""
 
     state: ClearmlState
     served: Alone
@@ -32,6 +33,7 @@ class Trial:
     api_url: str = f"https://api.{DOMAIN}"
     web_url: str = f"https://app.{DOMAIN}"
     files_url: str = f"https://files.{DOMAIN}"
+    gateways: dict[str, GatewayStandin] = field(default_factory=dict)
 
     def client(self, access_key: str = SYSTEM_KEY, secret_key: SecretStr | str = SYSTEM_SECRET) -> ClearmlClient:
         """Return a client; without a key, one of the role system."""
@@ -69,7 +71,20 @@ def clearml_alone(
         front = web.Application(client_max_size=1 << 30)
         for name, app in zip(names, (apps.api, apps.web, apps.files), strict=True):
             front.add_domain(name, app)
+        front.add_domain(f"router-*.{DOMAIN}", _gateways(gateways))
         return front
 
-    with alone(make, tls=authority.server_context(DOMAIN, names)) as served:
-        yield Trial(state, served, ca_file, dict.fromkeys(names, ("127.0.0.1", served.port)))
+    gateways: dict[str, GatewayStandin] = {}
+    with alone(make, tls=authority.server_context(DOMAIN, [*names, f"*.{DOMAIN}"])) as served:
+        known = dict.fromkeys(names, ("127.0.0.1", served.port))
+        yield Trial(state, served, ca_file, known, gateways=gateways)
+
+
+def _gateways(known: Mapping[str, GatewayStandin]) -> web.Application:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        gateway = known.get(request.host.split(":")[0])
+        return await gateway.answer(request) if gateway else web.Response(status=404)
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", answer)
+    return app

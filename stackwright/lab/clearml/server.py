@@ -227,7 +227,9 @@ def _page(state: ClearmlState, gate: Gate) -> web.Application:
 
     async def page(request: web.Request) -> web.StreamResponse:
         blocked = await gate("clearml", "web", request.path)
-        return blocked or web.Response(text=PAGE, content_type="text/html")
+        if blocked is None and request.path == SCRIPT:
+            return web.Response(text="// the stand-in's page does nothing\n", content_type="text/javascript")
+        return blocked or web.Response(text=PAGE, content_type="text/html")  # any other path is the page, as there
 
     app = web.Application(client_max_size=MAX_BODY)
     app.router.add_route("*", "/api/{path:.*}", api)
@@ -270,5 +272,8 @@ def _files(state: ClearmlState, gate: Gate) -> web.Application:
 
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>ClearML (stand-in)</title></head>
-<body><h1>ClearML stand-in</h1><p>This page is served by the lab in place of the ClearML web server.</p></body></html>
+<body><app-root><h1>ClearML stand-in</h1>
+<p>This page is served by the lab in place of the ClearML web server.</p></app-root>
+<script src="main.js" type="module"></script></body></html>
 """
+SCRIPT = "/main.js"

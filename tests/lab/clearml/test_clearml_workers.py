@@ -10,11 +10,20 @@ import pytest
 from pydantic import SecretStr
 
 from stackwright.clients.http import make_client
-from stackwright.clients.workload import WorkloadFailedError, run_in_queue, run_workload, script_text, workload_env
+from stackwright.clients.workload import (
+    Job,
+    WorkloadFailedError,
+    run_in_queue,
+    run_workload,
+    script_fields,
+    send_job,
+    workload_env,
+)
 from stackwright.domain.errors import GateTimeoutError
 from stackwright.lab.clearml import AgentStandin, GatewayStandin
 from stackwright.lab.clearml.alone import clearml_alone
-from stackwright.lab.clearml.workers import Connection
+from stackwright.lab.clearml.wire import Connection
+from stackwright.lab.clearml.workers import QueueLimit, limits_of
 
 DEADLINE_S = 20.0
 
@@ -40,12 +49,12 @@ def running(*standins):
     try:
         yield
     finally:
+        for future in started:
+            future.cancel()  # each ends its own pods
 
         async def end():
-            tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            rest = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+            await asyncio.gather(*rest, return_exceptions=True)
 
         asyncio.run_coroutine_threadsafe(end(), loop).result(DEADLINE_S)
         loop.call_soon_threadsafe(loop.stop)
@@ -99,23 +108,39 @@ def test_agent_with_a_wrong_key_serves_nothing(trial):
     assert "not-the-secret" not in worker.problem + repr(worker.connection)
 
 
-def test_script_runs_through_the_queue_with_the_real_sdk(trial):
-    """Validation as the product does it: the smoke script, queued, trained, its results read back."""
+SMALL = {"samples": 3000, "epochs": 4, "batch": 32}
+
+
+def test_training_runs_through_the_queue_with_the_real_sdk(trial):
+    """Validation as the product does it: queued, trained, its results read back; the task says the script's version."""
     tenant = trial.tenant("queued")
     with running(agent(trial, tenant, "gpu")):
         queue = tenant.create_queue("gpu")
-        done = run_in_queue(tenant, queue, "Stackwright", "smoke", script_text("sdk_smoke"), 60, poll_s=0.05)
+        job = Job("smoke", "training", tags=("mine",), parameters=SMALL)
+        done = run_in_queue(tenant, queue, job, 60, poll_s=0.05)
         task = tenant.get_task(done.task_id)
         loss = task.metric("train", "loss")
-        assert loss is not None and loss.count == 20 and loss.value < 0.5 * loss.maximum
-        assert task.artifacts == ("result",)
-        assert any('"accuracy"' in line for line in done.log_tail)
-        [series] = [found for found in tenant.scalars(done.task_id) if found.variant == "loss"]
-        assert series.iterations == tuple(range(20)) and list(series.values) == sorted(series.values, reverse=True)
+        assert loss is not None and loss.count == 4 and loss.value < 0.5 * loss.maximum
+        assert task.artifacts == ("model",) and set(task.tags) >= {"mine", "training-1"} and task.queue_id == queue.id
+        printed = json.loads(next(line for line in reversed(done.log_tail) if line.startswith("{")))
+        read = {f"{found.metric}/{found.variant}": list(found.values) for found in tenant.scalars(done.task_id)}
+        assert read | printed["series"] == read and printed["samples"] == SMALL["samples"]
+        assert tenant.plots(done.task_id) == ("confusion/test",)
+        assert printed["series"]["test/accuracy"][-1] > 0.9
+
+
+def fails(trial, tenant, text):
+    """Send a script that is none of ours."""
+    queue = tenant.create_queue("gpu")
+    script = script_fields(text, "")
+    task = tenant.create_task(tenant.ensure_project("Stackwright"), "fails", script)
+    tenant.enqueue_task(task, queue.id)
+    until(lambda: tenant.get_task(task).ended)
+    return tenant.get_task(task)
 
 
 def test_failing_script_fails_the_task_with_its_last_lines(trial):
-    """The error names queue, task and the script's own words; the secret is only in the environment."""
+    """The task's log has the script's own words; the secret is only in the environment."""
     tenant = trial.tenant("failing")
     script = (
         "import os, sys, pathlib\n"
@@ -123,9 +148,19 @@ def test_failing_script_fails_the_task_with_its_last_lines(trial):
         "assert key not in pathlib.Path('/proc/self/cmdline').read_text()\n"
         "sys.exit('no such GPU')\n"
     )
-    with running(agent(trial, tenant, "gpu")), pytest.raises(WorkloadFailedError, match="no such GPU") as caught:
-        run_in_queue(tenant, tenant.create_queue("gpu"), "Stackwright", "fails", script, 30, poll_s=0.05)
-    assert "queue gpu" in str(caught.value) and "exit code 1" in str(caught.value)
+    with running(agent(trial, tenant, "gpu")):
+        task = fails(trial, tenant, script)
+    assert task.status == "failed" and "exit code 1" in task.status_reason
+    assert "no such GPU" in " ".join(tenant.task_log(task.id))
+
+
+def test_a_workload_that_fails_is_told_with_queue_and_last_lines(trial):
+    """A training of no samples cannot be done: the error names queue and task, and the script's own words."""
+    tenant = trial.tenant("failing-workload")
+    with running(agent(trial, tenant, "gpu")), pytest.raises(WorkloadFailedError, match="queue gpu") as caught:
+        job = Job("fails", "training", parameters={"samples": -1})
+        run_in_queue(tenant, tenant.create_queue("gpu"), job, 30, poll_s=0.05)
+    assert "exit code 1" in str(caught.value) and "Error" in str(caught.value)
 
 
 def test_queue_without_a_worker_is_named_at_the_deadline(trial):
@@ -137,19 +172,52 @@ def test_queue_without_a_worker_is_named_at_the_deadline(trial):
         now[0] += seconds
 
     with pytest.raises(GateTimeoutError, match="no worker serves the queue"):
-        run_in_queue(
-            tenant,
-            tenant.create_queue("idle"),
-            "Stackwright",
-            "waits",
-            "print()",
-            5,
-            poll,
-            poll_s=1,
-            now=lambda: now[0],
-        )
+        run_in_queue(tenant, tenant.create_queue("idle"), Job("waits", "slot"), 5, poll, poll_s=1, now=lambda: now[0])
     project = tenant.ensure_project("Stackwright")
     assert [task.status for task in tenant.find_tasks(project_id=project, name="waits")] == ["stopped"]
+
+
+@pytest.mark.parametrize("end", ["stop_task", "remove_task"])
+def test_an_aborted_or_deleted_task_ends_its_pod(trial, end):
+    """The pod shows as a worker while it runs; the agent takes the next job once it is gone."""
+    tenant = trial.tenant(f"aborting-{end}")
+    with running(agent(trial, tenant, "gpu")):
+        queue = tenant.create_queue("gpu")
+        first, _ = send_job(tenant, queue, Job("holds", "slot"))
+        until(lambda: first in {worker.task_id for worker in tenant.workers()})
+        second, _ = send_job(tenant, queue, Job("waits", "slot"))
+        if end == "stop_task":
+            tenant.stop_task(first, "test")
+        else:
+            tenant.remove_task(first)
+        until(lambda: tenant.get_task(second).status == "in_progress")
+        until(lambda: first not in {worker.task_id for worker in tenant.workers()})
+        assert end == "remove_task" or tenant.get_task(first).status == "stopped"
+
+
+def test_an_agent_starts_no_job_beyond_its_limits(trial):
+    """Jobs beyond the queue's pods, or the GPUs of all, stay in their queues; another queue's run all the same."""
+    tenant = trial.tenant("limits")
+    limits = limits_of({
+        "gpu": {"templateOverrides": {"resources": {"limits": {"nvidia.com/gpu": 1}}}, "queueSettings": {"maxPods": 5}},
+        "default": {"queueSettings": {"maxPods": 1}},
+    })  # fmt: skip
+    assert limits == {"gpu": QueueLimit(5, 1.0), "default": QueueLimit(1, 0.0)}
+    with running(agent(trial, tenant, "gpu", "default", max_gpus=2, limits=limits)):
+        until(lambda: len(tenant.queues()) == 2)
+        queues = {queue.name: queue for queue in tenant.queues()}
+        sent = {name: [send_job(tenant, queues[name], Job(f"{name} job", "slot"))[0] for _ in range(count)]
+                for name, count in (("gpu", 3), ("default", 2))}  # fmt: skip
+
+        def states(name):
+            return [tenant.get_task(task).status for task in sent[name]]
+
+        until(lambda: states("gpu").count("in_progress") == 2 and states("default").count("in_progress") == 1)
+        looks = []
+        until(lambda: looks.append(states("gpu")) or len(looks) > 20)
+        assert all(look == ["in_progress", "in_progress", "queued"] for look in looks)
+        tenant.stop_task(sent["gpu"][0], "test")
+        until(lambda: states("gpu") == ["stopped", "in_progress", "in_progress"])
 
 
 def test_ending_agent_ends_its_pods(trial):
@@ -191,27 +259,18 @@ def environment(trial, client, **more):
     )
 
 
-def test_sdk_smoke_runs_over_tls_with_a_private_ca(trial):
-    """Task.init, connect, scalars, artifact and close of the real SDK; the file reaches the file sink."""
+def test_training_runs_over_tls_with_a_private_ca(trial):
+    """Task.init, connect, scalars, plot, artifact and close of the real SDK; the file reaches the file sink."""
     tenant = trial.tenant("direct")
-    done = run_workload("sdk_smoke", environment(trial, tenant, project="Checks", task="direct"), 60)
-    assert done.output["last_loss"] < done.output["first_loss"]
+    done = run_workload("training", environment(trial, tenant, project="Checks", task="direct"), 120)
+    losses = done.output["series"]["train/loss"]
+    assert losses[-1] < losses[0] and done.output["samples"] == 60_000
     task = tenant.get_task(done.task_id)
-    assert (task.status, task.name, task.artifacts) == ("completed", "direct", ("result",))
+    assert (task.status, task.name, task.artifacts) == ("completed", "direct", ("model",))
     assert task.project_id == tenant.ensure_project("Checks")
     [artifact] = [name for name in trial.state.files if done.task_id in name]
-    assert json.loads(trial.state.files[artifact])["loss"] == done.output["last_loss"]
+    assert len(json.loads(trial.state.files[artifact])["weights"]) == 2
     assert tenant._secret.get_secret_value() not in " ".join(done.log_tail)
-
-
-def test_pipeline_smoke_runs_both_steps(trial):
-    """The decorated pipeline of the real SDK completes, with two completed children."""
-    tenant = trial.tenant("pipeline")
-    done = run_workload("pipeline_smoke", environment(trial, tenant), 120)
-    controller = tenant.get_task(done.task_id)
-    assert (controller.status, controller.type) == ("completed", "controller")
-    children = tenant.find_tasks(parent_id=done.task_id)
-    assert {(task.name, task.status) for task in children} == {("make_numbers", "completed"), ("add_up", "completed")}
 
 
 def test_workload_with_a_wrong_key_fails_at_once(trial):
@@ -219,7 +278,7 @@ def test_workload_with_a_wrong_key_fails_at_once(trial):
     tenant = trial.tenant("badlogin")
     env = environment(trial, tenant) | {"CLEARML_API_SECRET_KEY": "planted-secret-value"}
     with pytest.raises(WorkloadFailedError) as caught:
-        run_workload("sdk_smoke", env, 60)
+        run_workload("training", env, 60)
     assert "planted-secret-value" not in str(caught.value)
 
 
@@ -228,7 +287,7 @@ def test_workload_is_killed_at_its_deadline(trial):
     tenant = trial.tenant("deadline")
     started = time.monotonic()
     with pytest.raises(GateTimeoutError, match="did not end within 0 s"):
-        run_workload("sdk_smoke", environment(trial, tenant), 0.2)
+        run_workload("training", environment(trial, tenant), 0.2)
     assert time.monotonic() - started < 10
 
 
