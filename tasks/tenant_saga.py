@@ -38,6 +38,7 @@ from stackwright.domain.tenant_saga import (
     with_begun,
 )
 from stackwright.domain.tenants import decide_tenant
+from tasks.tenant_change import allowed_change, read_change_facts
 from tasks.tenant_hands import HANDS, Hands
 from tasks.tenant_register import read_record, read_records, write_record
 from tasks.tenant_smoke import run_smoke
@@ -94,7 +95,7 @@ class Work:
         outcome = Outcome(self.request, verdict, text, done=tuple(self.done))
         record = self.record
         if record is not None:
-            resting = {"doing": None, "reason": "" if outcome.good else text, **values}
+            resting = {"doing": None, "changing_to": None, "reason": "" if outcome.good else text, **values}
             record = note(record.model_copy(update=resting), self.request, outcome.sentence, self.now())
             record = self.write(record)
         log.info("tenant %s: %s %s", self.request.tenant, self.request.action, outcome.sentence)
@@ -248,14 +249,25 @@ def _move(work: Work) -> Outcome:
     if record is None or move is None:
         raise StackError(f"{request.action} is not offered", where=f"tenant {request.tenant}")
     if record.doing is None or record.doing.id != request.id:
-        record = work.update(state=DURING[request.action], doing=request, request=request.id)
+        record = _begin_move(work, record)
     work.tell.step(request.action)
-    whole = replace(work.site, spec=with_records(work.site.spec, read_records(work.site)))
-    moved = move(whole, record, request, work.lease)
+    moved = move(_whole(work.site), record, request, work.lease)
     work.record = moved
     work.done.append(request.action)
     state = final_state(request.action, moved.wanted)
     return work.ended("completed", f"tenant {moved.name} is {state}", state=state)
+
+
+def _begin_move(work: Work, record: TenantRecord) -> TenantRecord:
+    """Note that an action is begun. A change claims what it asks for of the site, as onboarding does."""
+    request = work.request
+    begun = {"state": DURING[request.action], "doing": request, "request": request.id}
+    if request.action != "change":
+        return work.update(**begun)
+    facts = read_change_facts(work.site, record.wanted)
+    with _CLAIMS:
+        after = allowed_change(_whole(work.site), record, request, facts)
+        return work.update(**begun, changing_to=after)
 
 
 def _settle(work: Work, error: StackError) -> Outcome:
@@ -310,7 +322,13 @@ def _same(record: TenantRecord, tenant: Tenant) -> bool:
 
 def _as_it_is(record: TenantRecord | None) -> dict[str, Any]:
     """Return what a refusal leaves as it was: what is being carried out, and why the tenant is in its state."""
-    return {"doing": record.doing, "reason": record.reason} if record else {}
+    kept = ("doing", "changing_to", "reason")
+    return {name: getattr(record, name) for name in kept} if record else {}
+
+
+def _whole(site: Site) -> Site:
+    """Return the site with all tenants that take a share of it, as the records say now."""
+    return replace(site, spec=with_records(site.spec, read_records(site)))
 
 
 def _others(site: Site, tenant: Tenant) -> StackSpec:

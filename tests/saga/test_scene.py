@@ -9,8 +9,9 @@ import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from tests.kill.points import Point
-from tests.saga.ground import deployed
-from tests.saga.scene import SCENARIOS, Stage, fault_of, request, run_chain, steps_of, undisturbed
+from tests.saga.ground import FULL_LAYOUT, deployed
+from tests.saga.run import share_out
+from tests.saga.scene import ACTIONS, SCENARIOS, Stage, fault_of, request, run_chain, steps_of, undisturbed
 
 PATCH = {"wire": "kube", "target": "system:admin:ConfigMap/stackwright/tenant-saga0001", "action": "patch"}
 LEASE = {"wire": "kube", "target": "system:admin:Lease/kube-system/stackwright-lab", "action": "patch"}
@@ -44,20 +45,25 @@ def test_a_point_strikes_the_tenant_that_it_is_aimed_at():
 def test_a_request_is_the_same_each_time_it_is_sent():
     """Else a second start would be another request."""
     assert request("onboard", "saga0003") == request("onboard", "saga0003")
-    names, actions = ("saga0003", "saga0004"), ("onboard", "archive", "delete")
-    assert len({request(action, name).id for action in actions for name in names}) == 6
+    assert len({request(action, name).id for action in ACTIONS for name in ("saga0003", "saga0004")}) == 14
+
+
+def test_points_are_shared_out_by_what_there_is_to_kill():
+    """A long scenario gets more, a short one never none; without a count all of them."""
+    assert share_out(40, {"onboard": 60, "suspend": 2}) == {"onboard": 39, "suspend": 3}
+    assert share_out(None, {"onboard": 60, "suspend": 2}) == {"onboard": None, "suspend": None}
 
 
 @pytest.mark.lab
 @pytest.mark.slow
 def test_every_scenario_survives_a_few_kills(tmp_path):
     """A sample of `make saga-test`: on real wires, killed at three points of each, the ends are those of peace."""
-    with deployed(tmp_path) as rig, temporary_settings({PREFECT_API_URL: rig.server.url}):
+    with deployed(tmp_path, FULL_LAYOUT) as rig, temporary_settings({PREFECT_API_URL: rig.server.url}):
         before = dict(os.environ)
         os.environ.update(rig.environment)
         stage = Stage(rig)
         try:
-            stage.prepare(SCENARIOS[2])
+            stage.use_up(stage.prepare(SCENARIOS[2]))
             for scenario in SCENARIOS:
                 end = undisturbed(stage, scenario)
                 points = [end.steps[len(end.steps) * part // 4][part - 1] for part in (1, 2, 3)]

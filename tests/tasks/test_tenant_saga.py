@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -17,8 +19,10 @@ from stackwright.domain.errors import (
     StackError,
 )
 from stackwright.domain.spec import Quota
-from tasks import tenant_saga
-from tasks.tenant_register import read_record, write_record
+from stackwright.domain.tenant_change import ChangeFacts
+from tasks import tenant_change, tenant_saga
+from tasks.tenant_change import change_tenant
+from tasks.tenant_register import read_record, read_records, write_record
 from tasks.tenant_saga import preview
 from tests.tasks.layer_site import FakeLease
 from tests.tasks.saga_site import SagaSite, request, wanted
@@ -178,6 +182,118 @@ def test_gpus_are_not_promised_twice_at_the_same_time(place, monkeypatch):
     outcome = place.ask(request(wanted=wanted(quota=Quota(gpus=1))))
     assert outcomes[0].good
     assert outcome.verdict == "refused" and "promised more GPUs" in outcome.text and record(place) is None
+
+
+def left(place) -> int:
+    """GPUs that nobody was promised yet."""
+    return sum(node.gpu.count for node in place.spec.gpu_nodes) - sum(one.quota.gpus for one in place.spec.tenants)
+
+
+def with_changes(place, monkeypatch, meanwhile=lambda: None):
+    """Let changes be carried out for real; `meanwhile` happens after a change's first look, once."""
+    place.moves = {"change": change_tenant}
+    waiting = [meanwhile]
+
+    def look(*_):
+        waiting.pop()() if waiting else None
+        return ChangeFacts()
+
+    monkeypatch.setattr(tenant_saga, "read_change_facts", look)
+
+
+def more_gpus(place, number=3, count=None):
+    changed = wanted().quota.model_dump() | {"gpus": left(place) if count is None else count}
+    return request(number, "change", changes={"quota": changed})
+
+
+def newcomer(place):
+    return request(2, name="lime", wanted=wanted("lime", quota=Quota(gpus=left(place))))
+
+
+def test_a_change_claims_its_gpus_before_it_acts(place, monkeypatch):
+    """A tenant that is asked for while the change is carried out finds them taken."""
+    outcomes = []
+    settle = tenant_change.settle
+
+    def settle_slowly(site, tenant, lease):
+        outcomes.append(place.ask(newcomer(place)))
+        settle(site, tenant, lease)
+
+    with_changes(place, monkeypatch)
+    place.ask(request())
+    monkeypatch.setattr(tenant_change, "settle", settle_slowly)
+    assert place.ask(more_gpus(place)).good
+    assert outcomes[0].verdict == "refused" and "promised more GPUs" in outcomes[0].text
+    assert record(place).wanted.quota.gpus == left(place) and record(place).changing_to is None
+
+
+def test_a_change_finds_what_an_onboarding_has_claimed(place, monkeypatch):
+    """Between the change's first look and its claim another tenant took them: it is refused and changes nothing."""
+    outcomes = []
+    with_changes(place, monkeypatch, lambda: outcomes.append(place.ask(newcomer(place))))
+    place.ask(request())
+    before = record(place)
+    outcome = place.ask(more_gpus(place))
+    assert outcomes[0].good
+    assert outcome.verdict == "refused" and "promised more GPUs" in outcome.text
+    kept = record(place)
+    assert (kept.state, kept.wanted, kept.changing_to, kept.doing) == ("ready", before.wanted, None, None)
+
+
+def test_gpus_that_a_change_gives_away_are_free_once_it_has_ended(place, monkeypatch):
+    """Until then it may still go back to what it was."""
+    with_changes(place, monkeypatch)
+    place.ask(request(wanted=wanted(quota=Quota(gpus=left(place)))))
+    settle, outcomes = tenant_change.settle, []
+
+    def fail_once(site, tenant, lease):
+        if not outcomes:
+            outcomes.append(place.ask(newcomer(place)))
+            raise REFUSALS["conflict"]
+        settle(site, tenant, lease)
+
+    monkeypatch.setattr(tenant_change, "settle", fail_once)
+    assert place.ask(more_gpus(place, count=0)).verdict == "refused"
+    assert outcomes[0].verdict == "refused" and record(place).wanted.quota.gpus == left(place)
+    assert place.ask(more_gpus(place, 4, count=0)).good
+    assert place.ask(newcomer(place).model_copy(update={"id": "5" * 32})).good
+
+
+@pytest.mark.parametrize("turn", range(4))
+def test_a_change_and_an_onboarding_at_once_never_get_the_same_gpus(place, monkeypatch, turn):
+    """In two threads of one process, whoever is first: one of them gets the GPUs, the other one is refused."""
+    together = threading.Barrier(2, timeout=30)
+    with_changes(place, monkeypatch, together.wait)
+    place.ask(request())
+    look = tenant_saga.look_for_bringing
+
+    def look_together(site, tenant, lease):
+        found = look(site, tenant, lease)
+        if tenant.name == "lime":
+            together.wait()
+        return found
+
+    monkeypatch.setattr(tenant_saga, "look_for_bringing", look_together)
+    asked = [more_gpus(place), newcomer(place)]
+    with ThreadPoolExecutor(2) as pool:
+        outcomes = list(pool.map(place.ask, asked if turn % 2 else asked[::-1]))
+    assert sorted(outcome.verdict for outcome in outcomes) == ["completed", "refused"], outcomes
+    promised = sum(one.wanted.quota.gpus for one in read_records(place.site) if one.state == "ready")
+    assert promised == left(place)
+
+
+def test_an_archive_that_is_refused_finds_its_gpus_again(place):
+    """Until a tenant is archived its share is its own: the archive may still be refused, and lead back."""
+    place.ask(request(wanted=wanted(quota=Quota(gpus=left(place)))))
+    outcomes = []
+
+    def refuse(*_):
+        outcomes.append(place.ask(newcomer(place)))
+        raise REFUSALS["conflict"]
+
+    place.moves = {"archive": refuse}
+    assert place.ask(request(3, "archive")).verdict == "refused" and record(place).state == "ready"
+    assert outcomes[0].verdict == "refused" and "promised more GPUs" in outcomes[0].text
 
 
 def test_a_tenant_that_exists_is_not_made_otherwise(place):
