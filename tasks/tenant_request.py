@@ -34,7 +34,7 @@ from tasks.tenants import ACTS
 
 RETRY_DELAYS_S = [3.0, 15.0]
 PROGRESS_EVERY_S = 1.0
-ORDER = (*ACTS, "smoke")
+ORDER = (*ACTS, "smoke", "isolation")
 ENDED: dict[Action, str] = {
     "onboard": "Ready",
     "change": "Changed",
@@ -44,7 +44,12 @@ ENDED: dict[Action, str] = {
     "archive": "Archived",
     "delete": "Deleted",
 }
-FAILED: dict[Verdict, str] = {"refused": "Refused", "undone": "Undone", "to be completed": "ToBeCompleted"}
+FAILED: dict[Verdict, str] = {
+    "refused": "Refused",
+    "undone": "Undone",
+    "held": "NotIsolated",
+    "to be completed": "ToBeCompleted",
+}
 _KEY = re.compile(r"[a-z0-9-]{1,80}")
 
 

@@ -278,7 +278,7 @@ def _foreign_queues(own: Clearml, other: Clearml) -> Outcome:
 
 
 def _foreign_task(own: Clearml, other: Clearml) -> Outcome:
-    tasks = other.find_tasks(name=TRAINING)
+    tasks = other.find_tasks(name=TRAINING) or other.find_tasks()
     if not tasks:
         return Outcome("skipped", "the other tenant has no task to ask for")
     return _refused(lambda: own.get_task(tasks[0].id))

@@ -23,6 +23,7 @@ State = Literal[
     "ready",
     "changing",
     "suspended",
+    "held",  # made, but found not to be apart from others: nothing of it runs until an onboarding proves it
     "undoing",  # refused for good; what was made is taken back, the next start goes on with that
     "undone",
     "archiving",
@@ -56,6 +57,10 @@ class HandOver(BaseModel):
     queues: tuple[str, ...] = ()
     urls: dict[str, str] = {}
     """Address by name: app, api, files, router."""
+    proved: tuple[str, ...] = ()
+    """What showed that the tenant is apart from the others."""
+    not_proved: tuple[str, ...] = ()
+    """What could not be tried, and why."""
     smoke_task: str = ""
     """Id of the task that proved the first queue."""
     at: str = ""
@@ -89,6 +94,8 @@ class TenantRecord(BaseModel):
     """What is left of an archived tenant, for people."""
     changing_to: Tenant | None = None
     """What the change that is under way makes of it; None while there is none."""
+    came_from: State | None = None
+    """State to which the action under way leads back when it is refused."""
     replaces: str = ""
     """Access key of the pair that is being replaced; empty while no rotation is under way."""
     version: str = Field("", exclude=True)
@@ -106,7 +113,7 @@ class TenantRecord(BaseModel):
         return self.wanted if self.changing_to is None else _both(self.wanted, self.changing_to)
 
 
-LIVE = frozenset({"onboarding", "ready", "changing", "suspended"})
+LIVE = frozenset({"onboarding", "held", "ready", "changing", "suspended"})
 """States in which a tenant is there, or on its way."""
 SHARING = LIVE | {"archiving"}
 """States in which a tenant takes its share of the site. An archive that is refused leads back."""

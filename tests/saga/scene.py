@@ -116,7 +116,11 @@ def full_tenant(tenant: str) -> WantedTenant:
             "name": tenant,
             "admin_email": f"admin@{tenant}.example",
             "quota": {"cpu": 8, "memory_gib": 32, "gpus": 2, "storage_gib": 100, "pods": 20},
-            "queues": [{"name": "default"}, {"name": "whole", "gpus": 1}, {"name": "part", "fraction": 0.25}],
+            "queues": [
+                {"name": "default"},
+                {"name": "whole", "gpus": 1, "max_pods": 1},
+                {"name": "part", "fraction": 0.25},
+            ],
             "workspace_gib": 10,
             "policy": {"reservation": 1, "limit": 2, "pools": ["common"]},
             "identity": {
@@ -140,7 +144,11 @@ def changes_of(tenant: str) -> TenantChanges:
     return TenantChanges.model_validate(
         {
             "quota": {**before.quota.model_dump(), "cpu": 12, "gpus": 3},
-            "queues": [{"name": "default"}, {"name": "whole", "gpus": 2}, {"name": "half", "fraction": 0.5}],
+            "queues": [
+                {"name": "default"},
+                {"name": "whole", "gpus": 2, "max_pods": 1},
+                {"name": "half", "fraction": 0.5},
+            ],
             "workspace_gib": 20,
             "policy": {"reservation": 2, "limit": 3, "pools": ["common"]},
             "identity": {**identity.model_dump(), "emails": [f"other@{tenant}.test"]},

@@ -18,8 +18,10 @@ from stackwright.domain.errors import (
     GateTimeoutError,
     StackError,
 )
+from stackwright.domain.evidence import Evidence
 from stackwright.domain.spec import Quota
 from stackwright.domain.tenant_change import ChangeFacts
+from stackwright.domain.tenant_saga import outcome_markdown
 from tasks import tenant_change, tenant_saga
 from tasks.tenant_change import change_tenant
 from tasks.tenant_register import read_record, read_records, write_record
@@ -61,7 +63,7 @@ def test_a_tenant_is_onboarded_proved_and_handed_over(place):
     assert outcome.sentence == "completed: tenant green is ready in namespace clearml-green"
     kept = record(place)
     assert (kept.state, kept.doing, kept.adopted) == ("ready", None, ())
-    assert outcome.done == (*FORWARD, "smoke") and kept.begun == BEGUN
+    assert outcome.done == (*FORWARD, "smoke", "isolation") and kept.begun == BEGUN
     assert [done.outcome for done in kept.handled] == [outcome.sentence]
     hand = kept.hand_over
     assert (hand.credentials_block, hand.queues) == ("clearml-tenant-green", ("default",))
@@ -342,6 +344,81 @@ def test_another_owners_namespace_refuses_even_an_operator(place):
 
 def system(place):
     return place.server.client("SYSTEMKEY", place.secrets.read("api-key", "clearml-supervisor")["secret_key"])
+
+
+# --- apart from others, or not ready --------------------------------------------------------------------------------
+
+
+def check(verdict, what="network"):
+    return Evidence(f"tenant/isolation-{what}", f"Title of {what}", verdict, "wanted", "as seen", "5.8.2", "now")
+
+
+def test_what_was_proved_and_what_could_not_be_tried_is_handed_over(place):
+    """Ready says what it stands on."""
+    place.proofs = [check("pass"), check("skipped", "tasks")]
+    outcome = place.ask(request())
+    hand = record(place).hand_over
+    assert hand.proved == ("Title of network: as seen",) and hand.not_proved == ("Title of tasks: as seen",)
+    page = outcome_markdown(outcome)
+    assert "- Title of network: as seen" in page and "- not tried: Title of tasks" in page
+
+
+def test_where_no_pod_may_be_started_the_network_is_said_to_be_unproved(tmp_path):
+    place = SagaSite(tmp_path, validation={"workload": False})
+    assert place.ask(request()).good
+    assert any("no pod may be started" in line for line in record(place).hand_over.not_proved)
+
+
+def test_a_tenant_that_is_not_apart_is_held_and_nothing_of_it_runs(place):
+    """Not ready, no hand-over, no agent, no gateway; account, namespace and key pair stay, and nothing is undone."""
+    place.proofs = [check("fail"), check("pass", "queues")]
+    outcome = place.ask(request())
+    assert outcome.verdict == "held" and "Title of network: as seen" in outcome.text and "queues" not in outcome.text
+    assert outcome.event == "stackwright.tenant.failed"
+    kept = record(place)
+    assert (kept.state, kept.doing, kept.hand_over, kept.begun) == ("held", None, None, BEGUN)
+    assert {"uninstall clearml-green/clearml-app-gateway", "uninstall clearml-green/clearml-enterprise-agent"} <= set(
+        place.helm.journal
+    )
+    assert place.undone == [] and [company.name for company in place.server.companies] == ["green"]
+    assert place.ask(request()).sentence == outcome.sentence  # answered, not tried again
+
+
+def test_a_held_tenant_becomes_ready_once_it_is_proved(place):
+    """Asked for again as it was, it goes on; what was begun before it was held can still be undone."""
+    place.proofs = [check("fail")]
+    place.ask(request())
+    assert place.ask(request(2)).verdict == "held"
+    place.proofs = [check("pass")]
+    outcome = place.ask(request(3))
+    assert outcome.good and {"agent", "gateway"} <= set(outcome.done)
+    assert (record(place).state, record(place).begun) == ("ready", BEGUN)
+    assert place.server.journal.count("create_company green") == 1
+
+
+def test_a_held_tenant_is_not_made_otherwise_and_may_leave(place):
+    """Other wishes are refused; an archive that is refused leads back to held; and its GPUs are still its own."""
+    place.proofs = [check("fail")]
+    place.ask(request(wanted=wanted(quota=Quota(gpus=left(place)))))
+    place.proofs = []
+    assert "asked for otherwise" in place.ask(request(2)).text
+    assert "promised more GPUs" in place.ask(newcomer(place)).text
+    told = moves(place, [REFUSALS["conflict"]])
+    assert place.ask(request(3, "resume")).verdict == "refused"
+    assert place.ask(request(4, "archive")).verdict == "refused" and record(place).state == "held"
+    told.clear()
+    moves(place)
+    assert place.ask(request(5, "archive")).good and record(place).state == "archived"
+
+
+def test_what_cannot_be_read_is_not_called_ready(place):
+    """Unknown is not proved: it is to be completed, and the next start tries it again."""
+    place.proofs = [check("unknown")]
+    outcome = place.ask(request())
+    assert outcome.verdict == "to be completed" and outcome.later.transient and "as seen" in outcome.text
+    assert record(place).state == "onboarding" and record(place).hand_over is None
+    place.proofs = [check("pass")]
+    assert place.ask(request()).good and len(place.server.tasks[place.server.companies[0].id]) == 1
 
 
 # --- refused half-way: undone ----------------------------------------------------------------------------------------
