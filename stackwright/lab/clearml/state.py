@@ -324,7 +324,7 @@ def _resource_lines(live: Doc) -> list[str]:
     pools = [f"pool {pool['name']} {pool['resources']:g}" for pool in live["pools"]]
     for profile in live["profiles"]:
         linked = ">".join(names[link["pool"]] for link in profile["pool_links"])
-        pools.append(f"profile {profile['name']} {profile['cost']:g} {linked}")
+        pools.append(f"profile {profile['name']} {profile['profile_cost']:g} {linked}")
     return pools
 
 
