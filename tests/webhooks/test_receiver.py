@@ -32,6 +32,24 @@ def headers_of(receiver: Receiver, body: bytes, key: str, key_id: str = KEY_ID, 
     return {**signed, "Content-Type": "application/json"}
 
 
+def test_a_receiver_forgets_by_itself_what_it_need_not_know_any_more(tmp_path: Path) -> None:
+    """At its start and every hour; a tenant that is there keeps its last request."""
+    place = Receiver(tmp_path, retention_days=2)
+    with place.running():
+        place.onboard()
+        place.wait("green", "ended")
+        place.send("PATCH", f"{URL}/{SITE}/green", {"action": "suspend"})
+        place.wait("green", "ended")
+        assert len(place.tenant()["requests"]) == 2
+    place.clock.ahead_s += 3 * 86400
+    with place.running():
+        deadline = time.monotonic() + 10
+        while len(found := place.tenant()["requests"]) == 2:
+            assert time.monotonic() < deadline
+        assert [request["action"] for request in found] == ["suspend"]
+        assert "stackwright_webhooks_purged_total 1.0" in place.client.get("/metrics").text
+
+
 # --- the way of a request --------------------------------------------------------------------------------------------
 
 
