@@ -53,9 +53,9 @@ def kill(stage: Stage, scenario: Scenario, points: list[Point], want: Undisturbe
     """Kill a scenario at these points, in chains, and tell of each. What no chain met is tried alone."""
     fates: dict[Point, list[str] | None] = {}
     for chain in deal(points, CHAIN) if points else []:
-        fates |= survivors(chain, lambda some: run_chain(stage, scenario, some, want.end), tell)
+        fates |= survivors(chain, lambda some: run_chain(stage, scenario, some, want), tell)
     for point in [point for point, problems in fates.items() if problems is None]:
-        fates |= survivors([point], lambda some: run_chain(stage, scenario, some, want.end), tell)
+        fates |= survivors([point], lambda some: run_chain(stage, scenario, some, want), tell)
     for point, problems in fates.items():
         word = "missed  " if problems is None else "LOST    " if problems else "survived"
         tell(f"{word} {scenario.name:8} {point}" + "".join(f"\n    {line[:600]}" for line in (problems or ())[:12]))

@@ -31,8 +31,10 @@ from tests.kill.controllers import Controllers
 from tests.kill.points import Point, points_of
 
 NAME = "TENANT"
-IDS = re.compile(r"\b[0-9a-f]{32}\b|\b[A-Z0-9]{30}\b|(?<=stackwright-lookup-)[0-9a-f]{12}\b")
-"""Ids, access keys, and the users that are made for a look."""
+IDS = re.compile(
+    r"\b[0-9a-f]{32}\b|\b[A-Z0-9]{30}\b|(?<=stackwright-lookup-)[0-9a-f]{12}\b|(?<=stackwright-isolation-)[0-9a-f]{6}\b"
+)
+"""Ids, access keys, the users that are made for a look, and the pods that try the network."""
 LEASES = re.compile(r"Lease/kube-system/|^lease/")
 SETTLE_S, SETTLE_LIMIT_S = 0.3, 30.0
 
@@ -256,27 +258,39 @@ def settled(stage: Stage, tenant: str, before: Mapping[str, Any]) -> dict[str, A
 
 @dataclass
 class Undisturbed:
-    """The changes of a run that nobody kills, where it ends, and how long it takes."""
+    """The changes of a run that nobody kills, where it ends, and how long it takes.
+
+    `lead` is a point to die at first, where the changes before the steps are another scenario's: whoever dies there
+    does not come to them again.
+    """
 
     steps: list[list[Point]]
     end: dict[str, Any]
     seconds: float
+    lead: Point | None = None
 
 
 def undisturbed(stage: Stage, scenario: Scenario, known: Sequence[Point] = ()) -> Undisturbed:
-    """Carry a scenario out in peace. Points that are `known` from another scenario are left out of its steps."""
+    """Carry a scenario out in peace. With points that are `known` its steps begin at the first that is not."""
     tenant = stage.prepare(scenario)
     before, since = stage.lab.snapshot(), len(stage.lab.journal())
     started = time.monotonic()
     stage.must(scenario, scenario.action, tenant, scenario.ends)
     seconds = time.monotonic() - started
-    steps = [points for points in steps_of(stage.lab.journal(since), tenant) if points[0] not in known]
+    changes = stage.lab.journal(since)
+    if known:
+        changes = changes[next(n for n, one in enumerate(changes) if _is_new(one, tenant, known)) :]
+    steps = steps_of(changes, tenant)
     if scenario.name == "onboard":
         missing = [what for what in ACTS if what not in (*begun(tenant), *LOOKS)]
         assert not missing, f"steps of onboarding that this tenant has no need of are not killed: {missing}"
     end = settled(stage, tenant, before)
     stage.use_up(tenant)
-    return Undisturbed(steps, end, seconds)
+    return Undisturbed(steps, end, seconds, steps[0][0] if known else None)
+
+
+def _is_new(change: Mapping[str, Any], tenant: str, known: Sequence[Point]) -> bool:
+    return any(points[0] not in known for points in steps_of([change], tenant))
 
 
 def begun(tenant: str) -> tuple[str, ...]:
@@ -286,12 +300,13 @@ def begun(tenant: str) -> tuple[str, ...]:
     return record.begun if record else ()
 
 
-def run_chain(stage: Stage, scenario: Scenario, points: Sequence[Point], want: dict[str, Any]) -> Outcome:
+def run_chain(stage: Stage, scenario: Scenario, points: Sequence[Point], want: Undisturbed) -> Outcome:
     """Kill a scenario at one point after the other, starting it again after each, and compare where it ends."""
     tenant = stage.prepare(scenario)
     before = stage.lab.snapshot()
     struck, problems, code = [], [], 0
-    for point in (*points, None):
+    lead = [want.lead] if want.lead is not None and want.lead not in points else []
+    for point in (*lead, *points, None):
         stage.lab.clear_faults()
         if point is not None:
             stage.lab.fault(**fault_of(point, tenant))
@@ -299,14 +314,14 @@ def run_chain(stage: Stage, scenario: Scenario, points: Sequence[Point], want: d
         stage.lab.watch_controller(stage.pid)
         code = stage.controllers.go()
         if code == -signal.SIGKILL and point is not None:
-            struck.append(point)
+            struck += [point] if point in points else []
         elif code != scenario.ends:
             problems.append(f"started again, it ended with {code}: {log.read_text(errors='replace')[-1500:]}")
             break
     stage.lab.clear_faults()
     if not problems:
         deadline = time.monotonic() + SETTLE_LIMIT_S
-        while (problems := differences(want, state_of(stage, tenant, before))) and time.monotonic() < deadline:
+        while (problems := differences(want.end, state_of(stage, tenant, before))) and time.monotonic() < deadline:
             time.sleep(SETTLE_S)
     stage.use_up(tenant)
     return Outcome(struck, problems)

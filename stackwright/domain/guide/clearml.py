@@ -220,7 +220,7 @@ VALIDATION = rows(
     ("validate-pipeline", "pipelines", "A pipeline of several steps.",
      (Check("workload/pipeline"), Field("validation.pipeline"))),
     ("validate-quotas", "Resource Configuration", "Hierarchies, spill-over and quotas of resources.",
-     (Tenant("quota"), Check("tenant/quota"), Tenant("policy"), Field("tenants[].policy"),
+     (Tenant("quota"), Check("tenant/quota"), Check("tenant/records"), Tenant("policy"), Field("tenants[].policy"),
       Rule("policy beyond the quota"))),
 )  # fmt: skip
 
