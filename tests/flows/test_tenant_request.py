@@ -79,6 +79,30 @@ def test_an_outage_is_borne_in_the_run_or_left_to_the_next(told):
     assert ended(told, "record_unread") == ["FAILED ToBeCompleted"]
 
 
+def test_a_request_for_a_tenant_that_is_not_apart(told):
+    """The run fails by a name of its own: the receiver does not try it again, and the event tells of it."""
+    assert ended(told, "held") == ["FAILED NotIsolated"] and "Reached: open" in told["held"]["states"][0]["message"]
+    assert [event["payload"]["state"] for event in told["held"]["events"]] == ["held"]
+
+
+def test_an_operator_onboards_by_the_flow(told, prefect_server):
+    """`onboard-tenant` itself: a look, a tenant, the same by its record, a takeover; named for the tenant."""
+    assert ended(told, "operator") == [
+        "COMPLETED Planned", "COMPLETED Ready", "COMPLETED Ready", "FAILED Refused", "COMPLETED Ready", "FAILED Failed",
+    ]  # fmt: skip
+    case = told["operator"]
+    assert "already" in case["states"][2]["message"] and "a company of this name exists" in case["states"][3]["message"]
+    assert "neither the site file nor a record" in case["states"][5]["message"]
+    assert case["held"] == ["mint", "mint", "sand", "sand"]  # a look takes no lease, nor does what is not known
+    assert [event["event"].rsplit(".")[-1] for event in case["events"]] == ["ready", "ready", "failed", "ready"]
+    names = [
+        httpx.get(f"{prefect_server.url}/flow_runs/{run}", timeout=30).raise_for_status().json()["name"]
+        for run in case["runs"]
+    ]
+    assert names == ["tenant-mint-lab"] * 3 + ["tenant-sand-lab"] * 2 + ["tenant-nobody-lab"]
+    assert any("Hand-over" in page for page in pages(prefect_server, "tenant-sand"))
+
+
 def test_a_preview_says_what_would_be_done_and_changes_nothing(told):
     """Planned with its steps, or refused with every reason."""
     assert ended(told, "previews") == ["COMPLETED Planned", "FAILED Refused"]

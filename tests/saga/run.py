@@ -23,7 +23,7 @@ from tests.kill.points import Point, choose, deal
 from tests.saga.ground import FULL_LAYOUT, deployed
 from tests.saga.scene import SCENARIOS, Scenario, Stage, Undisturbed, run_chain, undisturbed
 
-CHAIN = 6
+CHAIN = 9
 
 
 def tell(line: str) -> None:
