@@ -475,6 +475,7 @@ NOW = datetime.fromtimestamp(T0, UTC)
         ("COMPLETED", "Ready", 1, "ended", "completed"),
         ("FAILED", "Failed", 1, "again", "failed"),
         ("FAILED", "Undone", 1, "ended", "undone"),
+        ("FAILED", "NotIsolated", 1, "ended", "held"),
         ("FAILED", "ToBeCompleted", 1, "again", "to be completed"),
         ("COMPLETED", "Refused", 1, "ended", "refused"),
         ("CANCELLED", "Cancelled", 1, "ended", "cancelled"),

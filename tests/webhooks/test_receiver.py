@@ -114,6 +114,20 @@ def test_an_onboarding_that_failed_may_be_asked_for_again(receiver: Receiver, st
     assert receiver.onboard().status_code == 202
 
 
+def test_a_tenant_that_is_held_is_not_handed_over_and_may_be_asked_for_again(receiver: Receiver) -> None:
+    """It is made, and not apart from others: it keeps its name and its share, and its caller may try once more."""
+    receiver.runs.ends_as = None
+    receiver.onboard()
+    receiver.wait("green", "dispatched")
+    receiver.runs.put(receiver.runs.of("green")[0], "FAILED", "NotIsolated", "blue was reached")
+    found = receiver.wait("green", "ended")
+    assert (found["state"], found["hand_over"]) == ("held", None)
+    assert found["requests"][0]["outcome"] == "held" and found["requests"][0]["message"] == "blue was reached"
+    other = receiver.send("POST", URL, order(admin_email="other@green.example"), caller="other")
+    assert other.status_code == 409
+    assert receiver.onboard().status_code == 202
+
+
 def test_a_failed_tenant_is_not_for_another_caller(receiver: Receiver) -> None:
     receiver.runs.ends_as = "CANCELLED"
     receiver.onboard()
