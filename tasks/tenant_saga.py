@@ -19,9 +19,10 @@ from stackwright.domain.errors import FencedError, PlanRefusedError, Problem, St
 from stackwright.domain.evidence import Evidence
 from stackwright.domain.plan import Step
 from stackwright.domain.spec import StackSpec, Tenant
+from stackwright.domain.tenant_change import changed_parts
 from stackwright.domain.tenant_isolation import Apart, judge_apart
 from stackwright.domain.tenant_objects import AGENT_RELEASE, GATEWAY_RELEASE
-from stackwright.domain.tenant_record import TenantRecord, answer_of, note, with_records
+from stackwright.domain.tenant_record import HandOver, TenantRecord, answer_of, note, with_records
 from stackwright.domain.tenant_request import TenantRequest
 from stackwright.domain.tenant_saga import (
     DURING,
@@ -304,7 +305,16 @@ def _move(work: Work) -> Outcome:
     work.record = moved
     work.done.append(request.action)
     state = final_state(request.action, moved.wanted)
-    return work.ended("completed", f"tenant {moved.name} is {state}", state=state)
+    text = f"tenant {moved.name} is {state}"
+    if request.action == "change":
+        text += f"; changed: {', '.join(changed_parts(record.wanted, moved.wanted)) or 'nothing'}"
+    return work.ended("completed", text, state=state, hand_over=_as_handed_over(moved))
+
+
+def _as_handed_over(record: TenantRecord) -> HandOver | None:
+    """Return what the tenant's people were told, with the queues that it has now."""
+    names = tuple(queue.name for queue in record.wanted.queues)
+    return record.hand_over.model_copy(update={"queues": names}) if record.hand_over else None
 
 
 def _begin_move(work: Work, record: TenantRecord) -> TenantRecord:

@@ -75,7 +75,8 @@ def judge_apart(checks: Iterable[Evidence], *, network: bool) -> Apart:
     """Sort the checks of a tenant. Without `network` no pod was started, and what it would have shown is untried."""
     lines: dict[str, list[str]] = {"pass": [], "fail": [], "unknown": [], "skipped": []}
     for check in checks:
-        lines[check.verdict].append(f"{check.title}: {check.seen}")
+        stand_in = f" (stand-in: {check.stand_in})" if check.stand_in else ""
+        lines[check.verdict].append(f"{check.title}: {check.seen}{stand_in}")
     if not network:
         lines["skipped"].append("What its pods reach: no pod may be started (validation.workload)")
     proved, failed, unread, untried = (tuple(found) for found in lines.values())

@@ -44,7 +44,7 @@ def test_a_request_that_is_carried_out(told, prefect_server):
     shown = pages(prefect_server, "tenant-green")
     assert any("what would be done" in page for page in shown)
     assert any("Hand-over" in page and "clearml-tenant-green" in page for page in shown)
-    assert pages(prefect_server, "progress-tenant-green")
+    assert [float(page) for page in pages(prefect_server, "progress-tenant-green")] == [100.0]
     (event,) = told["carried_out"]["events"]
     assert event["event"] == "stackwright.tenant.ready"
     assert event["resource"]["prefect.resource.id"] == "stackwright.tenant.lab.green"
@@ -66,8 +66,9 @@ def test_a_request_that_is_refused(told):
     assert [event["event"] for event in told["refused"]["events"]] == ["stackwright.tenant.failed"]
 
 
-def test_a_request_that_is_undone(told):
+def test_a_request_that_is_undone(told, prefect_server):
     """Refused half-way: the state says that it was undone, and why."""
+    assert [float(page) for page in pages(prefect_server, "progress-tenant-grey")] == [0.0]
     assert ended(told, "undone") == ["FAILED Undone"] and "it is taken" in told["undone"]["states"][0]["message"]
 
 

@@ -229,6 +229,17 @@ def test_a_change_claims_its_gpus_before_it_acts(place, monkeypatch):
     assert record(place).wanted.quota.gpus == left(place) and record(place).changing_to is None
 
 
+def test_a_change_says_what_it_changed_and_what_is_handed_over_now(place, monkeypatch):
+    """The page shows the change; the hand-over names the queues that the tenant has from now on."""
+    with_changes(place, monkeypatch)
+    place.ask(request())
+    outcome = place.ask(request(3, "change", changes={"queues": [{"name": "default"}, {"name": "other"}]}))
+    assert outcome.text == "tenant green is ready; changed: queues"
+    assert record(place).hand_over.queues == ("default", "other")
+    again = place.ask(request(4, "change", changes={"queues": [{"name": "default"}, {"name": "other"}]}))
+    assert again.text.endswith("changed: nothing")
+
+
 def test_a_change_finds_what_an_onboarding_has_claimed(place, monkeypatch):
     """Between the change's first look and its claim another tenant took them: it is refused and changes nothing."""
     outcomes = []
