@@ -43,7 +43,7 @@ from tasks.publish import publish_report
 from tasks.tenant_lease import hold_tenant_lease, in_leased_thread
 from tasks.tenant_register import read_records, with_tenants
 from tasks.tenants import ACTS, look_for_bringing, read_tenant, served_queues, system_client, tenant_client
-from tasks.validation import look_isolation
+from tasks.validation import look_isolation, records_evidence
 
 log = logging.getLogger(__name__)
 
@@ -250,7 +250,11 @@ async def publish_tenants(site: Site, night: Night) -> State[None]:
     whole = replace(site, spec=(await in_thread(with_tenants, site)).spec)
     awake = [seen.tenant for seen in night.seen if not seen.tenant.suspended and not seen.unread]
     proofs = await gather_all(awake, lambda tenant: look_apart(whole, tenant), WIDTH)
-    evidence = [*night.evidence, *(check for found in proofs for check in found)]
+    evidence = [
+        *night.evidence,
+        records_evidence(whole, night.records),
+        *(check for found in proofs for check in found),
+    ]
     states = tenant_states(whole.spec, night.seen, night.findings, night.records, evidence)
     await acreate_markdown_artifact(states_markdown(states), key=f"tenants-{site.spec.site}", description=night.summary)
     return await publish_report(whole, None, evidence, states=states)

@@ -6,6 +6,7 @@ its way back (`undo_step`).
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import threading
 from collections.abc import Callable
@@ -240,7 +241,8 @@ def _prove(work: Work, tenant: Tenant) -> tuple[str, list[Evidence]]:
     """
     work.lease.check()
     with ThreadPoolExecutor(1, "isolation") as pool:
-        proof = pool.submit(work.hands.prove, work.site, tenant, work.lease)
+        run = contextvars.copy_context().run  # with the run's settings and its logger
+        proof = pool.submit(run, work.hands.prove, work.site, tenant, work.lease)
         task = ""
         if work.site.spec.validation.workload:
             work.begin("smoke")

@@ -409,18 +409,19 @@ def with_asked(site: Site) -> tuple[Site, list[Evidence]]:
     """
     if not site.spec.layers.clearml.enabled:
         return site, []
-    records: tuple[TenantRecord, ...] = ()
-    outcome = Outcome("unknown", "")
     try:
         records = read_records(site)
-        held = [record.name for record in records if record.state == "held"]
-        outcome = judge_records(len(records), held)
     except StackError as error:
         log.warning("tenants that were asked for are not looked at: %s", error)
-        outcome = unread(error)
+        return site, [evidence_of(site.spec, "tenant/records", unread(error), now_of(site))]
     rest = tuple(record for record in records if record.state in AT_REST)
-    evidence = [evidence_of(site.spec, "tenant/records", outcome, now_of(site))]
-    return (replace(site, spec=with_records(site.spec, rest)) if rest else site), evidence
+    return replace(site, spec=with_records(site.spec, rest)), [records_evidence(site, records)]
+
+
+def records_evidence(site: Site, records: tuple[TenantRecord, ...]) -> Evidence:
+    """Return what the records say of the site: a tenant that is held is looked at by no other check."""
+    held = [record.name for record in records if record.state == "held"]
+    return evidence_of(site.spec, "tenant/records", judge_records(len(records), held), now_of(site))
 
 
 async def validate_tenant(site: Site, tenant: Tenant, *, light: bool) -> list[Evidence]:

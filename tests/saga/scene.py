@@ -6,6 +6,7 @@ states, so that one undisturbed run is the measure of many others.
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import time
@@ -239,7 +240,17 @@ def _named(tree: Any, tenant: str) -> Any:
         return {_named(key, tenant): _named(value, tenant) for key, value in tree.items()}
     if isinstance(tree, list):
         return [_named(item, tenant) for item in tree]
-    return _plain_text(tree, tenant) if isinstance(tree, str) else tree
+    return _unordered(_plain_text(tree, tenant)) if isinstance(tree, str) else tree
+
+
+def _unordered(text: str) -> Any:
+    """Return a text that lists names as a sorted one: ids have no order that two runs share. JSON goes as its pairs."""
+    if text.startswith("{"):
+        try:
+            return json.loads(text, object_pairs_hook=lambda pairs: sorted(map(list, pairs), key=repr))
+        except ValueError:  # no JSON: a template, or a text that only begins like it
+            return text
+    return ",".join(sorted(text.split(","))) if "*" in text and "," in text else text
 
 
 def settled(stage: Stage, tenant: str, before: Mapping[str, Any]) -> dict[str, Any]:

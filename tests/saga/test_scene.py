@@ -11,7 +11,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from tests.kill.points import Point
 from tests.saga.ground import FULL_LAYOUT, deployed
 from tests.saga.run import share_out
-from tests.saga.scene import ACTIONS, SCENARIOS, Stage, fault_of, request, run_chain, steps_of, undisturbed
+from tests.saga.scene import ACTIONS, SCENARIOS, Stage, _named, fault_of, request, run_chain, steps_of, undisturbed
 
 PATCH = {"wire": "kube", "target": "system:admin:ConfigMap/stackwright/tenant-saga0001", "action": "patch"}
 LEASE = {"wire": "kube", "target": "system:admin:Lease/kube-system/stackwright-lab", "action": "patch"}
@@ -40,6 +40,15 @@ def test_a_point_strikes_the_tenant_that_it_is_aimed_at():
     assert re.search(fault["match"]["target"], "saga0007") and not re.search(fault["match"]["target"], "saga0001")
     assert re.search(fault["match"]["action"], f"tasks.enqueue {'1b' * 16}")
     assert not re.search(fault["match"]["action"], "tasks.dequeue x")
+
+
+def test_lists_of_random_ids_have_no_order():
+    """A chart sorts the queues' names, ids among them: two runs that differ in nothing else are equal."""
+    one, two = "0a" * 16, "ff" * 16
+    first = _named({"env": f"{one},default", "json": f'{{"{one}": {{"cpu": 1}}, "{two}": {{"cpu": 2}}, "x": 3}}'}, "t")
+    second = _named({"env": f"default,{two}", "json": f'{{"x": 3, "{one}": {{"cpu": 2}}, "{two}": {{"cpu": 1}}}}'}, "t")
+    assert first == second
+    assert _named({"json": f'{{"{one}": {{"cpu": 9}}}}'}, "t") != _named({"json": f'{{"{one}": {{"cpu": 1}}}}'}, "t")
 
 
 def test_a_request_is_the_same_each_time_it_is_sent():
