@@ -23,6 +23,7 @@ from tasks import tenant_drift
 from tasks.tenant_change import suspend_tenant
 from tasks.tenant_lease import TenantLease
 from tasks.tenant_register import write_record
+from tasks.validation import records_evidence
 from tests.tasks.life_site import LifeSite, ask
 
 SPACE = "clearml-red"
@@ -372,6 +373,18 @@ def test_an_archived_tenant_is_on_the_page_with_what_is_kept(place):
     states = tenant_states(place.spec, night.seen, night.findings, night.records, night.evidence)
     red = next(state for state in states if state.name == "red")
     assert red.state == "archived" and red.tone == "skipped" and red.kept == ("volume data 100Gi",) and red.meters == ()
+
+
+def test_a_held_tenant_is_on_the_page_with_its_reason_and_left_alone(place):
+    """Nobody brings its agent back by a repair: it is not looked at, and the page says why it is held."""
+    held = place.record().model_copy(update={"state": "held", "reason": "blue was reached"})
+    write_record(place.site, held, place.lease)
+    REPAIRED["network"](place)
+    night = run(place)
+    states = tenant_states(place.spec, night.seen, night.findings, night.records, night.evidence)
+    red = next(state for state in states if state.name == "red")
+    assert (red.state, red.tone, red.reason) == ("held", "fail", "blue was reached") and night.findings == ()
+    assert records_evidence(place.site, night.records).verdict == "fail"
 
 
 def test_no_step_of_onboarding_is_without_a_rule(place):
