@@ -13,6 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from stackwright.clients.site import LeaseHandle, Site
@@ -22,7 +23,7 @@ from stackwright.domain.plan import Step
 from stackwright.domain.spec import StackSpec, Tenant
 from stackwright.domain.tenant_change import changed_parts
 from stackwright.domain.tenant_isolation import Apart, judge_apart
-from stackwright.domain.tenant_objects import AGENT_RELEASE, GATEWAY_RELEASE
+from stackwright.domain.tenant_objects import AGENT_RELEASE, GATEWAY_RELEASE, has_room_beside_a_job
 from stackwright.domain.tenant_record import HandOver, TenantRecord, answer_of, note, with_records
 from stackwright.domain.tenant_request import TenantRequest
 from stackwright.domain.tenant_saga import (
@@ -235,20 +236,22 @@ def _onboard(work: Work, resuming: bool) -> Outcome:
 
 
 def _prove(work: Work, tenant: Tenant) -> tuple[str, list[Evidence]]:
-    """Have the tenant's queue prove itself by a job and its isolation by checks, both at once; return task and checks.
+    """Have the tenant's queue prove itself by a job and its isolation by checks; return task and checks.
 
-    The job is waited for anyway: what is tried meanwhile costs no time of its own.
+    Both at once where the quota has room for a pod beside the job: the job is waited for anyway, so what is tried
+    meanwhile costs no time of its own.
     """
     work.lease.check()
+    run = contextvars.copy_context().run  # with the run's settings and its logger
+    prove = partial(work.hands.prove, work.site, tenant, work.lease)
     with ThreadPoolExecutor(1, "isolation") as pool:
-        run = contextvars.copy_context().run  # with the run's settings and its logger
-        proof = pool.submit(run, work.hands.prove, work.site, tenant, work.lease)
+        proof = pool.submit(run, prove) if has_room_beside_a_job(tenant) else None
         task = ""
         if work.site.spec.validation.workload:
             work.begin("smoke")
             task = run_smoke(work.site, tenant, work.request.id)
         work.begin("isolation")
-        return task, proof.result()
+        return task, proof.result() if proof is not None else prove()
 
 
 def _hold(work: Work, tenant: Tenant, apart: Apart) -> Outcome:

@@ -24,6 +24,7 @@ from stackwright.domain.tenant_change import ChangeFacts
 from stackwright.domain.tenant_saga import outcome_markdown
 from tasks import tenant_change, tenant_saga
 from tasks.tenant_change import change_tenant
+from tasks.tenant_hands import Hands
 from tasks.tenant_register import read_record, read_records, write_record
 from tasks.tenant_saga import preview
 from tests.tasks.layer_site import FakeLease
@@ -420,6 +421,27 @@ def test_a_held_tenant_is_not_made_otherwise_and_may_leave(place):
     told.clear()
     moves(place)
     assert place.ask(request(5, "archive")).good and record(place).state == "archived"
+
+
+@pytest.mark.parametrize(("most", "order"), [(1, ["job", "proof"]), (2, ["proof", "job"])])
+def test_the_proof_waits_for_the_job_where_the_quota_has_no_room_for_both(place, monkeypatch, most, order):
+    """A job that takes the whole quota would be refused while the pod that tries the network runs."""
+    told, tried = [], threading.Event()
+
+    def job(*_):
+        assert most == 1 or tried.wait(20)
+        told.append("job")
+        return "task"
+
+    def prove(*_):
+        told.append("proof")
+        tried.set()
+        return []
+
+    monkeypatch.setattr(tenant_saga, "run_smoke", job)
+    monkeypatch.setattr(SagaSite, "hands", property(lambda self: Hands(self.take_back, prove, self.moves)))
+    assert place.ask(request(wanted=wanted(queues=({"name": "default", "max_pods": most},)))).good
+    assert told == order
 
 
 def test_what_cannot_be_read_is_not_called_ready(place):
