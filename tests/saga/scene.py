@@ -239,7 +239,8 @@ def _named(tree: Any, tenant: str) -> Any:
     if isinstance(tree, dict):
         return {_named(key, tenant): _named(value, tenant) for key, value in tree.items()}
     if isinstance(tree, list):
-        return [_named(item, tenant) for item in tree]
+        named = [_named(item, tenant) for item in tree]
+        return sorted(named, key=repr) if "*" in named else named  # the lab sorts such lists by what the ids were
     return _unordered(_plain_text(tree, tenant)) if isinstance(tree, str) else tree
 
 

@@ -48,6 +48,7 @@ def test_lists_of_random_ids_have_no_order():
     first = _named({"env": f"{one},default", "json": f'{{"{one}": {{"cpu": 1}}, "{two}": {{"cpu": 2}}, "x": 3}}'}, "t")
     second = _named({"env": f"default,{two}", "json": f'{{"x": 3, "{one}": {{"cpu": 2}}, "{two}": {{"cpu": 1}}}}'}, "t")
     assert first == second
+    assert _named([one, "default", two], "t") == _named(["default", one, two], "t")
     assert _named({"json": f'{{"{one}": {{"cpu": 9}}}}'}, "t") != _named({"json": f'{{"{one}": {{"cpu": 1}}}}'}, "t")
 
 
