@@ -68,7 +68,7 @@ bench-tenant: setup ## One tenant from the signed request to ready, against a ba
 kill-test: setup ## Kill the deploy and the upgrade at 72 points, start again, compare the end states (POINTS=n or all)
 	@$(BIN)/python -m tests.kill.run --points $(or $(POINTS),72)
 
-saga-test: setup ## Kill a tenant's saga at 72 points (onboarding, undoing, archive, delete) and compare the ends (POINTS=n or all)
+saga-test: setup ## Kill a full tenant's saga and changes at 72 points, start again, compare the ends (POINTS=n or all)
 	@$(BIN)/python -m tests.saga.run --points $(or $(POINTS),72)
 
 guard-test: setup ## Upgrade while one fault strikes, at 40 points: two healthy voters always stay (POINTS=n)

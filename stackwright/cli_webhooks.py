@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 import time
@@ -36,7 +37,9 @@ def serve(
 
     server_url()
     settings = read_settings(settings_file())
-    app = create_app(settings, store_url(settings, state_folder("webhooks")))
+    store = store_url(settings, state_folder("webhooks"))
+    asyncio.run(_try_store(store))  # uvicorn would show what is wrong with it as a traceback
+    app = create_app(settings, store)
     # Headers of proxies are not read: nothing here depends on a client's address. Uvicorn's own access log would show
     # queries as they were sent.
     uvicorn.run(
@@ -49,6 +52,14 @@ def serve(
         timeout_graceful_shutdown=GRACE_S,
         log_config=_logs(),
     )
+
+
+async def _try_store(address: str) -> None:
+    """Open the store once and close it. Raises StoreUnavailableError, which the command line prints."""
+    from stackwright.webhooks.store import open_store
+
+    store = await open_store(address)
+    await store.close()
 
 
 @key_app.command("rotate")

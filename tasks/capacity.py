@@ -155,8 +155,10 @@ def _shapes_of(site: Site, tenant: Tenant, counts: dict[tuple[str, str], int]) -
 def make_capacity_report(site: Site, history: History | None = None) -> CapacityReport:
     """Look, judge, keep the sample, then read the trend: the sample belongs to it."""
     kept = history or history_of(site)
-    site = with_asked(site)
+    site, asked = with_asked(site)
     facts = read_capacity(site)
+    unknown = tuple(f"tenants that were asked for: {one.seen}" for one in asked if one.verdict == "unknown")
+    facts = replace(facts, unread=(*facts.unread, *unknown))
     judged = judge_capacity(facts)
     keep_sample(kept, sample_of(facts, judged))
     samples = read_history(kept)

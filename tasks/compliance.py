@@ -46,7 +46,8 @@ from tasks.validation import validate_site, with_asked
 async def look_at_compliance(site: Site) -> ComplianceReport:
     """Look at all that can be looked at now, add the last kept results of the rest, and judge every clause."""
     at = datetime.fromtimestamp(site.clock.now(), UTC)
-    whole = await in_thread(with_asked, site)  # kept results of tenants that were asked for count as well
+    # Kept results of tenants that were asked for count as well; validate_site says whether they could be read.
+    whole, _ = await in_thread(with_asked, site)
     found, (facts, why), hardening, (scans, no_scan), (images, no_images), kept = await asyncio.gather(
         validate_site(site, light=True), _read_stack(site), look_hardening(site), look_scans(site), look_images(site),
         in_thread(kept_results, site),

@@ -16,9 +16,9 @@ from stackwright.domain.check import Outcome
 from stackwright.domain.cluster import Obj
 from stackwright.domain.errors import ApiError, ApiUnavailableError, NotFoundError, StackError
 from stackwright.domain.evidence import Evidence
-from stackwright.domain.layers.clearml import NAMESPACE as SERVER_NAMESPACE
 from stackwright.domain.spec import Tenant
 from stackwright.domain.tenant_isolation import (
+    PROBE_LABEL,
     PROBE_LIFE_S,
     PROBE_PREFIX,
     Act,
@@ -34,6 +34,7 @@ from stackwright.domain.tenant_isolation import (
     judge_quota,
     probe_job,
     read_probe,
+    spaces_to_ask,
     targets_of,
 )
 from stackwright.domain.tenant_objects import TENANT_LABEL
@@ -42,6 +43,7 @@ from tasks.looking import look_at, now_of, unread
 
 log = logging.getLogger(__name__)
 
+RBAC = "rbac.authorization.k8s.io/v1"
 QUOTA_STATUS = 403  # Kubernetes: a pod that a quota refuses is forbidden
 SIDES = {"tenant/isolation-network": "tenant", "tenant/isolation-platform": "platform"}
 
@@ -92,7 +94,7 @@ def look_account(site: Site, tenant: Tenant) -> Outcome:
     if found is None:
         return Outcome("unknown", f"no Deployment of the agent in {tenant.namespace}")
     account = account_of(found)
-    spaces = {"kube-system", SERVER_NAMESPACE, *_other_spaces(kube, tenant)}
+    spaces = spaces_to_ask(tenant, account, _other_spaces(kube, tenant), kube.list(RBAC, "RoleBinding"))
     return judge_account(account, {act: _may(kube, tenant, account, act) for act in acts_outside(spaces)})
 
 
@@ -155,6 +157,13 @@ def try_network(site: Site, tenant: Tenant) -> dict[Target, Reached]:
         )
     finally:
         kube.delete("batch/v1", "Job", name, tenant.namespace)
+
+
+def remove_probes(site: Site, tenant: Tenant) -> None:
+    """Remove the probes that runs which died have left. Whoever calls is the only one at work on the tenant."""
+    kube = site.kube()
+    for job in kube.list("batch/v1", "Job", tenant.namespace, label_selector=f"{PROBE_LABEL}=isolation"):
+        kube.delete("batch/v1", "Job", job["metadata"]["name"], tenant.namespace)
 
 
 def _answer(kube: KubeClient, tenant: Tenant, name: str, targets: tuple[Target, ...]) -> dict[Target, Reached] | None:

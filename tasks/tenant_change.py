@@ -28,12 +28,14 @@ from stackwright.domain.tenant_change import (
     starting_jobs,
     with_tenant,
 )
+from stackwright.domain.tenant_identity import login_emails
 from stackwright.domain.tenant_isolation import release_of
 from stackwright.domain.tenant_objects import AGENT_RELEASE, GATEWAY_RELEASE, QUOTA
 from stackwright.domain.tenant_record import TenantRecord
 from stackwright.domain.tenant_request import TenantChanges, TenantRequest
 from stackwright.domain.tenant_saga import is_refusal
 from stackwright.domain.tenants import credentials_label
+from tasks.tenant_identity import drop_emails
 from tasks.tenant_policy import read_policy
 from tasks.tenant_register import write_record
 from tasks.tenant_undo import remove_releases, wait_for
@@ -47,14 +49,12 @@ QUEUE_NOT_EMPTY = 702
 def change_tenant(site: Site, record: TenantRecord, request: TenantRequest, lease: LeaseHandle) -> TenantRecord:
     """Bring a tenant to what is wanted of it from now on; return the record that says so.
 
-    The record is only changed when all is done: a run that died is begun again from what the tenant was.
+    What is wanted is what the record claims (`changing_to`); a record that claims nothing is judged here. It says what
+    the tenant was until all is done: a run that died goes on from there.
     Raises PlanRefusedError with every reason against the change; nothing was done then.
     """
     before = record.wanted
-    after = changed_tenant(before, request.changes or TenantChanges())
-    problems = check_change(site.spec, before, after, read_change_facts(site, before))
-    if problems:
-        raise PlanRefusedError("the change is refused", problems, where=f"tenant {before.name}")
+    after = record.changing_to or allowed_change(site, record, request, read_change_facts(site, before))
     try:
         settle(site, after, lease)
     except StackError as error:
@@ -62,7 +62,20 @@ def change_tenant(site: Site, record: TenantRecord, request: TenantRequest, leas
             settle(site, before, lease)  # half a change is none: what was begun goes back
         raise
     _drop_queues(site, after, dropped_queues(before, after), lease)
-    return record.model_copy(update={"wanted": after})
+    _drop_logins(site, before, after, lease)
+    return record.model_copy(update={"wanted": after, "changing_to": None})
+
+
+def allowed_change(site: Site, record: TenantRecord, request: TenantRequest, facts: ChangeFacts) -> Tenant:
+    """Return what a change makes of a tenant, by the site's rules and what was seen. Changes nothing.
+
+    `site` holds all tenants, as they are now. Raises PlanRefusedError with every reason against the change.
+    """
+    after = changed_tenant(record.wanted, request.changes or TenantChanges())
+    problems = check_change(site.spec, record.wanted, after, facts)
+    if problems:
+        raise PlanRefusedError("the change is refused", problems, where=f"tenant {record.name}")
+    return after
 
 
 def read_change_facts(site: Site, tenant: Tenant) -> ChangeFacts:
@@ -95,6 +108,15 @@ def _drop_queues(site: Site, tenant: Tenant, names: tuple[str, ...], lease: Leas
             if error.code != QUEUE_NOT_EMPTY:
                 raise
             log.warning("tenant %s: queue %s got a task meanwhile: it stays, and nobody serves it", tenant.name, name)
+
+
+def _drop_logins(site: Site, before: Tenant, after: Tenant, lease: LeaseHandle) -> None:
+    """Let addresses in no more that were wanted before; those that the tenant's administrators let in stay."""
+    if before.identity is None or after.identity is None:
+        return
+    gone = login_emails(before.identity) - login_emails(after.identity)
+    if gone:
+        drop_emails(after, gone, lease, system_client(site), _own(site, after).whoami().user_id)
 
 
 def suspend_tenant(site: Site, record: TenantRecord, request: TenantRequest, lease: LeaseHandle) -> TenantRecord:

@@ -32,7 +32,7 @@ from stackwright.domain.tenant_drift import (
     watched,
 )
 from stackwright.domain.tenant_objects import QUOTA
-from stackwright.domain.tenant_record import TenantRecord
+from stackwright.domain.tenant_record import TenantRecord, with_records
 from stackwright.domain.tenants import ADMIN_ROLE, decide_tenant
 from stackwright.reports.markdown import states_markdown
 from stackwright.reports.tenants import tenant_states
@@ -40,10 +40,10 @@ from tasks.common import gather_all, in_thread
 from tasks.isolation import look_access
 from tasks.looking import now_of
 from tasks.publish import publish_report
-from tasks.tenant_lease import hold_tenant_lease
+from tasks.tenant_lease import hold_tenant_lease, in_leased_thread
 from tasks.tenant_register import read_records, with_tenants
 from tasks.tenants import ACTS, look_for_bringing, read_tenant, served_queues, system_client, tenant_client
-from tasks.validation import look_isolation
+from tasks.validation import look_isolation, records_evidence
 
 log = logging.getLogger(__name__)
 
@@ -174,39 +174,42 @@ def repair_tenant(site: Site, tenant: Tenant, lease: LeaseHandle) -> tuple[str, 
     return tuple(done)
 
 
-@task(task_run_name="repair-{tenant.name}", cache_policy=NO_CACHE, timeout_seconds=1800)
-async def repair_one(site: Site, tenant: Tenant, lease: LeaseHandle) -> tuple[TenantSeen, tuple[str, ...]]:
-    """Repair one tenant, look at it again, and return what is seen now and what was done.
+@task(task_run_name="repair-{name}", cache_policy=NO_CACHE, timeout_seconds=1800)
+async def repair_one(site: Site, name: str) -> tuple[TenantSeen, tuple[str, ...]] | None:
+    """Repair one tenant with the site's lease, look at it again, and return what is seen now and what was done.
 
-    A repair that fails is in what is seen: it ends neither the run nor the other tenants' repairs.
+    None where a request has begun to work on it, or has taken it away: then nothing is done. A repair that fails is
+    in what is seen: it ends neither the run nor the other tenants' repairs.
     """
-    try:
-        done = await in_thread(repair_tenant, site, tenant, lease)
-    except FencedError:
-        raise
-    except StackError as error:
-        return TenantSeen(tenant, unread=f"its repair failed: {error.what}: {error.seen}"), ()
-    return await in_thread(look_tenant, site, tenant), done
+    async with hold_tenant_lease(site, tenant=name) as lease:
+        # The world moved while the lease was waited for, and no request works on this tenant until it is given back.
+        records = await in_thread(read_records, site)
+        whole = replace(site, spec=with_records(site.spec, records))
+        tenant = next((one for one in watched(whole.spec, records) if one.name == name), None)
+        if tenant is None:
+            return None
+        try:
+            done = await in_leased_thread(lease, repair_tenant, whole, tenant, lease)
+        except FencedError:
+            raise
+        except StackError as error:
+            return TenantSeen(tenant, unread=f"its repair failed: {error.what}: {error.seen}"), ()
+        return await in_thread(look_tenant, whole, tenant), done
 
 
 async def repair_tenants(site: Site, night: Night) -> Night:
-    """Repair what may be repaired of what was found, with the site's lease; without anything to repair do nothing.
+    """Repair what may be repaired of what was found, one tenant after the other; without anything to repair do nothing.
 
     Returns the night with what was repaired noted as such, and each such tenant as it is then. Tells of each one.
     """
-    names = to_repair(night.findings)
+    names = sorted(to_repair(night.findings))
     if not names:
         return night
-    async with hold_tenant_lease(site) as lease:
-        # The world moved while the lease was waited for: a request may be at work on a tenant, or have changed it.
-        records = await in_thread(read_records, site)
-        whole = replace(site, spec=(await in_thread(with_tenants, site)).spec)
-        chosen = [tenant for tenant in watched(whole.spec, records) if tenant.name in names]
-        results = await gather_all(chosen, lambda tenant: repair_one(whole, tenant, lease), 1)
-    after = {seen.tenant.name: (seen, done) for seen, done in results}
+    results = {name: await repair_one(site, name) for name in names}
+    after = {name: result for name, result in results.items() if result is not None}
     for name, (_, done) in after.items():
         _tell(site, name, done)
-    return _repaired(whole, night, after)
+    return _repaired(await in_thread(with_tenants, site), night, after)
 
 
 def _repaired(site: Site, night: Night, after: dict[str, tuple[TenantSeen, tuple[str, ...]]]) -> Night:
@@ -247,7 +250,11 @@ async def publish_tenants(site: Site, night: Night) -> State[None]:
     whole = replace(site, spec=(await in_thread(with_tenants, site)).spec)
     awake = [seen.tenant for seen in night.seen if not seen.tenant.suspended and not seen.unread]
     proofs = await gather_all(awake, lambda tenant: look_apart(whole, tenant), WIDTH)
-    evidence = [*night.evidence, *(check for found in proofs for check in found)]
+    evidence = [
+        *night.evidence,
+        records_evidence(whole, night.records),
+        *(check for found in proofs for check in found),
+    ]
     states = tenant_states(whole.spec, night.seen, night.findings, night.records, evidence)
     await acreate_markdown_artifact(states_markdown(states), key=f"tenants-{site.spec.site}", description=night.summary)
     return await publish_report(whole, None, evidence, states=states)

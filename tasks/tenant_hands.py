@@ -1,4 +1,4 @@
-"""What the saga of a tenant has others do: the way back of each step, and every action but onboarding."""
+"""What the saga of a tenant has others do: each step's way back, the proof of isolation, each action but onboarding."""
 
 from __future__ import annotations
 
@@ -6,27 +6,35 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from stackwright.clients.site import LeaseHandle, Site
+from stackwright.domain.evidence import Evidence
 from stackwright.domain.spec import Tenant
 from stackwright.domain.tenant_record import TenantRecord
 from stackwright.domain.tenant_request import Action, TenantRequest
 from tasks.tenant_change import change_tenant, resume_tenant, rotate_tenant, suspend_tenant
 from tasks.tenant_leave import archive_tenant, delete_tenant
+from tasks.tenant_proof import prove_apart
 from tasks.tenant_undo import undo_step
 
+Prove = Callable[[Site, Tenant, LeaseHandle], list[Evidence]]
 Move = Callable[[Site, TenantRecord, TenantRequest, LeaseHandle], TenantRecord]
 UndoStep = Callable[[Site, Tenant, str, TenantRecord, LeaseHandle], None]
 
 
 @dataclass(frozen=True)
 class Hands:
-    """`undo_step(site, tenant, step, record, lease)` takes one step back; a move carries an action out."""
+    """`undo_step(site, tenant, step, record, lease)` takes one step back; a move carries an action out.
+
+    `prove` tries what a tenant that is made must not be able to, and returns what became of it.
+    """
 
     undo_step: UndoStep
+    prove: Prove
     moves: Mapping[Action, Move] = field(default_factory=dict)
 
 
 HANDS = Hands(
     undo_step,
+    prove_apart,
     {
         "change": change_tenant,
         "suspend": suspend_tenant,

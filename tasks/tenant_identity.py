@@ -128,10 +128,7 @@ def drop_identity(tenant: Tenant, lease: LeaseHandle, system: Clearml, company_i
     if seen.rules.domains:
         lease.check()
         system.set_login_domains((), act_as=admin_id)
-    ours = tuple(sorted(login_emails(want) & seen.rules.emails.keys()))
-    if ours:
-        lease.check()
-        system.remove_login_emails(ours, act_as=admin_id)
+    drop_emails(tenant, login_emails(want), lease, system, admin_id)
     providers = tuple(item.id for item in seen.providers if item.id == company_id)
     if providers:
         lease.check()
@@ -140,3 +137,12 @@ def drop_identity(tenant: Tenant, lease: LeaseHandle, system: Clearml, company_i
         lease.check()
         system.set_company_sso(company_id, {})
     log.info("tenant %s: logins taken away", tenant.name)
+
+
+def drop_emails(tenant: Tenant, emails: frozenset[str], lease: LeaseHandle, system: Clearml, admin_id: str) -> None:
+    """Let these addresses in no more. Whoever has joined by one stays."""
+    there = tuple(sorted(emails & system.login_rules(act_as=admin_id).emails.keys()))
+    if there:
+        lease.check()
+        system.remove_login_emails(there, act_as=admin_id)
+        log.info("tenant %s: %d addresses let in no more", tenant.name, len(there))

@@ -97,7 +97,8 @@ def archive_tenant(site: Site, record: TenantRecord, request: TenantRequest, lea
     """
     tenant = record.wanted
     work = Leaving(site, tenant, record, lease)
-    if not record.kept:  # once that is written, what ran was seen to, and the keys may be gone
+    fresh = not record.kept
+    if fresh:  # once that is written, what ran was seen to, and the keys may be gone
         with work.inside() as own:
             _refuse_work(work, own, request)
             with _no_way_back(tenant):
@@ -107,9 +108,12 @@ def archive_tenant(site: Site, record: TenantRecord, request: TenantRequest, lea
                 _stop_work(work, own)
                 kept = _read_kept(work, own)
                 record = write_record(site, record.model_copy(update={"kept": kept or ("nothing",)}), lease)
-                _drop_inside(work, own)
     with _no_way_back(tenant):
         remove_releases(site, tenant, lease, (GATEWAY_RELEASE, AGENT_RELEASE))
+        # Also where a run died since it wrote what is kept. The block goes last: without it, this was done.
+        if fresh or site.secrets.read("api-key", tenant.credentials_block) is not None:
+            with work.inside() as own:
+                _drop_inside(work, own)
         remove_objects(work, "gateway")
         _close_namespace(work)
         _close_account(work)

@@ -34,7 +34,7 @@ from tasks.tenants import ACTS
 
 RETRY_DELAYS_S = [3.0, 15.0]
 PROGRESS_EVERY_S = 1.0
-ORDER = (*ACTS, "smoke")
+ORDER = (*ACTS, "smoke", "isolation")
 ENDED: dict[Action, str] = {
     "onboard": "Ready",
     "change": "Changed",
@@ -44,7 +44,12 @@ ENDED: dict[Action, str] = {
     "archive": "Archived",
     "delete": "Deleted",
 }
-FAILED: dict[Verdict, str] = {"refused": "Refused", "undone": "Undone", "to be completed": "ToBeCompleted"}
+FAILED: dict[Verdict, str] = {
+    "refused": "Refused",
+    "undone": "Undone",
+    "held": "NotIsolated",
+    "to be completed": "ToBeCompleted",
+}
 _KEY = re.compile(r"[a-z0-9-]{1,80}")
 
 
@@ -67,7 +72,8 @@ class Showing:
         self._loop = asyncio.get_running_loop()
         self._sent: list[Future[Any]] = []
         self._artifact: UUID | None = None
-        self._shown_at = float("-inf")
+        self._shown_at, self._percent = float("-inf"), 0.0
+        self._turn = asyncio.Lock()
 
     @property
     def tells(self) -> Tells:
@@ -78,21 +84,29 @@ class Showing:
         self._send(acreate_markdown_artifact(page, key=artifact_key(self._request), description="what will be done"))
 
     def _step(self, what: str) -> None:
-        now = time.monotonic()
-        if now - self._shown_at >= PROGRESS_EVERY_S and what in ORDER:
-            self._shown_at = now
-            self._send(self._progress(100.0 * ORDER.index(what) / len(ORDER), what))
+        """Show a step that begins. One that is undone is where it was on the way: the bar goes back."""
+        now, name = time.monotonic(), what.removeprefix("undo ")
+        if now - self._shown_at >= PROGRESS_EVERY_S and name in ORDER:
+            self._shown_at, self._percent = now, 100.0 * ORDER.index(name) / len(ORDER)
+            self._send(self._progress(self._percent, what))
+
+    def ended(self, outcome: Outcome) -> None:
+        """Show how it ended, where anything was shown: nothing is under way any more."""
+        if self._shown_at > float("-inf"):
+            ends = {"completed": 100.0, "undone": 0.0}
+            self._send(self._progress(ends.get(outcome.verdict, self._percent), outcome.verdict))
 
     def _send(self, work: Any) -> None:
         """Hand a call to the run's own loop: the thread that works does not wait for it."""
         self._sent.append(asyncio.run_coroutine_threadsafe(work, self._loop))
 
     async def _progress(self, percent: float, what: str) -> None:
-        if self._artifact is None:
-            key = f"progress-{artifact_key(self._request)}"
-            self._artifact = await acreate_progress_artifact(percent, key=key, description=what)
-        else:
-            await aupdate_progress_artifact(self._artifact, progress=round(percent, 1), description=what)
+        async with self._turn:  # one after the other: the first makes what the others bring up to date
+            if self._artifact is None:
+                key = f"progress-{artifact_key(self._request)}"
+                self._artifact = await acreate_progress_artifact(percent, key=key, description=what)
+            else:
+                await aupdate_progress_artifact(self._artifact, progress=round(percent, 1), description=what)
 
     async def finish(self) -> None:
         """Wait for what was sent. What could not be shown is no reason to fail: it is said in the log."""
@@ -114,6 +128,7 @@ async def carry_out_task(site: Site, request: TenantRequest, lease: LeaseHandle,
     showing = Showing(request)
     try:
         outcome = await in_leased_thread(lease, carry_out, site, request, lease, adopt=adopt, tell=showing.tells)
+        showing.ended(outcome)
     finally:
         await showing.finish()
     if outcome.later is not None:

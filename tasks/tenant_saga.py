@@ -6,18 +6,25 @@ its way back (`undo_step`).
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from stackwright.clients.site import LeaseHandle, Site
 from stackwright.domain.errors import FencedError, PlanRefusedError, Problem, StackError
+from stackwright.domain.evidence import Evidence
 from stackwright.domain.plan import Step
 from stackwright.domain.spec import StackSpec, Tenant
-from stackwright.domain.tenant_record import TenantRecord, answer_of, note, with_records
+from stackwright.domain.tenant_change import changed_parts
+from stackwright.domain.tenant_isolation import Apart, judge_apart
+from stackwright.domain.tenant_objects import AGENT_RELEASE, GATEWAY_RELEASE, has_room_beside_a_job
+from stackwright.domain.tenant_record import HandOver, TenantRecord, answer_of, note, with_records
 from stackwright.domain.tenant_request import TenantRequest
 from stackwright.domain.tenant_saga import (
     DURING,
@@ -38,13 +45,25 @@ from stackwright.domain.tenant_saga import (
     with_begun,
 )
 from stackwright.domain.tenants import decide_tenant
+from tasks.tenant_change import allowed_change, read_change_facts
 from tasks.tenant_hands import HANDS, Hands
 from tasks.tenant_register import read_record, read_records, write_record
 from tasks.tenant_smoke import run_smoke
+from tasks.tenant_undo import remove_releases
 from tasks.tenants import carry_on, look_for_bringing, read_tenant
 
 log = logging.getLogger(__name__)
 
+
+class ApartUnknownError(StackError):
+    """A check of a tenant's isolation could not be carried out: it is not called ready before it is known."""
+
+    remedy = "See what keeps the check from an answer; the next start tries it again."
+    transient = True
+
+
+UNDER_WAY = ("doing", "changing_to", "came_from")
+"""Fields of a record that say something only while a request is carried out."""
 _CLAIMS = threading.Lock()
 
 
@@ -94,7 +113,7 @@ class Work:
         outcome = Outcome(self.request, verdict, text, done=tuple(self.done))
         record = self.record
         if record is not None:
-            resting = {"doing": None, "reason": "" if outcome.good else text, **values}
+            resting = {**dict.fromkeys(UNDER_WAY), "reason": "" if outcome.good else text, **values}
             record = note(record.model_copy(update=resting), self.request, outcome.sentence, self.now())
             record = self.write(record)
         log.info("tenant %s: %s %s", self.request.tenant, self.request.action, outcome.sentence)
@@ -147,7 +166,8 @@ def preview(site: Site, request: TenantRequest, *, adopt: bool = False) -> tuple
         return (), problems
     record = read_record(site, request.tenant)
     tenant = request.wanted.to_tenant()
-    fresh = record is None or (record.state not in UNFINISHED and not _same(record, tenant))
+    there = record is not None and record.state in ("ready", "held") and record.wanted == tenant
+    fresh = record is None or (record.state not in UNFINISHED and not there)
     if fresh:
         problems = [*check_state(record, request), *check_wanted(_others(site, tenant), tenant)]
     facts = read_tenant(site, tenant, run_dead=True)
@@ -163,9 +183,13 @@ def preview(site: Site, request: TenantRequest, *, adopt: bool = False) -> tuple
 def _carry(work: Work) -> Outcome:
     record, request = work.record, work.request
     resuming = record is not None and record.doing is not None and record.doing.id == request.id
+    asked_again = not resuming and record is not None and record.wanted == _asked(request)
+    if asked_again and record is not None and record.state == "ready":
+        return _complete_again(work, record)
+    if asked_again and record is not None and record.state == "held":
+        record = work.update(state="onboarding", doing=request, request=request.id)
+        resuming = True
     if not resuming:
-        if request.action == "onboard" and record is not None and _same(record, _wanted(request)):
-            return _complete_again(work, record)
         problems = check_state(record, request)
         if problems:
             return work.ended("refused", _listed(problems), **_as_it_is(record))
@@ -199,13 +223,45 @@ def _onboard(work: Work, resuming: bool) -> Outcome:
         record = record if resuming and record else _first_record(work, tenant)
         _claim(work, record.model_copy(update={"adopted": adopted, "begun": ours}))
     carry_on(bringing, lambda what: work.begin(what, bringing.facts.company_id))
-    task = ""
-    if work.site.spec.validation.workload:
-        work.begin("smoke")
-        task = run_smoke(work.site, tenant, request.id)
-    hand_over = hand_over_of(work.site.spec, tenant, task, work.now())
+    task, checks = _prove(work, tenant)
+    apart = judge_apart(checks, network=work.site.spec.validation.workload)
+    if apart.failed:
+        return _hold(work, tenant, apart)
+    if apart.unread:
+        where, seen = f"tenant {tenant.name}", "; ".join(apart.unread)
+        raise ApartUnknownError("whether the tenant is apart is not known", where=where, wanted="proved", seen=seen)
+    hand_over = hand_over_of(work.site.spec, tenant, task, apart, work.now())
     text = f"tenant {tenant.name} is ready in namespace {tenant.namespace}"
     return work.ended("completed", text, state="ready", hand_over=hand_over, company_id=bringing.facts.company_id or "")
+
+
+def _prove(work: Work, tenant: Tenant) -> tuple[str, list[Evidence]]:
+    """Have the tenant's queue prove itself by a job and its isolation by checks; return task and checks.
+
+    Both at once where the quota has room for a pod beside the job: the job is waited for anyway, so what is tried
+    meanwhile costs no time of its own.
+    """
+    work.lease.check()
+    run = contextvars.copy_context().run  # with the run's settings and its logger
+    prove = partial(work.hands.prove, work.site, tenant, work.lease)
+    with ThreadPoolExecutor(1, "isolation") as pool:
+        proof = pool.submit(run, prove) if has_room_beside_a_job(tenant) else None
+        task = ""
+        if work.site.spec.validation.workload:
+            work.begin("smoke")
+            task = run_smoke(work.site, tenant, work.request.id)
+        work.begin("isolation")
+        return task, proof.result() if proof is not None else prove()
+
+
+def _hold(work: Work, tenant: Tenant, apart: Apart) -> Outcome:
+    """Let nothing run of a tenant that is not apart from others: its people may be able to log in already.
+
+    Nothing is undone: what keeps tenants apart has to be mended on the platform, and nobody's data may go for it.
+    """
+    remove_releases(work.site, tenant, work.lease, (GATEWAY_RELEASE, AGENT_RELEASE))
+    text = f"tenant {tenant.name} is not apart from others, so nothing of it runs: {'; '.join(apart.failed)}"
+    return work.ended("held", text, state="held")
 
 
 def _claim(work: Work, record: TenantRecord) -> None:
@@ -248,14 +304,34 @@ def _move(work: Work) -> Outcome:
     if record is None or move is None:
         raise StackError(f"{request.action} is not offered", where=f"tenant {request.tenant}")
     if record.doing is None or record.doing.id != request.id:
-        record = work.update(state=DURING[request.action], doing=request, request=request.id)
+        record = _begin_move(work, record)
     work.tell.step(request.action)
-    whole = replace(work.site, spec=with_records(work.site.spec, read_records(work.site)))
-    moved = move(whole, record, request, work.lease)
+    moved = move(_whole(work.site), record, request, work.lease)
     work.record = moved
     work.done.append(request.action)
     state = final_state(request.action, moved.wanted)
-    return work.ended("completed", f"tenant {moved.name} is {state}", state=state)
+    text = f"tenant {moved.name} is {state}"
+    if request.action == "change":
+        text += f"; changed: {', '.join(changed_parts(record.wanted, moved.wanted)) or 'nothing'}"
+    return work.ended("completed", text, state=state, hand_over=_as_handed_over(moved))
+
+
+def _as_handed_over(record: TenantRecord) -> HandOver | None:
+    """Return what the tenant's people were told, with the queues that it has now."""
+    names = tuple(queue.name for queue in record.wanted.queues)
+    return record.hand_over.model_copy(update={"queues": names}) if record.hand_over else None
+
+
+def _begin_move(work: Work, record: TenantRecord) -> TenantRecord:
+    """Note that an action is begun. A change claims what it asks for of the site, as onboarding does."""
+    request = work.request
+    begun = {"state": DURING[request.action], "doing": request, "request": request.id, "came_from": record.state}
+    if request.action != "change":
+        return work.update(**begun)
+    facts = read_change_facts(work.site, record.wanted)
+    with _CLAIMS:
+        after = allowed_change(_whole(work.site), record, request, facts)
+        return work.update(**begun, changing_to=after)
 
 
 def _settle(work: Work, error: StackError) -> Outcome:
@@ -275,7 +351,7 @@ def _settle(work: Work, error: StackError) -> Outcome:
         return _undo(work, str(error))
     record = read_record(work.site, record.name) or record
     work.record = record
-    return work.ended("refused", str(error), state=state_before(request.action, record.wanted))
+    return work.ended("refused", str(error), state=record.came_from or state_before(request.action, record.wanted))
 
 
 def _undo(work: Work, reason: str) -> Outcome:
@@ -298,19 +374,24 @@ def _undo(work: Work, reason: str) -> Outcome:
 # --- small parts -----------------------------------------------------------------------------------------------------
 
 
+def _asked(request: TenantRequest) -> Tenant | None:
+    return _wanted(request) if request.action == "onboard" and request.wanted else None
+
+
 def _wanted(request: TenantRequest) -> Tenant:
     if request.wanted is None:
         raise StackError("the request does not say what is wanted", where=f"tenant {request.tenant}")
     return request.wanted.to_tenant()
 
 
-def _same(record: TenantRecord, tenant: Tenant) -> bool:
-    return record.state == "ready" and record.wanted == tenant
-
-
 def _as_it_is(record: TenantRecord | None) -> dict[str, Any]:
     """Return what a refusal leaves as it was: what is being carried out, and why the tenant is in its state."""
-    return {"doing": record.doing, "reason": record.reason} if record else {}
+    return {name: getattr(record, name) for name in (*UNDER_WAY, "reason")} if record else {}
+
+
+def _whole(site: Site) -> Site:
+    """Return the site with all tenants that take a share of it, as the records say now."""
+    return replace(site, spec=with_records(site.spec, read_records(site)))
 
 
 def _others(site: Site, tenant: Tenant) -> StackSpec:

@@ -26,7 +26,7 @@ from stackwright.domain.layers.model import LayerDef
 from stackwright.domain.spec import StackSpec, Tenant
 from stackwright.domain.tenant_drift import AT_REST
 from stackwright.domain.tenant_objects import GATEWAY_RELEASE, quota
-from stackwright.domain.tenant_record import with_records
+from stackwright.domain.tenant_record import TenantRecord, with_records
 from stackwright.domain.validation import (
     evidence_of,
     judge_capacity,
@@ -37,6 +37,7 @@ from stackwright.domain.validation import (
     judge_login,
     judge_nodes,
     judge_queue,
+    judge_records,
     judge_router,
     judge_versions,
     judge_voters,
@@ -268,7 +269,7 @@ def _foreign_queues(own: Clearml, other: Clearml) -> Outcome:
 
 
 def _foreign_task(own: Clearml, other: Clearml) -> Outcome:
-    tasks = other.find_tasks(name=TRAINING)
+    tasks = other.find_tasks(name=TRAINING) or other.find_tasks()
     if not tasks:
         return Outcome("skipped", "the other tenant has no task to ask for")
     return _refused(lambda: own.get_task(tasks[0].id))
@@ -315,18 +316,30 @@ async def validate_site(site: Site, *, light: bool) -> list[Evidence]:
 
     Tenants that were asked for are looked at like those of the site file, while no request is at work on them.
     """
-    whole = await in_thread(with_asked, site)
-    return await _gather(whole, stages(whole.spec, light))
+    whole, found = await in_thread(with_asked, site)
+    return [*found, *await _gather(whole, stages(whole.spec, light))]
 
 
-def with_asked(site: Site) -> Site:
-    """Return the site with the tenants that were asked for and are at rest; as it is where no record can be read."""
+def with_asked(site: Site) -> tuple[Site, list[Evidence]]:
+    """Return the site with the tenants that were asked for and are at rest, and the evidence of having read them.
+
+    Where no record can be read the site is as it is, and the evidence says so. Without ClearML there are no tenants.
+    """
+    if not site.spec.layers.clearml.enabled:
+        return site, []
     try:
-        records = tuple(record for record in read_records(site) if record.state in AT_REST)
+        records = read_records(site)
     except StackError as error:
         log.warning("tenants that were asked for are not looked at: %s", error)
-        return site
-    return replace(site, spec=with_records(site.spec, records))
+        return site, [evidence_of(site.spec, "tenant/records", unread(error), now_of(site))]
+    rest = tuple(record for record in records if record.state in AT_REST)
+    return replace(site, spec=with_records(site.spec, rest)), [records_evidence(site, records)]
+
+
+def records_evidence(site: Site, records: tuple[TenantRecord, ...]) -> Evidence:
+    """Return what the records say of the site: a tenant that is held is looked at by no other check."""
+    held = [record.name for record in records if record.state == "held"]
+    return evidence_of(site.spec, "tenant/records", judge_records(len(records), held), now_of(site))
 
 
 async def validate_tenant(site: Site, tenant: Tenant, *, light: bool) -> list[Evidence]:

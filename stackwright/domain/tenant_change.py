@@ -43,6 +43,11 @@ def changed_tenant(tenant: Tenant, changes: TenantChanges) -> Tenant:
     return tenant.model_copy(update={name: value for name, value in named.items() if value is not None})
 
 
+def changed_parts(before: Tenant, after: Tenant) -> tuple[str, ...]:
+    """Return the parts of a tenant that a change makes different."""
+    return tuple(name for name in type(before).model_fields if getattr(before, name) != getattr(after, name))
+
+
 def with_tenant(spec: StackSpec, tenant: Tenant) -> StackSpec:
     """Return the spec with this tenant in the place of the one of its name, or beside the others."""
     others = tuple(one for one in spec.tenants if one.name != tenant.name)

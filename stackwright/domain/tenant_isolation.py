@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from stackwright.domain.check import Outcome
 from stackwright.domain.cluster import Obj
+from stackwright.domain.evidence import Evidence
 from stackwright.domain.layers.clearml import NAMESPACE as SERVER_NAMESPACE
 from stackwright.domain.layers.clearml import RELEASE as SERVER_RELEASE
 from stackwright.domain.layers.shared import MANAGED_BY
@@ -54,6 +55,32 @@ class Target:
     name: str
     host: str
     port: int
+
+
+# --- what the checks mean for a new tenant ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Apart:
+    """What the checks of one tenant say, as lines for people."""
+
+    proved: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
+    untried: tuple[str, ...] = ()
+    """Checks for which there was nothing to try: no other tenant, no pod that may be started."""
+
+
+def judge_apart(checks: Iterable[Evidence], *, network: bool) -> Apart:
+    """Sort the checks of a tenant. Without `network` no pod was started, and what it would have shown is untried."""
+    lines: dict[str, list[str]] = {"pass": [], "fail": [], "unknown": [], "skipped": []}
+    for check in checks:
+        stand_in = f" (stand-in: {check.stand_in})" if check.stand_in else ""
+        lines[check.verdict].append(f"{check.title}: {check.seen}{stand_in}")
+    if not network:
+        lines["skipped"].append("What its pods reach: no pod may be started (validation.workload)")
+    proved, failed, unread, untried = (tuple(found) for found in lines.values())
+    return Apart(proved, failed, unread, untried)
 
 
 # --- the network -----------------------------------------------------------------------------------------------------
@@ -258,9 +285,40 @@ def access_review(tenant: Tenant, account: str, act: Act) -> Obj:
     wanted = {"verb": act.verb, "group": act.group, "resource": act.resource}
     wanted |= {"namespace": act.namespace} if act.namespace else {}
     space = tenant.namespace
-    groups = ["system:serviceaccounts", f"system:serviceaccounts:{space}", "system:authenticated"]
-    spec = {"user": f"system:serviceaccount:{space}:{account}", "groups": groups, "resourceAttributes": wanted}
+    user = f"system:serviceaccount:{space}:{account}"
+    spec = {"user": user, "groups": groups_of(tenant), "resourceAttributes": wanted}
     return {"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "metadata": {}, "spec": spec}
+
+
+def groups_of(tenant: Tenant) -> list[str]:
+    """Return the groups that every service account of a tenant's namespace belongs to."""
+    return ["system:serviceaccounts", f"system:serviceaccounts:{tenant.namespace}", "system:authenticated"]
+
+
+def spaces_to_ask(tenant: Tenant, account: str, others: Iterable[str], bindings: Iterable[Obj]) -> tuple[str, ...]:
+    """Choose the namespaces for which the account's rights are asked.
+
+    The platform's own, every one with a RoleBinding that names the account or a group of its, and a few of the other
+    tenants', the next ones by name: so each is asked for by some. To ask for all would be a question for each pair.
+    """
+    ring = sorted(others)
+    after = [space for space in ring if space > tenant.namespace]
+    few = [*after, *(space for space in ring if space < tenant.namespace)][:MOST]
+    bound = {item["metadata"]["namespace"] for item in bindings if _binds(item, tenant, account)} - {tenant.namespace}
+    return tuple(sorted({"kube-system", SERVER_NAMESPACE, *bound, *few}))
+
+
+def _binds(binding: Obj, tenant: Tenant, account: str) -> bool:
+    groups = groups_of(tenant)
+    return any(
+        (subject["kind"] == "Group" and subject["name"] in groups)
+        or (
+            subject["kind"] == "ServiceAccount"
+            and (subject.get("namespace"), subject["name"]) == (tenant.namespace, account)
+        )
+        or (subject["kind"] == "User" and subject["name"] == f"system:serviceaccount:{tenant.namespace}:{account}")
+        for subject in binding.get("subjects") or ()
+    )
 
 
 def judge_account(account: str, allowed: Mapping[Act, bool]) -> Outcome:

@@ -96,6 +96,11 @@ def job_share(tenant: Tenant) -> tuple[int, int]:
     return max(LEAST_CPU_M, cpu // 100 * 100), max(LEAST_MEMORY_MIB, memory // 64 * 64)
 
 
+def has_room_beside_a_job(tenant: Tenant) -> bool:
+    """Tell whether the quota leaves room for a small pod while one job runs: where only one may, it takes all."""
+    return sum(queue.max_pods for queue in tenant.queues) > 1
+
+
 def cpu_text(millicores: int) -> str:
     """Write a quantity as the API server gives it back, so that it compares equal. Kubernetes: quantities."""
     return f"{millicores}m" if millicores % 1000 else str(millicores // 1000)

@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from stackwright.domain.spec import StackSpec, Tenant
+from stackwright.domain.spec import Identity, Quota, StackSpec, Tenant
 from stackwright.domain.tenant_request import Action, TenantRequest
 
 NAMESPACE = "stackwright"
@@ -23,6 +23,7 @@ State = Literal[
     "ready",
     "changing",
     "suspended",
+    "held",  # made, but found not to be apart from others: nothing of it runs until an onboarding proves it
     "undoing",  # refused for good; what was made is taken back, the next start goes on with that
     "undone",
     "archiving",
@@ -56,6 +57,10 @@ class HandOver(BaseModel):
     queues: tuple[str, ...] = ()
     urls: dict[str, str] = {}
     """Address by name: app, api, files, router."""
+    proved: tuple[str, ...] = ()
+    """What showed that the tenant is apart from the others."""
+    not_proved: tuple[str, ...] = ()
+    """What could not be tried, and why."""
     smoke_task: str = ""
     """Id of the task that proved the first queue."""
     at: str = ""
@@ -87,6 +92,10 @@ class TenantRecord(BaseModel):
     hand_over: HandOver | None = None
     kept: tuple[str, ...] = ()
     """What is left of an archived tenant, for people."""
+    changing_to: Tenant | None = None
+    """What the change that is under way makes of it; None while there is none."""
+    came_from: State | None = None
+    """State to which the action under way leads back when it is refused."""
     replaces: str = ""
     """Access key of the pair that is being replaced; empty while no rotation is under way."""
     version: str = Field("", exclude=True)
@@ -95,9 +104,34 @@ class TenantRecord(BaseModel):
     def name(self) -> str:
         return self.wanted.name
 
+    @property
+    def share(self) -> Tenant:
+        """What the tenant takes of the site: while it is changed, all of what it was and of what it will be.
 
-LIVE = frozenset({"onboarding", "ready", "changing", "suspended"})
-"""States in which a tenant takes its share of the site."""
+        A change may go back until it has ended, so nobody else is promised what it gives away.
+        """
+        return self.wanted if self.changing_to is None else _both(self.wanted, self.changing_to)
+
+
+LIVE = frozenset({"onboarding", "held", "ready", "changing", "suspended"})
+"""States in which a tenant is there, or on its way."""
+SHARING = LIVE | {"archiving"}
+"""States in which a tenant takes its share of the site. An archive that is refused leads back."""
+
+
+def _both(one: Tenant, other: Tenant) -> Tenant:
+    """Return the later one, with the larger quota of both, and who may log in to either."""
+    most = {name: max(getattr(one.quota, name), getattr(other.quota, name)) for name in Quota.model_fields}
+    identities = [tenant.identity for tenant in (one, other) if tenant.identity is not None]
+    identity = None
+    if identities:
+        either = {name: _union(identities, name) for name in ("domains", "emails")}
+        identity = identities[-1].model_copy(update=either)
+    return other.model_copy(update={"quota": Quota(**most), "identity": identity})
+
+
+def _union(identities: list[Identity], name: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(text for identity in identities for text in getattr(identity, name)))
 
 
 def note(record: TenantRecord, request: TenantRequest, outcome: str, at: str) -> TenantRecord:
@@ -120,5 +154,5 @@ def clipped(text: str) -> str:
 def with_records(spec: StackSpec, records: tuple[TenantRecord, ...]) -> StackSpec:
     """Return the spec with the tenants that were asked for beside its own, so that every rule sees all of them."""
     own = {tenant.name for tenant in spec.tenants}
-    more = tuple(record.wanted for record in records if record.state in LIVE and record.name not in own)
+    more = tuple(record.share for record in records if record.state in SHARING and record.name not in own)
     return spec.model_copy(update={"tenants": (*spec.tenants, *more)})

@@ -14,12 +14,13 @@ from stackwright.domain.errors import ApiError, ConflictError, PlanRefusedError,
 from stackwright.domain.plan import Step
 from stackwright.domain.spec import StackSpec, Tenant
 from stackwright.domain.tenant_checks import check_tenant_names
+from stackwright.domain.tenant_isolation import Apart
 from stackwright.domain.tenant_objects import namespace, router_host
 from stackwright.domain.tenant_record import LIVE, HandOver, State, TenantRecord
 from stackwright.domain.tenant_request import Action, TenantRequest
 from stackwright.domain.tenants import TenantChange, TenantFacts, objects_of
 
-Verdict = Literal["completed", "undone", "refused", "to be completed"]
+Verdict = Literal["completed", "undone", "refused", "held", "to be completed"]
 
 REFUSING_STATUS = frozenset({400, 409, 413, 422})
 """HTTP: the request itself is wrong. 401 and 403 are the platform's own rights, which an operator mends."""
@@ -33,7 +34,7 @@ MAY: Mapping[Action, frozenset[State]] = {
     "suspend": frozenset({"ready"}),
     "resume": frozenset({"suspended"}),
     "rotate": frozenset({"ready", "suspended"}),
-    "archive": frozenset({"ready", "suspended"}),
+    "archive": frozenset({"ready", "suspended", "held"}),
     "delete": frozenset({"archived"}),
 }
 """States in which an action is begun."""
@@ -64,7 +65,7 @@ EVENTS: Mapping[Action, str] = {
 }
 BRINGS: Mapping[str, tuple[str, ...]] = {"agent": ("queues",)}
 """Steps that another one may carry out by itself, and which are undone after it: the agent makes its queues."""
-LOOKS = frozenset({"names"})
+LOOKS = frozenset({"names", "isolation"})
 """Steps that only wait for something to be seen."""
 
 
@@ -88,7 +89,7 @@ class Outcome:
 
     @property
     def sentence(self) -> str:
-        """One line that says which of the four it is, and why."""
+        """One line that says which of the verdicts it is, and why."""
         return f"{self.verdict}: {self.text}"
 
     @property
@@ -100,7 +101,9 @@ class Outcome:
 def outcome_of(request: TenantRequest, answer: str, record: TenantRecord | None) -> Outcome:
     """Return the outcome that was noted for a request that was handled before."""
     verdict, _, text = answer.partition(": ")
-    verdicts: dict[str, Verdict] = {"completed": "completed", "undone": "undone", "refused": "refused"}
+    verdicts: dict[str, Verdict] = {
+        "completed": "completed", "undone": "undone", "refused": "refused", "held": "held"
+    }  # fmt: skip
     return Outcome(request, verdicts[verdict], text, record)
 
 
@@ -233,8 +236,8 @@ def found_before(
 # --- what a tenant's people are told ---------------------------------------------------------------------------------
 
 
-def hand_over_of(spec: StackSpec, tenant: Tenant, smoke_task: str, at: str) -> HandOver:
-    """Return names and addresses for the people of a tenant that is ready."""
+def hand_over_of(spec: StackSpec, tenant: Tenant, smoke_task: str, apart: Apart, at: str) -> HandOver:
+    """Return names and addresses for the people of a tenant that is ready, and what was proved of it."""
     domain = spec.clearml.base_domain
     router = router_host(spec, tenant).removesuffix(f".{domain}")
     urls = {name: spec.url(name, domain) for name in ("app", "api", "files")}
@@ -244,6 +247,8 @@ def hand_over_of(spec: StackSpec, tenant: Tenant, smoke_task: str, at: str) -> H
         admin_email=tenant.admin_email,
         queues=tuple(queue.name for queue in tenant.queues),
         urls={**urls, "router": spec.url(router, domain)},
+        proved=apart.proved,
+        not_proved=apart.untried,
         smoke_task=smoke_task,
         at=at,
     )
@@ -252,20 +257,23 @@ def hand_over_of(spec: StackSpec, tenant: Tenant, smoke_task: str, at: str) -> H
 def outcome_markdown(outcome: Outcome) -> str:
     """Return an outcome as a page: what became of the request, what was done, and the hand-over."""
     request, record = outcome.request, outcome.record
-    lines = [f"## {request.action} {request.tenant}: {outcome.verdict}", "", outcome.text, "", "| | |", "|---|---|"]
-    lines += [f"| request | `{request.id}` of {request.caller or 'an operator'} |"]
+    lines = [f"## {request.action} {request.tenant}: {outcome.verdict}", "", outcome.text, ""]
+    lines += [f"| request | `{request.id}` of {request.caller or 'an operator'} |", "|---|---|"]
     lines += [f"| state | {record.state} |"] if record else []
-    lines += [f"| steps of this run | {', '.join(outcome.done) or 'none'} |"]
+    # Below the table: the user interface does not break the lines of a cell.
+    lines += ["", f"Steps of this run: {', '.join(outcome.done) or 'none'}."]
     if record and record.begun and not outcome.good:
-        lines.append(f"| to be undone or completed | {', '.join(record.begun)} |")
+        lines += ["", f"Begun, to be undone or completed: {', '.join(record.begun)}."]
     if record and record.kept:
-        lines.append(f"| kept | {', '.join(record.kept)} |")
+        lines += ["", "### Kept", "", *(f"- {line}" for line in record.kept)]
     hand = record.hand_over if record and outcome.good and request.action == "onboard" else None
     if hand is not None:
-        lines += ["", "### Hand-over", "", "| | |", "|---|---|", f"| namespace | `{hand.namespace}` |"]
+        lines += ["", "### Hand-over", "", f"| namespace | `{hand.namespace}` |", "|---|---|"]
         lines += [f"| key pair | block `api-key/{hand.credentials_block}` |", f"| administrator | {hand.admin_email} |"]
         lines += [f"| queues | {', '.join(hand.queues)} |", *(f"| {name} | {url} |" for name, url in hand.urls.items())]
         lines += [f"| proved by task | `{hand.smoke_task}` |"] if hand.smoke_task else []
+        lines += ["", "### Apart from others", "", *(f"- {line}" for line in hand.proved)] if hand.proved else []
+        lines += [f"- not tried: {line}" for line in hand.not_proved]
     return "\n".join([*lines, ""])
 
 

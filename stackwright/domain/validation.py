@@ -5,7 +5,7 @@ The layers' own gates are checks too: they are in domain/layers. Guide: 6.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 
 from stackwright.domain import work_clearml, work_platform
@@ -48,6 +48,12 @@ CATALOGUE: tuple[Check, ...] = (
     Check(
         "clearml/health", "The server says that it is healthy", "5.7.2", "its version, and no error of its own",
         "Look at the apiserver's log and at its databases.", SERVER,
+    ),
+    Check(
+        "tenant/records", "The tenants that were asked for are known, and none is held", "5.8",
+        "every record read, no tenant that is not apart from others",
+        "Look at the ConfigMaps in namespace stackwright: the record of a held tenant says why it is held.",
+        KUBERNETES,
     ),
     Check(
         "tenant/login", "The tenant's administrator can log in", "5.7.2", "role admin in the tenant's company",
@@ -193,6 +199,13 @@ def judge_http(status: int, ms: float) -> Outcome:
 def judge_health(version: str, api_version: str, errors: Collection[str]) -> Outcome:
     text = f"server {version}, API {api_version}"
     return judge(not errors and bool(version), f"{text}; {'; '.join(errors)}" if errors else text)
+
+
+def judge_records(count: int, held: Sequence[str]) -> Outcome:
+    """Judge what the records of tenants say; what runs of a tenant at rest is looked at by checks of its own."""
+    if held:
+        return Outcome("fail", f"held, for it is not apart from others: {', '.join(held)}")
+    return Outcome("pass", f"{count} record(s) read")
 
 
 def judge_login(tenant: Tenant, company: str, role: str, user: str) -> Outcome:

@@ -129,7 +129,7 @@ def _state(
     return TenantState(
         name=name,
         namespace=tenant.namespace,
-        state=f"{state}{MARKED.get(_tone(state, seen, left), '')}",
+        state=state if state == "held" else f"{state}{MARKED.get(_tone(state, seen, left), '')}",
         tone=_tone(state, seen, left),
         asked="asked for by request" if record else "in the site file",
         meters=tuple(_meters(seen)),
@@ -152,7 +152,7 @@ def _state(
 def _tone(state: str, seen: TenantSeen | None, left: bool) -> str:
     if seen is not None and seen.unread:
         return "unknown"
-    if left:
+    if left or state == "held":
         return "fail"
     return "pass" if state == "ready" else "skipped"
 

@@ -32,6 +32,7 @@ from stackwright.webhooks.store import StoreUnavailableError, open_store
 from stackwright.webhooks.tenants import router as tenants_router
 
 log = logging.getLogger(__name__)
+PURGE_EVERY_S, PURGE_PAUSE_S = 3600.0, 1.0
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         state.keys = KeyRing(settings, wires.secrets, wires.now)
         state.guard = Guard(settings, state.keys, state.store, wires.now)
         state.dispatcher = Dispatcher(state.store, state.runs, settings, state.metrics, wires.now)
-        state.background = [asyncio.create_task(state.dispatcher.run()), asyncio.create_task(_reload_keys(app))]
+        work = (state.dispatcher.run(), _reload_keys(app), _purge(app))
+        state.background = [asyncio.create_task(one) for one in work]
         stack.push_async_callback(_stop, state.background)
         yield
 
@@ -81,6 +83,23 @@ async def _reload_keys(app: FastAPI) -> None:
     while True:
         await app.state.keys.refresh()
         await asyncio.sleep(app.state.settings.keys_reload_s)
+
+
+async def _purge(app: FastAPI) -> None:
+    """Forget what ended long ago, now and every hour. A store that does not answer is asked again then."""
+    state, kept_s = app.state, app.state.settings.retention_days * 86400
+    while True:
+        wait_s = PURGE_EVERY_S
+        try:
+            number = await state.store.purge(state.now() - kept_s)
+        except StoreUnavailableError as error:
+            log.warning("nothing is forgotten now: %s", error)
+        else:
+            state.metrics.purged.inc(number)
+            if number:
+                log.info("%d request(s) that ended more than %.0f days ago are forgotten", number, kept_s / 86400)
+                wait_s = PURGE_PAUSE_S  # there may be more: those who accept get their turn between
+        await asyncio.sleep(wait_s)
 
 
 async def _stop(tasks: list[asyncio.Task[None]]) -> None:

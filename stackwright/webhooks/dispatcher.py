@@ -24,7 +24,7 @@ BATCH = 100
 LONGEST_WAIT_S = 300.0
 _OUTCOMES = {"COMPLETED": "completed", "FAILED": "failed", "CANCELLED": "cancelled"}
 # States by which the flow says more than Prefect's types do.
-_ANSWERS = {"undone": "undone", "refused": "refused"}
+_ANSWERS = {"undone": "undone", "refused": "refused", "notisolated": "held"}
 _LATER = "tobecompleted"
 
 

@@ -91,5 +91,6 @@ def claim_after(claim: Claim, request: TenantRequest, outcome: str) -> Claim:
         state = "ready" if request.action == "onboard" else _AFTER.get(request.action, claim.state)
         return replace(claim, wanted=wanted, state=state)
     if request.action == "onboard":
-        return replace(claim, state="undone" if outcome in ("undone", "refused") else "failed")
+        state = {"undone": "undone", "refused": "undone", "held": "held"}.get(outcome, "failed")
+        return replace(claim, state=state)
     return claim

@@ -22,6 +22,7 @@ class Metrics:
         self.sent = Counter(f"{PREFIX}_dispatched", "Runs that were created", registry=one)
         self.again = Counter(f"{PREFIX}_runs_lost", "Runs that crashed, vanished or never started", registry=one)
         self.ended = Counter(f"{PREFIX}_ended", "Requests that ended, by outcome", ("outcome",), registry=one)
+        self.purged = Counter(f"{PREFIX}_purged", "Requests that were forgotten: they ended long ago", registry=one)
         self.requests = Gauge(
             f"{PREFIX}_requests", "Requests in the store, by state or outcome", ("state",), registry=one
         )

@@ -35,7 +35,7 @@ def check_text(request: TenantRequest) -> None:
 
 
 def decide_onboard(spec: StackSpec, rights: Caller, request: TenantRequest, claims: Sequence[Claim]) -> None:
-    """Refuse a new tenant, or let it be asked for. One whose onboarding failed may be asked for again."""
+    """Refuse a new tenant, or let it be asked for. One that is not made may be asked for again."""
     wanted = request.wanted
     assert wanted is not None  # noqa: S101 - the caller made the request; this tells the type checker
     before = next((claim for claim in claims if claim.name == request.tenant), None)
@@ -97,7 +97,7 @@ def unknown() -> RefusedError:
 
 
 def _again(claim: Claim, request: TenantRequest) -> bool:
-    return claim.coming_state == "failed" and claim.caller == request.caller
+    return claim.coming_state in ("failed", "held") and claim.caller == request.caller
 
 
 def _not_now(claim: Claim, wanted: str) -> RefusedError:

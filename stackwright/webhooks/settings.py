@@ -74,6 +74,8 @@ class Settings(_Model):
     """So many runs a request gets when each of them crashes or vanishes."""
     backoff_s: float = Field(2.0, gt=0)
     """Before the second run; five times as long before each further one, 300 s at most."""
+    retention_days: float = Field(400, ge=1)
+    """A request that has ended is forgotten after so long, with its idempotency key: sent again, it is a new one."""
     parallel: int = Field(4, ge=1, le=32)
     """So many runs are created at a time: more only makes a Prefect server on SQLite refuse."""
 

@@ -31,22 +31,28 @@ from sqlalchemy import (
     and_,
     delete,
     event,
+    exists,
     func,
     insert,
+    inspect,
+    not_,
+    or_,
     select,
     update,
 )
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from stackwright.domain.errors import StackError
 from stackwright.domain.tenant_request import TenantRequest, WantedTenant
-from stackwright.webhooks.ledger import ENDED, SENT, WAITING, Claim, Decide, Entry, Order, claim_after
+from stackwright.webhooks.ledger import ENDED, GONE, SENT, WAITING, Claim, Decide, Entry, Order, claim_after
 
 SCHEMA = 1
+"""Of the tables below. Whoever changes them counts it up, and makes `_set_up` bring an older store up to it."""
+PURGED_AT_ONCE = 500  # one transaction holds up those who accept: it stays short
 BUSY_S = 15.0
 _SET_UP_LOCK = 0x57AC6B  # any number that others of the same database do not use
 TEXT_KEPT = 2000
@@ -212,6 +218,23 @@ class Store:
                 await _put_claim(db, claim_after(claim, request, outcome))
         return True
 
+    async def purge(self, before: float, limit: int = PURGED_AT_ONCE) -> int:
+        """Forget requests that ended before this time, with their idempotency keys; return how many, `limit` at most.
+
+        What has not ended stays, and so does the last request of each tenant that is there. A tenant that is gone is
+        forgotten with its last request.
+        """
+        gone = exists().where(_same_tenant(), TENANTS.c.state.in_(GONE))
+        newest = select(func.max(REQUESTS.c.seq)).group_by(REQUESTS.c.site, REQUESTS.c.tenant)
+        spent = and_(REQUESTS.c.state == ENDED, REQUESTS.c.ended_at < before)
+        old = select(REQUESTS.c.seq).where(spent, or_(gone, REQUESTS.c.seq.not_in(newest))).limit(limit)
+        left = and_(TENANTS.c.state.in_(GONE), not_(exists().where(_same_tenant())))
+        async with self._begin() as db:
+            seqs = list((await db.execute(old)).scalars())
+            await db.execute(delete(REQUESTS).where(REQUESTS.c.seq.in_(seqs)))
+            await db.execute(delete(TENANTS).where(left))
+        return len(seqs)
+
     async def counts(self) -> dict[str, int]:
         """Return how many requests are in each state, or ended with each outcome."""
         query = select(REQUESTS.c.state, REQUESTS.c.outcome, func.count()).group_by(
@@ -247,8 +270,8 @@ class Store:
 
 
 async def open_store(address: str) -> Store:
-    """Open a store and create what is missing in it. Raises StoreUnavailableError, also for a newer program's store."""
-    url = _with_driver(make_url(address))
+    """Open a store, or make a new one. Raises StoreUnavailableError, also for a store of another release's."""
+    url = _with_driver(address)
     engine = (
         _sqlite(url)
         if url.get_backend_name() == "sqlite"
@@ -267,22 +290,39 @@ async def _set_up(store: Store) -> None:
     async with store._begin() as db:
         if db.dialect.name == "postgresql":  # two receivers may start at once; SQLite lets one write at a time anyway
             await db.execute(select(func.pg_advisory_xact_lock(_SET_UP_LOCK)))
+        await _refuse_other(db)
         await db.run_sync(META.create_all)
         names = set((await db.execute(select(GATE.c.name))).scalars())
         for name, value in (("accept", 0), ("probe", 0), ("schema", SCHEMA)):
             if name not in names:
                 await db.execute(insert(GATE).values(name=name, value=value))
-        found = (await db.execute(select(GATE.c.value).where(GATE.c.name == "schema"))).scalar_one()
-    if found != SCHEMA:
-        raise StoreUnavailableError(
-            "the store was written by another release", where="webhook store", wanted=str(SCHEMA), seen=str(found),
-            remedy="Start the release that wrote it, or a newer one.",
-        )  # fmt: skip
 
 
-def _with_driver(url: URL) -> URL:
+async def _refuse_other(db: AsyncConnection) -> None:
+    """Refuse a store that another release made, before anything in it is touched."""
+    if not await db.run_sync(lambda sync: inspect(sync).has_table(GATE.name)):
+        return
+    found = (await db.execute(select(GATE.c.value).where(GATE.c.name == "schema"))).scalar_one_or_none()
+    if found == SCHEMA:
+        return
+    newer = found is not None and found > SCHEMA
+    remedy = "Start the release that wrote it, or a newer one; nothing was changed."
+    if not newer:
+        remedy = "Start the release that wrote it until nothing is open, then name a new store; nothing was changed."
+    raise StoreUnavailableError(
+        f"the store was written by {'a newer' if newer else 'an older'} release, with another schema",
+        where="webhook store", wanted=f"schema {SCHEMA}", seen="none" if found is None else str(found), remedy=remedy,
+    )  # fmt: skip
+
+
+def _with_driver(address: str) -> URL:
     """Return the address with the driver that the Prefect client brings along."""
     drivers = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
+    try:
+        url = make_url(address)
+    except ArgumentError:  # `from None`: its text quotes the address, which may hold a password
+        wanted = "such as sqlite:////var/lib/stackwright/requests.db"
+        raise StoreUnavailableError("this is not a store's address", where="store", wanted=wanted) from None
     name = url.get_backend_name()
     if name not in drivers:
         raise StoreUnavailableError("no such kind of store", where="store", wanted=" or ".join(drivers), seen=name)
@@ -319,9 +359,15 @@ def _sqlite(url: URL) -> AsyncEngine:
 
 def _private(path: Path) -> None:
     """Make a SQLite store's folder and file for this user alone; SQLite gives its other files the same mode."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if not path.exists():
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not path.exists():
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    except OSError as error:
+        raise StoreUnavailableError(
+            "the store cannot be made", where=str(path), wanted="a folder that this user may write to",
+            seen=error.strerror or type(error).__name__,
+        ) from error  # fmt: skip
     for place, wanted in ((path.parent, 0o700), (path, 0o600)):
         seen = stat.S_IMODE(place.stat().st_mode)
         if seen & ~wanted:
@@ -347,6 +393,10 @@ async def _put_claim(db: AsyncConnection, claim: Claim) -> None:
     values = {"caller": claim.caller, "state": claim.state, "wanted": claim.wanted.model_dump_json()}
     if not (await db.execute(update(TENANTS).where(here).values(values))).rowcount:
         await db.execute(insert(TENANTS).values(site=claim.site, name=claim.name, **values))
+
+
+def _same_tenant() -> Any:
+    return and_(TENANTS.c.site == REQUESTS.c.site, TENANTS.c.name == REQUESTS.c.tenant)
 
 
 def _moving(entry: Entry) -> Any:

@@ -10,15 +10,20 @@ import asyncio
 import json
 import sys
 from collections.abc import Callable
+from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from prefect import flow
 
+from flows import onboard_tenant as flow_module
 from stackwright.domain import releases
 from stackwright.domain.errors import ApiUnavailableError, ConflictError
+from stackwright.domain.evidence import Evidence
 from tasks import tenant_request as module
 from tasks import tenant_saga
+from tasks.tenants import system_client
 from tests.tasks.saga_site import SagaSite, request, wanted
 
 DOWN = ApiUnavailableError("no answer", status=503)
@@ -31,6 +36,8 @@ class Case:
         self.place = SagaSite(folder)
         self.states: list[dict[str, str]] = []
         self.events: list[dict[str, Any]] = []
+        self.held: list[str] = []
+        self.runs: list[str] = []
         module.emit_event = lambda event, **more: self.events.append({"event": event, **more})
         module.carry_out = self._carry_out
 
@@ -54,8 +61,21 @@ class Case:
 
         self._note(show)
 
+    def onboard(self, tenant: str, **parameters: Any) -> None:
+        """Run the flow `onboard-tenant` itself; only its site and the site's lease are of fakes."""
+
+        @asynccontextmanager
+        async def hold(site, *, tenant):
+            self.held.append(tenant)
+            yield self.place.lease
+
+        flow_module.load_site = lambda name: (self.place.site.spec, self.place.site)
+        flow_module.hold_tenant_lease = hold
+        self._note(partial(flow_module.onboard_tenant, "lab", tenant, **parameters))
+
     def _note(self, work) -> None:
         state = asyncio.run(work(return_state=True))
+        self.runs.append(str(state.state_details.flow_run_id))
         self.states.append({"type": state.type.value, "name": state.name, "message": state.message})
 
     def told(self) -> dict[str, Any]:
@@ -63,7 +83,14 @@ class Case:
         secrets = {value for fields in blocks for value in fields.values() if "planted" in value}
         text = f"{self.states}{self.events}"
         journals = [*self.place.kube.journal, *self.place.server.journal]
-        found = {"states": self.states, "events": self.events, "changes": journals, "made": len(secrets)}
+        found = {
+            "states": self.states,
+            "runs": self.runs,
+            "held": self.held,
+            "events": self.events,
+            "changes": journals,
+            "made": len(secrets),
+        }
         return {**found, "secrets": [secret for secret in secrets if secret in text], "planted": sorted(secrets)}
 
 
@@ -109,8 +136,24 @@ def previews(case: Case) -> None:
     case.preview(request(name="teal", wanted=wanted("teal", admin_email="nobody")))
 
 
+def held(case: Case) -> None:
+    case.place.proofs = [Evidence("tenant/x/isolation-network", "Reached", "fail", "silence", "open", "5.8.2", "now")]
+    case.run(request(name="pale"))
+
+
+def operator(case: Case) -> None:
+    """Look, ask, ask again with nothing said, take over what is there, and name what nobody knows."""
+    case.onboard("mint", wanted=wanted("mint"), dry_run=True)
+    case.onboard("mint", wanted=wanted("mint"))
+    case.onboard("mint")
+    system_client(case.place.site).create_company("sand")
+    case.onboard("sand", wanted=wanted("sand"))
+    case.onboard("sand", wanted=wanted("sand"), adopt=True)
+    case.onboard("nobody")
+
+
 CASES: tuple[Callable[[Case], None], ...] = (
-    carried_out, refused, undone, short_outage, long_outage, record_unread, previews,
+    carried_out, refused, undone, short_outage, long_outage, record_unread, previews, held, operator,
 )  # fmt: skip
 
 

@@ -44,7 +44,7 @@ def test_a_request_that_is_carried_out(told, prefect_server):
     shown = pages(prefect_server, "tenant-green")
     assert any("what would be done" in page for page in shown)
     assert any("Hand-over" in page and "clearml-tenant-green" in page for page in shown)
-    assert pages(prefect_server, "progress-tenant-green")
+    assert [float(page) for page in pages(prefect_server, "progress-tenant-green")] == [100.0]
     (event,) = told["carried_out"]["events"]
     assert event["event"] == "stackwright.tenant.ready"
     assert event["resource"]["prefect.resource.id"] == "stackwright.tenant.lab.green"
@@ -66,8 +66,9 @@ def test_a_request_that_is_refused(told):
     assert [event["event"] for event in told["refused"]["events"]] == ["stackwright.tenant.failed"]
 
 
-def test_a_request_that_is_undone(told):
+def test_a_request_that_is_undone(told, prefect_server):
     """Refused half-way: the state says that it was undone, and why."""
+    assert [float(page) for page in pages(prefect_server, "progress-tenant-grey")] == [0.0]
     assert ended(told, "undone") == ["FAILED Undone"] and "it is taken" in told["undone"]["states"][0]["message"]
 
 
@@ -77,6 +78,30 @@ def test_an_outage_is_borne_in_the_run_or_left_to_the_next(told):
     assert ended(told, "long_outage") == ["FAILED ToBeCompleted", "COMPLETED Ready"]
     assert "no answer" in told["long_outage"]["states"][0]["message"]
     assert ended(told, "record_unread") == ["FAILED ToBeCompleted"]
+
+
+def test_a_request_for_a_tenant_that_is_not_apart(told):
+    """The run fails by a name of its own: the receiver does not try it again, and the event tells of it."""
+    assert ended(told, "held") == ["FAILED NotIsolated"] and "Reached: open" in told["held"]["states"][0]["message"]
+    assert [event["payload"]["state"] for event in told["held"]["events"]] == ["held"]
+
+
+def test_an_operator_onboards_by_the_flow(told, prefect_server):
+    """`onboard-tenant` itself: a look, a tenant, the same by its record, a takeover; named for the tenant."""
+    assert ended(told, "operator") == [
+        "COMPLETED Planned", "COMPLETED Ready", "COMPLETED Ready", "FAILED Refused", "COMPLETED Ready", "FAILED Failed",
+    ]  # fmt: skip
+    case = told["operator"]
+    assert "already" in case["states"][2]["message"] and "a company of this name exists" in case["states"][3]["message"]
+    assert "neither the site file nor a record" in case["states"][5]["message"]
+    assert case["held"] == ["mint", "mint", "sand", "sand"]  # a look takes no lease, nor does what is not known
+    assert [event["event"].rsplit(".")[-1] for event in case["events"]] == ["ready", "ready", "failed", "ready"]
+    names = [
+        httpx.get(f"{prefect_server.url}/flow_runs/{run}", timeout=30).raise_for_status().json()["name"]
+        for run in case["runs"]
+    ]
+    assert names == ["tenant-mint-lab"] * 3 + ["tenant-sand-lab"] * 2 + ["tenant-nobody-lab"]
+    assert any("Hand-over" in page for page in pages(prefect_server, "tenant-sand"))
 
 
 def test_a_preview_says_what_would_be_done_and_changes_nothing(told):

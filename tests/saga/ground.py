@@ -1,4 +1,7 @@
-"""A small site on the lab with nothing but what tenants stand on: RKE2, certificates, storage and ClearML."""
+"""A small site on the lab with nothing but what tenants stand on: RKE2, certificates, storage and ClearML.
+
+Where its layout has machines with GPUs, those and their operator as well.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from stackwright.lab.sitefile import LAYERS
 
 KEPT = ("cert_manager", "storage", "clearml")
 LAYOUT = Layout(servers=1, workers=3, gpus=0)
+FULL_LAYOUT = Layout(servers=1, workers=3, gpus=2)
 SPEED = 60.0
 
 
@@ -25,8 +29,9 @@ def cut_down(document: dict[str, Any], poll_s: float = 0.1) -> dict[str, Any]:
     document["rke2"] |= {"allow_single_server": True, "poll_s": poll_s}
     document["validation"] = {"workload": True, "workload_timeout_s": 60}
     document.pop("backup", None)
+    kept = (*KEPT, "gpu_operator") if any("gpu" in node for node in document["nodes"]) else KEPT
     for layer in LAYERS:
-        on = layer in KEPT
+        on = layer in kept
         document["layers"][layer] = {**document["layers"].get(layer, {}), "enabled": on, "timeout_s": 60}
     document["layers"]["metallb"] = {"enabled": False}
     document["layers"]["storage"] |= {"replicas": 1}

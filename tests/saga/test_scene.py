@@ -9,8 +9,9 @@ import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from tests.kill.points import Point
-from tests.saga.ground import deployed
-from tests.saga.scene import SCENARIOS, Stage, fault_of, request, run_chain, steps_of, undisturbed
+from tests.saga.ground import FULL_LAYOUT, deployed
+from tests.saga.run import share_out
+from tests.saga.scene import ACTIONS, SCENARIOS, Stage, _named, fault_of, request, run_chain, steps_of, undisturbed
 
 PATCH = {"wire": "kube", "target": "system:admin:ConfigMap/stackwright/tenant-saga0001", "action": "patch"}
 LEASE = {"wire": "kube", "target": "system:admin:Lease/kube-system/stackwright-lab", "action": "patch"}
@@ -41,27 +42,44 @@ def test_a_point_strikes_the_tenant_that_it_is_aimed_at():
     assert not re.search(fault["match"]["action"], "tasks.dequeue x")
 
 
+def test_lists_of_random_ids_have_no_order():
+    """A chart sorts the queues' names, ids among them: two runs that differ in nothing else are equal."""
+    one, two = "0a" * 16, "ff" * 16
+    first = _named({"env": f"{one},default", "json": f'{{"{one}": {{"cpu": 1}}, "{two}": {{"cpu": 2}}, "x": 3}}'}, "t")
+    second = _named({"env": f"default,{two}", "json": f'{{"x": 3, "{one}": {{"cpu": 2}}, "{two}": {{"cpu": 1}}}}'}, "t")
+    assert first == second
+    assert _named([one, "default", two], "t") == _named(["default", one, two], "t")
+    assert _named({"json": f'{{"{one}": {{"cpu": 9}}}}'}, "t") != _named({"json": f'{{"{one}": {{"cpu": 1}}}}'}, "t")
+
+
 def test_a_request_is_the_same_each_time_it_is_sent():
     """Else a second start would be another request."""
     assert request("onboard", "saga0003") == request("onboard", "saga0003")
-    names, actions = ("saga0003", "saga0004"), ("onboard", "archive", "delete")
-    assert len({request(action, name).id for action in actions for name in names}) == 6
+    assert len({request(action, name).id for action in ACTIONS for name in ("saga0003", "saga0004")}) == 14
+
+
+def test_points_are_shared_out_by_what_there_is_to_kill():
+    """A long scenario gets more, a short one never none; without a count all of them."""
+    assert share_out(40, {"onboard": 60, "suspend": 2}) == {"onboard": 39, "suspend": 3}
+    assert share_out(None, {"onboard": 60, "suspend": 2}) == {"onboard": None, "suspend": None}
 
 
 @pytest.mark.lab
 @pytest.mark.slow
 def test_every_scenario_survives_a_few_kills(tmp_path):
     """A sample of `make saga-test`: on real wires, killed at three points of each, the ends are those of peace."""
-    with deployed(tmp_path) as rig, temporary_settings({PREFECT_API_URL: rig.server.url}):
+    with deployed(tmp_path, FULL_LAYOUT) as rig, temporary_settings({PREFECT_API_URL: rig.server.url}):
         before = dict(os.environ)
         os.environ.update(rig.environment)
         stage = Stage(rig)
         try:
-            stage.prepare(SCENARIOS[2])
+            stage.use_up(stage.prepare(SCENARIOS[2]))
+            known: list[Point] = []
             for scenario in SCENARIOS:
-                end = undisturbed(stage, scenario)
+                end = undisturbed(stage, scenario, known if scenario.refused else ())
+                known = known or [points[0] for points in end.steps]
                 points = [end.steps[len(end.steps) * part // 4][part - 1] for part in (1, 2, 3)]
-                outcome = run_chain(stage, scenario, points, end.end)
+                outcome = run_chain(stage, scenario, points, end)
                 assert outcome.killed and outcome.problems == [], scenario.name
         finally:
             stage.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from stackwright.domain.evidence import Evidence
 from stackwright.domain.tenant_objects import AGENT_RELEASE, GATEWAY_RELEASE
 from stackwright.domain.tenant_request import TenantRequest, WantedTenant
 from stackwright.domain.tenants import objects_of
@@ -40,10 +41,11 @@ class SagaSite(TenantSite):
         self.undo_fails: dict[str, list[Exception]] = {}
         self.moves: dict[str, Any] = {}
         self.keeps_companies = False
+        self.proofs: list[Evidence] = []
 
     @property
     def hands(self) -> Hands:
-        return Hands(self.take_back, self.moves)
+        return Hands(self.take_back, lambda *_: list(self.proofs), self.moves)
 
     def ask(self, asked: TenantRequest, **more: Any) -> Outcome:
         return carry_out(self.site, asked, self.lease, hands=self.hands, **more)

@@ -9,12 +9,26 @@ import pytest
 
 from stackwright.clients.kube import Kube
 from stackwright.clients.site import Site, SystemClock
-from stackwright.domain.spec import StackSpec
-from stackwright.domain.tenant_isolation import PROBE_PREFIX, Target, judge_network, judge_quota, read_probe
+from stackwright.domain.errors import FencedError
+from stackwright.domain.spec import StackSpec, Tenant
+from stackwright.domain.tenant_isolation import (
+    PROBE_PREFIX,
+    Target,
+    judge_network,
+    judge_quota,
+    probe_job,
+    read_probe,
+    spaces_to_ask,
+)
 from stackwright.domain.tenant_objects import limits, namespace, network, quota
+from stackwright.domain.tenant_record import TenantRecord
 from stackwright.lab.kube.alone import kube_alone
-from tasks.isolation import look_access, look_network, try_network
+from tasks.isolation import look_access, look_network, remove_probes, try_network
+from tasks.tenant_proof import prove_apart
+from tasks.tenant_register import write_record
 from tests.domain.layers.sites import lab_document
+from tests.tasks.layer_site import FakeLease
+from tests.tasks.tenant_site import TenantSite
 
 CLUSTER_WIDE = "rbac.authorization.k8s.io"
 
@@ -200,6 +214,47 @@ def test_rights_outside_the_namespace_are_found(ground, role, space, seen):
     assert found["isolation-account"][0] == "fail" and seen in found["isolation-account"][1]
 
 
+def test_rights_in_a_namespace_that_no_tenant_has_are_found_by_their_binding(ground):
+    """It is asked for because a RoleBinding there names the account, or a group of every account."""
+    for subject in (
+        {"kind": "ServiceAccount", "name": "default", "namespace": ground.red.namespace},
+        {"kind": "Group", "name": "system:serviceaccounts", "apiGroup": CLUSTER_WIDE},
+    ):
+        meta = {"name": "stray", "namespace": "cattle-system"}
+        role = {"apiGroup": CLUSTER_WIDE, "kind": "ClusterRole", "name": "edit"}
+        kind = {"apiVersion": f"{CLUSTER_WIDE}/v1", "kind": "RoleBinding"}
+        ground.kube.create({**kind, "metadata": meta, "subjects": [subject], "roleRef": role})
+        try:
+            found = verdicts(look_access(ground.site, ground.red))
+        finally:
+            ground.kube.delete(kind["apiVersion"], kind["kind"], "stray", "cattle-system")
+        assert found["isolation-account"][0] == "fail" and "in cattle-system" in found["isolation-account"][1]
+
+
+def test_of_many_tenants_a_few_are_asked_for_each_by_some():
+    """The questions do not grow with the number of pairs, and nobody is left out by all."""
+    tenants = [Tenant(name=f"t{number:02}", admin_email="a@b.example") for number in range(30)]
+    spaces = [one.namespace for one in tenants]
+    asked = [spaces_to_ask(one, "default", set(spaces) - {one.namespace}, ()) for one in tenants]
+    assert {len(found) for found in asked} == {8}
+    assert all(one.namespace not in found for one, found in zip(tenants, asked, strict=True))
+    assert set().union(*asked) >= set(spaces)
+
+
+def test_a_probe_that_a_dead_run_has_left_is_removed(ground):
+    """And nothing else of the namespace is."""
+    ground.kube.create(probe_job(ground.red, f"{PROBE_PREFIX}dead01", "lab/agent:1", (API,)))
+    own = probe_job(ground.red, "theirs", "lab/agent:1", (API,))
+    own["metadata"]["labels"] = {}
+    ground.kube.create(own)
+    try:
+        remove_probes(ground.site, ground.red)
+        left = [item["metadata"]["name"] for item in ground.kube.list("batch/v1", "Job", ground.red.namespace)]
+        assert left == ["theirs"]
+    finally:
+        ground.kube.delete("batch/v1", "Job", "theirs", ground.red.namespace)
+
+
 def test_rights_inside_the_namespace_are_its_own_matter(ground):
     drop = bind(ground, "own", "edit", space=ground.red.namespace)
     try:
@@ -228,6 +283,25 @@ def test_a_probe_that_dies_is_unknown_and_removed(ground):
         ground.cluster.do(lambda: ground.cluster.state.broken_images.discard("lab/agent:1"))
     assert {verdict for verdict, _ in found.values()} == {"unknown"}
     assert ground.kube.list("batch/v1", "Job", ground.red.namespace) == []
+
+
+def test_a_new_tenant_is_tried_by_everything_that_can_be_tried(ground, tmp_path, monkeypatch):
+    """The proof before `ready`: access, another tenant's key, the network; beside tenants at rest alone."""
+    monkeypatch.setattr("stackwright.domain.releases.SECRET_DIGEST_ROUNDS", 1)
+    place = TenantSite(tmp_path)
+    for name in ("blue", "red"):
+        place.bring(name)
+    site = dataclasses.replace(place.site, kube=lambda: ground.kube, clock=ground.site.clock)
+    half = ground.blue.model_copy(update={"name": "half", "admin_email": "admin@half.example"})
+    write_record(site, TenantRecord(site="lab", wanted=half, state="onboarding"), place.lease)
+    found = {check.id.split("/", 2)[2]: check for check in prove_apart(site, ground.red, place.lease)}
+    assert {name: check.verdict for name, check in found.items()} == {
+        "isolation-quota": "pass", "isolation-account": "pass", "isolation-system": "pass",
+        "isolation-network": "pass", "isolation-platform": "pass",
+        "isolation-queues/blue": "pass", "isolation-tasks/blue": "skipped",
+    }  # fmt: skip
+    with pytest.raises(FencedError):  # whoever has lost the lease starts no pod
+        prove_apart(site, ground.red, FakeLease(0))
 
 
 # --- what an outcome means -------------------------------------------------------------------------------------------

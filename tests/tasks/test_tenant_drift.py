@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from prefect.logging import disable_run_logger
@@ -19,7 +21,9 @@ from stackwright.domain.tenants import plan_tenant
 from stackwright.reports.tenants import tenant_states
 from tasks import tenant_drift
 from tasks.tenant_change import suspend_tenant
+from tasks.tenant_lease import TenantLease
 from tasks.tenant_register import write_record
+from tasks.validation import records_evidence
 from tests.tasks.life_site import LifeSite, ask
 
 SPACE = "clearml-red"
@@ -41,7 +45,7 @@ def place(tmp_path, monkeypatch):
     place.leases, place.events = [], []
 
     @asynccontextmanager
-    async def hold(site):
+    async def hold(site, *, tenant):
         place.leases.append(site.spec.site)
         yield place.lease
 
@@ -210,13 +214,53 @@ def test_a_request_that_came_while_the_lease_was_waited_for_goes_first(place, mo
     before = list(place.helm.journal)
 
     @asynccontextmanager
-    async def hold(site):
+    async def hold(site, *, tenant):
         write_record(place.site, place.record().model_copy(update={"state": "archiving"}), place.lease)
         yield place.lease
 
     monkeypatch.setattr(tenant_drift, "hold_tenant_lease", hold)
     night = run(place)
     assert kinds(night) == {"network": False} and place.helm.journal == before and place.events == []
+
+
+def test_a_repair_that_is_cancelled_ends_before_its_run_does(place, monkeypatch):
+    """The work stops at its next look at the lease, and only then the lease is given back: nothing goes on unseen."""
+    REPAIRED["network"](place)
+    begun, go, told = threading.Event(), threading.Event(), []
+
+    def repair(site, tenant, lease):
+        begun.set()
+        assert go.wait(20)
+        told.append("at the lease")
+        lease.check()
+        told.append("went on")
+
+    class Stoppable(TenantLease):
+        def __init__(self):
+            super().__init__(SimpleNamespace(name="lab"), place.lease)
+
+    @asynccontextmanager
+    async def holding(site, *, tenant):
+        try:
+            yield Stoppable()
+        finally:
+            told.append("given back")
+
+    monkeypatch.setattr(tenant_drift, "hold_tenant_lease", holding)
+    monkeypatch.setattr(tenant_drift, "repair_tenant", repair)
+
+    async def night():
+        run = asyncio.create_task(tenant_drift.repair_one(place.site, "red"))
+        await asyncio.to_thread(begun.wait, 20)
+        run.cancel()
+        await asyncio.sleep(0)
+        go.set()
+        with pytest.raises(asyncio.CancelledError):
+            await run
+
+    with disable_run_logger():
+        asyncio.run(night())
+    assert told == ["at the lease", "given back"]
 
 
 def test_a_repair_that_fails_is_unknown_and_stops_no_other(place):
@@ -329,6 +373,18 @@ def test_an_archived_tenant_is_on_the_page_with_what_is_kept(place):
     states = tenant_states(place.spec, night.seen, night.findings, night.records, night.evidence)
     red = next(state for state in states if state.name == "red")
     assert red.state == "archived" and red.tone == "skipped" and red.kept == ("volume data 100Gi",) and red.meters == ()
+
+
+def test_a_held_tenant_is_on_the_page_with_its_reason_and_left_alone(place):
+    """Nobody brings its agent back by a repair: it is not looked at, and the page says why it is held."""
+    held = place.record().model_copy(update={"state": "held", "reason": "blue was reached"})
+    write_record(place.site, held, place.lease)
+    REPAIRED["network"](place)
+    night = run(place)
+    states = tenant_states(place.spec, night.seen, night.findings, night.records, night.evidence)
+    red = next(state for state in states if state.name == "red")
+    assert (red.state, red.tone, red.reason) == ("held", "fail", "blue was reached") and night.findings == ()
+    assert records_evidence(place.site, night.records).verdict == "fail"
 
 
 def test_no_step_of_onboarding_is_without_a_rule(place):

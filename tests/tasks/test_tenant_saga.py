@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -16,9 +18,14 @@ from stackwright.domain.errors import (
     GateTimeoutError,
     StackError,
 )
+from stackwright.domain.evidence import Evidence
 from stackwright.domain.spec import Quota
-from tasks import tenant_saga
-from tasks.tenant_register import read_record, write_record
+from stackwright.domain.tenant_change import ChangeFacts
+from stackwright.domain.tenant_saga import outcome_markdown
+from tasks import tenant_change, tenant_saga
+from tasks.tenant_change import change_tenant
+from tasks.tenant_hands import Hands
+from tasks.tenant_register import read_record, read_records, write_record
 from tasks.tenant_saga import preview
 from tests.tasks.layer_site import FakeLease
 from tests.tasks.saga_site import SagaSite, request, wanted
@@ -57,7 +64,7 @@ def test_a_tenant_is_onboarded_proved_and_handed_over(place):
     assert outcome.sentence == "completed: tenant green is ready in namespace clearml-green"
     kept = record(place)
     assert (kept.state, kept.doing, kept.adopted) == ("ready", None, ())
-    assert outcome.done == (*FORWARD, "smoke") and kept.begun == BEGUN
+    assert outcome.done == (*FORWARD, "smoke", "isolation") and kept.begun == BEGUN
     assert [done.outcome for done in kept.handled] == [outcome.sentence]
     hand = kept.hand_over
     assert (hand.credentials_block, hand.queues) == ("clearml-tenant-green", ("default",))
@@ -180,6 +187,129 @@ def test_gpus_are_not_promised_twice_at_the_same_time(place, monkeypatch):
     assert outcome.verdict == "refused" and "promised more GPUs" in outcome.text and record(place) is None
 
 
+def left(place) -> int:
+    """GPUs that nobody was promised yet."""
+    return sum(node.gpu.count for node in place.spec.gpu_nodes) - sum(one.quota.gpus for one in place.spec.tenants)
+
+
+def with_changes(place, monkeypatch, meanwhile=lambda: None):
+    """Let changes be carried out for real; `meanwhile` happens after a change's first look, once."""
+    place.moves = {"change": change_tenant}
+    waiting = [meanwhile]
+
+    def look(*_):
+        waiting.pop()() if waiting else None
+        return ChangeFacts()
+
+    monkeypatch.setattr(tenant_saga, "read_change_facts", look)
+
+
+def more_gpus(place, number=3, count=None):
+    changed = wanted().quota.model_dump() | {"gpus": left(place) if count is None else count}
+    return request(number, "change", changes={"quota": changed})
+
+
+def newcomer(place):
+    return request(2, name="lime", wanted=wanted("lime", quota=Quota(gpus=left(place))))
+
+
+def test_a_change_claims_its_gpus_before_it_acts(place, monkeypatch):
+    """A tenant that is asked for while the change is carried out finds them taken."""
+    outcomes = []
+    settle = tenant_change.settle
+
+    def settle_slowly(site, tenant, lease):
+        outcomes.append(place.ask(newcomer(place)))
+        settle(site, tenant, lease)
+
+    with_changes(place, monkeypatch)
+    place.ask(request())
+    monkeypatch.setattr(tenant_change, "settle", settle_slowly)
+    assert place.ask(more_gpus(place)).good
+    assert outcomes[0].verdict == "refused" and "promised more GPUs" in outcomes[0].text
+    assert record(place).wanted.quota.gpus == left(place) and record(place).changing_to is None
+
+
+def test_a_change_says_what_it_changed_and_what_is_handed_over_now(place, monkeypatch):
+    """The page shows the change; the hand-over names the queues that the tenant has from now on."""
+    with_changes(place, monkeypatch)
+    place.ask(request())
+    outcome = place.ask(request(3, "change", changes={"queues": [{"name": "default"}, {"name": "other"}]}))
+    assert outcome.text == "tenant green is ready; changed: queues"
+    assert record(place).hand_over.queues == ("default", "other")
+    again = place.ask(request(4, "change", changes={"queues": [{"name": "default"}, {"name": "other"}]}))
+    assert again.text.endswith("changed: nothing")
+
+
+def test_a_change_finds_what_an_onboarding_has_claimed(place, monkeypatch):
+    """Between the change's first look and its claim another tenant took them: it is refused and changes nothing."""
+    outcomes = []
+    with_changes(place, monkeypatch, lambda: outcomes.append(place.ask(newcomer(place))))
+    place.ask(request())
+    before = record(place)
+    outcome = place.ask(more_gpus(place))
+    assert outcomes[0].good
+    assert outcome.verdict == "refused" and "promised more GPUs" in outcome.text
+    kept = record(place)
+    assert (kept.state, kept.wanted, kept.changing_to, kept.doing) == ("ready", before.wanted, None, None)
+
+
+def test_gpus_that_a_change_gives_away_are_free_once_it_has_ended(place, monkeypatch):
+    """Until then it may still go back to what it was."""
+    with_changes(place, monkeypatch)
+    place.ask(request(wanted=wanted(quota=Quota(gpus=left(place)))))
+    settle, outcomes = tenant_change.settle, []
+
+    def fail_once(site, tenant, lease):
+        if not outcomes:
+            outcomes.append(place.ask(newcomer(place)))
+            raise REFUSALS["conflict"]
+        settle(site, tenant, lease)
+
+    monkeypatch.setattr(tenant_change, "settle", fail_once)
+    assert place.ask(more_gpus(place, count=0)).verdict == "refused"
+    assert outcomes[0].verdict == "refused" and record(place).wanted.quota.gpus == left(place)
+    assert place.ask(more_gpus(place, 4, count=0)).good
+    assert place.ask(newcomer(place).model_copy(update={"id": "5" * 32})).good
+
+
+@pytest.mark.parametrize("turn", range(4))
+def test_a_change_and_an_onboarding_at_once_never_get_the_same_gpus(place, monkeypatch, turn):
+    """In two threads of one process, whoever is first: one of them gets the GPUs, the other one is refused."""
+    together = threading.Barrier(2, timeout=30)
+    with_changes(place, monkeypatch, together.wait)
+    place.ask(request())
+    look = tenant_saga.look_for_bringing
+
+    def look_together(site, tenant, lease):
+        found = look(site, tenant, lease)
+        if tenant.name == "lime":
+            together.wait()
+        return found
+
+    monkeypatch.setattr(tenant_saga, "look_for_bringing", look_together)
+    asked = [more_gpus(place), newcomer(place)]
+    with ThreadPoolExecutor(2) as pool:
+        outcomes = list(pool.map(place.ask, asked if turn % 2 else asked[::-1]))
+    assert sorted(outcome.verdict for outcome in outcomes) == ["completed", "refused"], outcomes
+    promised = sum(one.wanted.quota.gpus for one in read_records(place.site) if one.state == "ready")
+    assert promised == left(place)
+
+
+def test_an_archive_that_is_refused_finds_its_gpus_again(place):
+    """Until a tenant is archived its share is its own: the archive may still be refused, and lead back."""
+    place.ask(request(wanted=wanted(quota=Quota(gpus=left(place)))))
+    outcomes = []
+
+    def refuse(*_):
+        outcomes.append(place.ask(newcomer(place)))
+        raise REFUSALS["conflict"]
+
+    place.moves = {"archive": refuse}
+    assert place.ask(request(3, "archive")).verdict == "refused" and record(place).state == "ready"
+    assert outcomes[0].verdict == "refused" and "promised more GPUs" in outcomes[0].text
+
+
 def test_a_tenant_that_exists_is_not_made_otherwise(place):
     """Other wishes under a name that is taken are refused and noted; the tenant stays as it is."""
     place.ask(request())
@@ -226,6 +356,102 @@ def test_another_owners_namespace_refuses_even_an_operator(place):
 
 def system(place):
     return place.server.client("SYSTEMKEY", place.secrets.read("api-key", "clearml-supervisor")["secret_key"])
+
+
+# --- apart from others, or not ready --------------------------------------------------------------------------------
+
+
+def check(verdict, what="network"):
+    return Evidence(f"tenant/isolation-{what}", f"Title of {what}", verdict, "wanted", "as seen", "5.8.2", "now")
+
+
+def test_what_was_proved_and_what_could_not_be_tried_is_handed_over(place):
+    """Ready says what it stands on."""
+    place.proofs = [check("pass"), check("skipped", "tasks")]
+    outcome = place.ask(request())
+    hand = record(place).hand_over
+    assert hand.proved == ("Title of network: as seen",) and hand.not_proved == ("Title of tasks: as seen",)
+    page = outcome_markdown(outcome)
+    assert "- Title of network: as seen" in page and "- not tried: Title of tasks" in page
+
+
+def test_where_no_pod_may_be_started_the_network_is_said_to_be_unproved(tmp_path):
+    place = SagaSite(tmp_path, validation={"workload": False})
+    assert place.ask(request()).good
+    assert any("no pod may be started" in line for line in record(place).hand_over.not_proved)
+
+
+def test_a_tenant_that_is_not_apart_is_held_and_nothing_of_it_runs(place):
+    """Not ready, no hand-over, no agent, no gateway; account, namespace and key pair stay, and nothing is undone."""
+    place.proofs = [check("fail"), check("pass", "queues")]
+    outcome = place.ask(request())
+    assert outcome.verdict == "held" and "Title of network: as seen" in outcome.text and "queues" not in outcome.text
+    assert outcome.event == "stackwright.tenant.failed"
+    kept = record(place)
+    assert (kept.state, kept.doing, kept.hand_over, kept.begun) == ("held", None, None, BEGUN)
+    assert {"uninstall clearml-green/clearml-app-gateway", "uninstall clearml-green/clearml-enterprise-agent"} <= set(
+        place.helm.journal
+    )
+    assert place.undone == [] and [company.name for company in place.server.companies] == ["green"]
+    assert place.ask(request()).sentence == outcome.sentence  # answered, not tried again
+
+
+def test_a_held_tenant_becomes_ready_once_it_is_proved(place):
+    """Asked for again as it was, it goes on; what was begun before it was held can still be undone."""
+    place.proofs = [check("fail")]
+    place.ask(request())
+    assert place.ask(request(2)).verdict == "held"
+    place.proofs = [check("pass")]
+    outcome = place.ask(request(3))
+    assert outcome.good and {"agent", "gateway"} <= set(outcome.done)
+    assert (record(place).state, record(place).begun) == ("ready", BEGUN)
+    assert place.server.journal.count("create_company green") == 1
+
+
+def test_a_held_tenant_is_not_made_otherwise_and_may_leave(place):
+    """Other wishes are refused; an archive that is refused leads back to held; and its GPUs are still its own."""
+    place.proofs = [check("fail")]
+    place.ask(request(wanted=wanted(quota=Quota(gpus=left(place)))))
+    place.proofs = []
+    assert "asked for otherwise" in place.ask(request(2)).text
+    assert "promised more GPUs" in place.ask(newcomer(place)).text
+    told = moves(place, [REFUSALS["conflict"]])
+    assert place.ask(request(3, "resume")).verdict == "refused"
+    assert place.ask(request(4, "archive")).verdict == "refused" and record(place).state == "held"
+    told.clear()
+    moves(place)
+    assert place.ask(request(5, "archive")).good and record(place).state == "archived"
+
+
+@pytest.mark.parametrize(("most", "order"), [(1, ["job", "proof"]), (2, ["proof", "job"])])
+def test_the_proof_waits_for_the_job_where_the_quota_has_no_room_for_both(place, monkeypatch, most, order):
+    """A job that takes the whole quota would be refused while the pod that tries the network runs."""
+    told, tried = [], threading.Event()
+
+    def job(*_):
+        assert most == 1 or tried.wait(20)
+        told.append("job")
+        return "task"
+
+    def prove(*_):
+        told.append("proof")
+        tried.set()
+        return []
+
+    monkeypatch.setattr(tenant_saga, "run_smoke", job)
+    monkeypatch.setattr(SagaSite, "hands", property(lambda self: Hands(self.take_back, prove, self.moves)))
+    assert place.ask(request(wanted=wanted(queues=({"name": "default", "max_pods": most},)))).good
+    assert told == order
+
+
+def test_what_cannot_be_read_is_not_called_ready(place):
+    """Unknown is not proved: it is to be completed, and the next start tries it again."""
+    place.proofs = [check("unknown")]
+    outcome = place.ask(request())
+    assert outcome.verdict == "to be completed" and outcome.later.transient and "as seen" in outcome.text
+    assert record(place).state == "onboarding" and record(place).hand_over is None
+    place.proofs = [check("pass")]
+    assert place.ask(request()).good and len(place.server.tasks[place.server.companies[0].id]) == 1
 
 
 # --- refused half-way: undone ----------------------------------------------------------------------------------------

@@ -103,6 +103,7 @@ def test_a_good_platform_passes_every_check(place):
     elsewhere = {
         *(check.id for check in work_platform.CHECKS),
         "tenant/last-work",
+        "tenant/records",
         *(f"tenant/isolation-{name}" for name in ("network", "platform", "quota", "account")),
     }
     assert looked_at == {check.id for check in CATALOGUE} - elsewhere
@@ -249,14 +250,32 @@ def test_tenants_that_were_asked_for_are_looked_at_while_they_are_at_rest(place,
     seen = {}
     for state in ("ready", "suspended", "changing", "archived"):
         monkeypatch.setattr(validation, "read_records", lambda site, s=state: (record.model_copy(update={"state": s}),))
-        seen[state] = "asked" in [tenant.name for tenant in validation.with_asked(place.site).spec.tenants]
+        whole, (evidence,) = validation.with_asked(place.site)
+        seen[state] = "asked" in [tenant.name for tenant in whole.spec.tenants]
+        assert (evidence.id, evidence.verdict) == ("tenant/records", "pass")
     assert seen == {"ready": True, "suspended": True, "changing": False, "archived": False}
 
     def down(site):
         raise ApiUnavailableError("no answer", where="api")
 
     monkeypatch.setattr(validation, "read_records", down)
-    assert validation.with_asked(place.site) is place.site
+    whole, (evidence,) = validation.with_asked(place.site)
+    assert whole is place.site
+    assert (evidence.verdict, evidence.must, evidence.seen) == ("unknown", True, "no answer")
+
+
+def test_a_tenant_that_is_held_fails_the_site(place, monkeypatch):
+    """It is not apart from others: the platform has to be mended, and nothing else would say so."""
+    record = TenantRecord(site="lab", wanted=place.tenant("red"), state="held")
+    monkeypatch.setattr(validation, "read_records", lambda site: (record,))
+    _, (evidence,) = validation.with_asked(place.site)
+    assert (evidence.verdict, evidence.seen) == ("fail", "held, for it is not apart from others: red")
+
+
+def test_without_clearml_no_record_is_asked_for(tmp_path, monkeypatch):
+    place = TenantSite(tmp_path, layers={"clearml": {"enabled": False}}, tenants=[])
+    monkeypatch.setattr(validation, "read_records", None)
+    assert validation.with_asked(place.site) == (place.site, [])
 
 
 def test_nothing_is_asked_of_a_suspended_tenant(place):

@@ -18,7 +18,7 @@ import pytest
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Running
-from sqlalchemy import text
+from sqlalchemy import inspect, text
 
 from stackwright.domain.tenant_request import Action, TenantRequest, WantedTenant
 from stackwright.webhooks.dispatcher import Dispatcher, judge
@@ -38,6 +38,10 @@ def ask(tenant: str, action: Action = "onboard", key: str = "") -> Order:
         id=uuid.uuid4().hex, site="lab", tenant=tenant, action=action, caller="portal", wanted=wanted
     )
     return Order(request, key or request.id, "d" * 64)
+
+
+def undone(tenant: str) -> dict[str, str]:
+    return {"name": "Undone"} if tenant == "gone" else {}
 
 
 def anything(_: object) -> None:
@@ -202,16 +206,51 @@ def test_a_store_that_others_may_read_is_refused(tmp_path: Path) -> None:
         asyncio.run(open_store(f"sqlite:///{tmp_path / 'requests.db'}"))
 
 
-def test_another_releases_store_is_refused(address: str) -> None:
+@pytest.mark.parametrize(("version", "whose"), [(99, "a newer"), (0, "an older")])
+def test_another_releases_store_is_refused(address: str, version: int, whose: str) -> None:
+    """Before anything in it is touched: a table that it has not is not made."""
+
     async def run() -> None:
         async with opened(address) as store, store._begin() as db:
-            await db.execute(text("UPDATE webhook_gate SET value = 99 WHERE name = 'schema'"))
+            await db.execute(text(f"UPDATE webhook_gate SET value = {version} WHERE name = 'schema'"))  # noqa: S608
+            await db.execute(text("DROP TABLE webhook_signatures"))
         try:
-            with pytest.raises(StoreUnavailableError, match="another release"):
+            with pytest.raises(StoreUnavailableError, match=f"{whose} release.*schema 1.*nothing was changed"):
                 await open_store(address)
+            async with opened_raw(address) as db:
+                assert not await db.run_sync(lambda sync: inspect(sync).has_table("webhook_signatures"))
         finally:
             async with opened_raw(address) as db:
                 await db.execute(text("UPDATE webhook_gate SET value = 1 WHERE name = 'schema'"))
+
+    asyncio.run(run())
+
+
+def test_what_ended_long_ago_is_forgotten(address: str) -> None:
+    """With its idempotency key; but never what is open, nor the last request of a tenant that is there."""
+
+    async def run() -> None:
+        async with opened(address) as store:
+            desk = Desk(store)
+            first = ask("green", key="first-key")
+            await desk.accept(first, ask("green", "suspend"), ask("open"), ask("gone"), ask("left", "onboard"))
+            for _ in range(2):
+                await desk.dispatcher.turn()
+                for tenant in ("green", "gone", "left"):
+                    if desk.runs.of(tenant) and desk.runs.runs[desk.runs.of(tenant)[-1]].state == "SCHEDULED":
+                        await desk.end(tenant, "FAILED" if tenant == "gone" else "COMPLETED", **undone(tenant))
+            assert await store.purge(desk.now) == 0  # ended now, not before
+            desk.now += 10
+            await desk.accept(ask("left", "archive"))
+            assert await store.purge(desk.now, limit=1) == 1 and await store.purge(desk.now) == 2
+            assert await store.purge(desk.now) == 0
+            kept = {tenant: [entry.request.action for entry in await store.history("lab", tenant, 9)]
+                    for tenant in ("green", "open", "gone", "left")}  # fmt: skip
+            assert kept == {"green": ["suspend"], "open": ["onboard"], "gone": [], "left": ["archive"]}
+            claims = {claim.name: claim.state for claim in await store.claims(["lab"])}
+            assert claims == {"green": "suspended", "open": "requested", "left": "ready"}
+            again = (await desk.accept(Order(ask("green").request, "first-key", "e" * 64)))[0]
+            assert again.state == "accepted"  # its key is as good as new
 
     asyncio.run(run())
 
@@ -436,6 +475,7 @@ NOW = datetime.fromtimestamp(T0, UTC)
         ("COMPLETED", "Ready", 1, "ended", "completed"),
         ("FAILED", "Failed", 1, "again", "failed"),
         ("FAILED", "Undone", 1, "ended", "undone"),
+        ("FAILED", "NotIsolated", 1, "ended", "held"),
         ("FAILED", "ToBeCompleted", 1, "again", "to be completed"),
         ("COMPLETED", "Refused", 1, "ended", "refused"),
         ("CANCELLED", "Cancelled", 1, "ended", "cancelled"),

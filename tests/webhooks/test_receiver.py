@@ -32,6 +32,24 @@ def headers_of(receiver: Receiver, body: bytes, key: str, key_id: str = KEY_ID, 
     return {**signed, "Content-Type": "application/json"}
 
 
+def test_a_receiver_forgets_by_itself_what_it_need_not_know_any_more(tmp_path: Path) -> None:
+    """At its start and every hour; a tenant that is there keeps its last request."""
+    place = Receiver(tmp_path, retention_days=2)
+    with place.running():
+        place.onboard()
+        place.wait("green", "ended")
+        place.send("PATCH", f"{URL}/{SITE}/green", {"action": "suspend"})
+        place.wait("green", "ended")
+        assert len(place.tenant()["requests"]) == 2
+    place.clock.ahead_s += 3 * 86400
+    with place.running():
+        deadline = time.monotonic() + 10
+        while len(found := place.tenant()["requests"]) == 2:
+            assert time.monotonic() < deadline
+        assert [request["action"] for request in found] == ["suspend"]
+        assert "stackwright_webhooks_purged_total 1.0" in place.client.get("/metrics").text
+
+
 # --- the way of a request --------------------------------------------------------------------------------------------
 
 
@@ -93,6 +111,20 @@ def test_an_onboarding_that_failed_may_be_asked_for_again(receiver: Receiver, st
     found = receiver.wait("green", "ended")
     assert found["hand_over"] is None and found["requests"][0]["message"] == "the quota cannot be met"
     assert found["requests"][0]["outcome"] == name.lower()
+    assert receiver.onboard().status_code == 202
+
+
+def test_a_tenant_that_is_held_is_not_handed_over_and_may_be_asked_for_again(receiver: Receiver) -> None:
+    """It is made, and not apart from others: it keeps its name and its share, and its caller may try once more."""
+    receiver.runs.ends_as = None
+    receiver.onboard()
+    receiver.wait("green", "dispatched")
+    receiver.runs.put(receiver.runs.of("green")[0], "FAILED", "NotIsolated", "blue was reached")
+    found = receiver.wait("green", "ended")
+    assert (found["state"], found["hand_over"]) == ("held", None)
+    assert found["requests"][0]["outcome"] == "held" and found["requests"][0]["message"] == "blue was reached"
+    other = receiver.send("POST", URL, order(admin_email="other@green.example"), caller="other")
+    assert other.status_code == 409
     assert receiver.onboard().status_code == 202
 
 

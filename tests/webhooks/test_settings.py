@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,3 +50,25 @@ def test_the_environment_names_the_store(tmp_path: Path, monkeypatch: pytest.Mon
     assert store_url(settings, tmp_path) == f"sqlite:///{tmp_path}/requests.db"
     monkeypatch.setenv("STACKWRIGHT_WEBHOOKS_STORE", "postgresql://user:pw@db/stack")
     assert store_url(settings, tmp_path) == "postgresql://user:pw@db/stack"
+
+
+@pytest.mark.parametrize(
+    ("store", "says"),
+    [
+        ("sqlite:////proc/none/requests.db", "the store cannot be made"),
+        ("postgresql://stack:hunter2@127.0.0.1:1/stack", "the store does not answer"),
+        ("hunter2 is no address", "not a store's address"),
+    ],
+)
+def test_a_receiver_whose_store_cannot_be_opened_says_so(tmp_path: Path, store: str, says: str) -> None:
+    """In one line, with the exit code of our errors; no traceback, no password, and it does not listen."""
+    file = tmp_path / "webhooks.yaml"
+    file.write_text(GOOD)
+    env = {
+        **os.environ, "STACKWRIGHT_WEBHOOKS": str(file), "STACKWRIGHT_WEBHOOKS_STORE": store,
+        "PREFECT_API_URL": "http://127.0.0.1:1/api", "STACKWRIGHT_STATE": str(tmp_path / "state"),
+    }  # fmt: skip
+    argv = [sys.executable, "-m", "stackwright.cli", "webhooks", "serve", "--port", "0"]
+    done = subprocess.run(argv, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1 and says in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr and "hunter2" not in done.stderr

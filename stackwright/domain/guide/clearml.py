@@ -227,7 +227,7 @@ VALIDATION = rows(
     ("validate-quotas", "Resource Configuration", "Hierarchies, spill-over and quotas of resources.",
      (Tenant("quota"), Check("tenant/quota"), Tenant("policy"), Field("tenants[].policy"),
       Rule("policy beyond the quota"), Check("workload/quota"), Check("workload/spill-over"),
-      Check("tenant/waiting"))),
+      Check("tenant/waiting"), Check("tenant/records"))),
 )  # fmt: skip
 
 CLEARML: tuple[Requirement, ...] = (*PREPARATION, *SERVER, *AGENT, *GATEWAY, *VALIDATION)

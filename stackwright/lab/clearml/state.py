@@ -270,7 +270,11 @@ class ClearmlState:
         users = sorted(self.accounts.values(), key=lambda account: (names[account.company], account.email))
         return {
             "companies": {
-                company.name: {"active": company.active, "defaults": company.defaults, "settings": company.settings}
+                company.name: {
+                    "active": company.active,
+                    "defaults": company.defaults,
+                    "settings": hashed(company.settings),
+                }
                 for company in sorted(self.companies.values(), key=lambda item: item.name)
             },
             "users": [
@@ -285,7 +289,9 @@ class ClearmlState:
                 for user in users
             ],
             "queues": self._by_company("queues", names, lambda doc: doc["name"]),
-            "policies": self._by_company("policies", names, lambda doc: f"{doc['name']} {doc['limit']:g}"),
+            "policies": self._by_company("policies", names, _policy_line),
+            "resources": {names[company]: _resource_lines(store["live"]) for company, store in self.resources.items()},
+            "policy managers": sorted(names[company] for company in self.policy_manager),
             "projects": self._by_company("projects", names, lambda doc: doc["name"]),
             "workers": _grouped(
                 (names[w.company], f"{w.id} {self._queue_names(w.queues)}") for w in self.workers.values()
@@ -306,6 +312,20 @@ def _grouped(pairs: Iterator[tuple[str, str]]) -> Doc:
     for name, value in pairs:
         found.setdefault(name, []).append(value)
     return {name: sorted(values) for name, values in sorted(found.items())}
+
+
+def _policy_line(doc: Doc) -> str:
+    links = len(doc["profile_links"])
+    return f"{doc['name']} reservation {doc['reservation']:g} limit {doc['limit']:g} links {links}"
+
+
+def _resource_lines(live: Doc) -> list[str]:
+    names = {pool["id"]: pool["name"] for pool in live["pools"]}
+    pools = [f"pool {pool['name']} {pool['resources']:g}" for pool in live["pools"]]
+    for profile in live["profiles"]:
+        linked = ">".join(names[link["pool"]] for link in profile["pool_links"])
+        pools.append(f"profile {profile['name']} {profile['profile_cost']:g} {linked}")
+    return pools
 
 
 def hashed(tree: Any, name: str = "") -> Any:
