@@ -8,17 +8,19 @@ from prefect.client.schemas.objects import State
 from blocks.site import load_site
 from stackwright.domain.deploy import plan_deploy
 from tasks.common import in_thread
+from tasks.outcome import explained
 from tasks.parameters import SiteName
 from tasks.publish import publish_plan, publish_report
 from tasks.stack import read_stack
 
 
 @flow(name="plan-stack", flow_run_name="plan-{site}")
+@explained
 async def plan_stack(site: SiteName) -> State:
     """Look at the whole site and publish the plan: steps, effects, guide sections, hash. Changes nothing.
 
     Args:
-        site: Name of the site: its file in deployments/sites, without .yaml.
+        site: The site, by the name of its file in deployments/sites. Not there: `stackwright setup` offers new ones.
     """
     spec, place = await in_thread(load_site, site)
     plan = plan_deploy(spec, await read_stack(place))

@@ -9,12 +9,14 @@ from blocks.site import load_site
 from stackwright.domain.tenant_request import TenantRequest
 from tasks.clearml_limit import clearml_slot
 from tasks.common import in_thread
+from tasks.outcome import explained
 from tasks.parameters import SiteName
 from tasks.tenant_lease import hold_tenant_lease
 from tasks.tenant_request import carry_out_request, publish_outcome
 
 
 @flow(name="tenant-request", flow_run_name="{request.action}-{request.tenant}-{site}")
+@explained
 async def tenant_request(site: SiteName, request: TenantRequest) -> State:
     """Onboard, change, suspend, resume, rotate, archive or delete one tenant that is not in the site file.
 
@@ -23,7 +25,7 @@ async def tenant_request(site: SiteName, request: TenantRequest) -> State:
     Guide: 5.7.2, 5.8, 5.9.
 
     Args:
-        site: Name of the site: its file in deployments/sites, without .yaml.
+        site: The site, by the name of its file in deployments/sites. Not there: `stackwright setup` offers new ones.
         request: What is asked for, with the id by which it is known everywhere. The receiver fills it in.
     """
     _, place = await in_thread(load_site, site)

@@ -11,7 +11,6 @@ from stackwright.reports.tenants import TenantState
 
 MARKS = {"pass": "✅ pass", "fail": "❌ fail", "unknown": "❔ unknown", "skipped": "⏭️ skipped"}
 STATE_MARKS = {"pass": "✅", "fail": "❌", "unknown": "❔", "skipped": "⏸️"}
-APPROVAL_STEPS = 24  # of one effect, shown in the approval form
 VERDICT_MARKS = {"ok": "✅", "failed": "❌", "unknown": "❔", "planned": "📝"}
 
 
@@ -42,18 +41,6 @@ def report_markdown(report: DeployReport) -> str:
 def plan_markdown(plan: Plan) -> str:
     """Return a plan to be read before it is approved: its hash, the worst effect, every step."""
     return f"# Plan {plan.hash} for {plan.site}\n\n{_plan_body(plan)}\n"
-
-
-def approval_markdown(plan: Plan) -> str:
-    """Return a plan as narrow as a form: its hash, notes, and the steps by effect, the worst first."""
-    lines = [f"**{len(plan.steps)} step(s), worst effect: {plan.worst.label}, hash `{plan.hash}`.**", ""]
-    lines += [f"- {note}" for note in plan.notes]
-    for effect in sorted({step.effect for step in plan.steps}, reverse=True):
-        steps = [step for step in plan.steps if step.effect is effect]
-        shown = ", ".join(f"`{step.id}`" for step in steps[:APPROVAL_STEPS])
-        more = f" and {len(steps) - APPROVAL_STEPS} more" if len(steps) > APPROVAL_STEPS else ""
-        lines += ["", f"**{effect.label}** ({len(steps)}): {shown}{more}"]
-    return "\n".join([*lines, "", f"What each step does is in the artifact `plan-{plan.site}` of this run."]) + "\n"
 
 
 def evidence_markdown(evidence: Iterable[Evidence]) -> str:

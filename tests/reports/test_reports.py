@@ -13,7 +13,7 @@ import pytest
 from stackwright.domain.plan import Effect, Plan, Step
 from stackwright.reports.html import MOST_BARS, duration, plot_times, report_html
 from stackwright.reports.markdown import (
-    approval_markdown,
+
     evidence_markdown,
     plan_markdown,
     report_markdown,
@@ -237,13 +237,13 @@ def test_the_approval_form_is_narrow_and_says_the_worst_first():
         Step(f"upgrade/s{i}/x", f"s{i}", "does it", effect, "5.2", "seen") for i, effect in enumerate(effects)
     )
     plan = Plan("north", steps, ("From here to there.",))
-    text = approval_markdown(plan)
+    text = approval_markdown(plan, "2026-11-27 10:00 UTC")
     assert plan.hash in text and "- From here to there." in text and "plan-north" in text
     assert text.index("**etcd member down** (1): `upgrade/s1/x`") < text.index(
         "**file** (2): `upgrade/s0/x`, `upgrade/s2/x`"
     )
     many = Plan("north", tuple(Step(f"a/{i}/x", str(i), "", Effect.FILE, "", "") for i in range(100)))
-    assert "and 76 more" in approval_markdown(many)
+    assert "and 76 more" in approval_markdown(many, "2026-11-27 10:00 UTC")
 
 
 def states():
