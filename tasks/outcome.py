@@ -46,7 +46,7 @@ def explained(work: Callable[P, Awaitable[State]]) -> Callable[P, Coroutine[Any,
 
     The error itself goes along in the state: the shell prints it and chooses its exit code by it.
     """
-    signature = inspect.signature(work)
+    signature = inspect.signature(work, eval_str=True)
 
     @functools.wraps(work)
     async def run(*args: P.args, **kwargs: P.kwargs) -> State:
@@ -59,6 +59,9 @@ def explained(work: Callable[P, Awaitable[State]]) -> Callable[P, Coroutine[Any,
         except StackError as error:
             return await stopped(site, error)
 
+    # Prefect reads names of types where a function is defined: here they are unknown, so it gets the types themselves.
+    run.__signature__ = signature  # type: ignore[attr-defined]
+    run.__annotations__ = inspect.get_annotations(work, eval_str=True)
     return run
 
 

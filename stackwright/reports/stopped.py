@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from stackwright.domain.errors import Problem, ProblemsError, StackError
-from stackwright.reports.markdown import table
+from stackwright.reports.markdown import listing
 from stackwright.reports.model import Group
 
 UNCHANGED = "Nothing was changed."
@@ -47,7 +47,7 @@ def _problem(problem: Problem) -> str:
 
 def _values(where: str, wanted: str, seen: str, remedy: str) -> str:
     rows = (("Where", where), ("Wanted", wanted), ("Seen", seen), ("Remedy", remedy))
-    return table(("", ""), ([f"**{name}**", value] for name, value in rows if value))
+    return "\n".join(f"- **{name}**: {_text(value)}" for name, value in rows if value)
 
 
 def _progress(groups: Sequence[Group], planned: int) -> str:
@@ -55,7 +55,7 @@ def _progress(groups: Sequence[Group], planned: int) -> str:
     bad_first = sorted(groups, key=lambda group: (group.ok, group.started_s))
     rows = ([g.target, g.area, "done" if g.ok else "**FAILED**", f"{g.seconds:.1f}"] for g in bad_first)
     left = f"{done} of {planned} steps were done. Start the flow again when the cause is mended: it continues."
-    return f"## How far it came\n\n{left}\n\n{table(('Target', 'Chapter', 'Ended', 'Took, s'), rows)}"
+    return f"## How far it came\n\n{left}\n\n{listing(('Target', 'Chapter', 'Ended', 'Took, s'), rows)}"
 
 
 def _text(text: str) -> str:
