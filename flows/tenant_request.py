@@ -6,18 +6,17 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 
 from blocks.site import load_site
-from stackwright.domain.tenant_request import TenantRequest
 from tasks.clearml_limit import clearml_slot
 from tasks.common import in_thread
 from tasks.outcome import explained
-from tasks.parameters import SiteName
+from tasks.parameters import Request, SiteName
 from tasks.tenant_lease import hold_tenant_lease
 from tasks.tenant_request import carry_out_request, publish_outcome
 
 
 @flow(name="tenant-request", flow_run_name="{request.action}-{request.tenant}-{site}")
 @explained
-async def tenant_request(site: SiteName, request: TenantRequest) -> State:
+async def tenant_request(site: SiteName, request: Request) -> State:
     """Onboard, change, suspend, resume, rotate, archive or delete one tenant that is not in the site file.
 
     A request that was handled before is answered as it was then; one that was begun is gone on with. The run is

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, GetJsonSchemaHandler
 from pydantic_core import CoreSchema
 
 from blocks.site import site_names
-from stackwright.domain.tenant_request import WantedTenant
+from stackwright.domain.tenant_request import TenantRequest, WantedTenant
 
 
 class OfferSites:
@@ -53,6 +53,7 @@ SiteName = Annotated[str, titled("Site", pattern=rf"^{_NAME}$", examples=["berli
 TenantName = Annotated[str, titled("Tenant", pattern=r"^[a-z0-9]([a-z0-9-]{0,53}[a-z0-9])?$", examples=["team-red"])]
 DryRun = Annotated[bool, titled("Only show the plan, change nothing")]
 Light = Annotated[bool, titled("Only look, without training work")]
+Request = Annotated[TenantRequest, titled("Request")]
 Wanted = Annotated[WantedTenant | None, titled("What a new tenant shall be")]
 BundleName = Annotated[str, titled("Bundle", pattern=_BUNDLE, examples=["20270115T080000Z-0a1b2c3d"])]
 Days = Annotated[int, titled("Rotate what ends within so many days", ge=1, le=300)]

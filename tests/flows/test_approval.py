@@ -6,12 +6,14 @@ import json
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 
 import httpx
 import pytest
 
 from stackwright.lab.rig import ROOT
 from tests.flows.asks import PLAN
+from tests.flows.server import ask, events
 
 ANSWER = {"decision": "carry out", "approver": "Ada", "reason": "window agreed"}
 
@@ -88,6 +90,32 @@ def test_a_refusal_ends_the_run_and_says_whose_it_was(asking):
     assert one.answer(one.paused(), {**ANSWER, "decision": "refuse", "reason": "not today"}) == "ACCEPT"
     line = one.end()
     assert line.startswith("NotApprovedError") and "Ada: not today" in line
+
+
+def test_nobodys_answer_in_time_is_a_refusal_that_is_kept(asking, prefect_server):
+    """The form says until when; then the run ends, and the page of the decision says that nobody made one."""
+    one = asking("hurried")
+    run = one.paused()
+    assert f"Without an answer until {datetime.now(UTC):%Y-%m-%d} " in one.shown(run)
+    line = one.end()
+    assert line.startswith("NotApprovedError") and "nobody has decided in time" in line and "wanted: carry out" in line
+    kept = {"flow_run_id": {"any_": [run["id"]]}, "key": {"any_": ["approval-north"]}}
+    (page,) = ask(prefect_server, "/artifacts/filter", {"artifacts": kept})
+    assert "**approver**: nobody" in page["data"] and page["description"].endswith("nobody said refuse")
+
+
+def test_who_decided_what_and_when_is_kept(asking, prefect_server):
+    """As a page of the run and as an event of the site, with the plan's hash."""
+    one = asking()
+    run = one.paused()
+    assert one.answer(run, {**ANSWER, "approver": "Grace"}) == "ACCEPT"
+    assert one.end() == f"approved {PLAN.hash}"
+    kept = {"flow_run_id": {"any_": [run["id"]]}, "key": {"any_": ["approval-north"]}}
+    (page,) = ask(prefect_server, "/artifacts/filter", {"artifacts": kept})
+    for part in (PLAN.hash, "carry out", "Grace", "window agreed", f"{datetime.now(UTC):%Y-%m-%d} "):
+        assert part in page["data"]
+    told = [event["payload"] for event in events(prefect_server, "stackwright.plan.decided")]
+    assert [one["plan"] for one in told if one["approver"] == "Grace"] == [PLAN.hash]
 
 
 def test_a_given_hash_asks_nobody(asking):
