@@ -8,14 +8,14 @@ from prefect.client.schemas.objects import State
 from blocks.site import load_site
 from tasks.clearml_limit import clearml_slot
 from tasks.common import in_thread
-from tasks.outcome import explained
+from tasks.outcome import explained_request
 from tasks.parameters import Request, SiteName
 from tasks.tenant_lease import hold_tenant_lease
 from tasks.tenant_request import carry_out_request, publish_outcome
 
 
 @flow(name="tenant-request", flow_run_name="{request.action}-{request.tenant}-{site}")
-@explained
+@explained_request
 async def tenant_request(site: SiteName, request: Request) -> State:
     """Onboard, change, suspend, resume, rotate, archive or delete one tenant that is not in the site file.
 

@@ -46,6 +46,17 @@ def explained(work: Callable[P, Awaitable[State]]) -> Callable[P, Coroutine[Any,
 
     The error itself goes along in the state: the shell prints it and chooses its exit code by it.
     """
+    return _told(work, REFUSED)
+
+
+def explained_request(work: Callable[P, Awaitable[State]]) -> Callable[P, Coroutine[Any, Any, State]]:
+    """As `explained`, for what the webhook receiver starts: there Refused is the answer to a request, and what ends
+    before it has one is started again.
+    """
+    return _told(work, STOPPED)
+
+
+def _told(work: Callable[P, Awaitable[State]], refused: str) -> Callable[P, Coroutine[Any, Any, State]]:
     signature = inspect.signature(work, eval_str=True)
 
     @functools.wraps(work)
@@ -57,7 +68,7 @@ def explained(work: Callable[P, Awaitable[State]]) -> Callable[P, Coroutine[Any,
         try:
             return await work(*args, **kwargs)
         except StackError as error:
-            return await stopped(site, error)
+            return await stopped(site, error, refused)
 
     # Prefect reads names of types where a function is defined: here they are unknown, so it gets the types themselves.
     run.__signature__ = signature  # type: ignore[attr-defined]
@@ -74,12 +85,12 @@ async def tag_run(*tags: str) -> None:
         await client.update_flow_run(context.flow_run.id, tags=sorted({*context.flow_run.tags, *tags}))
 
 
-async def stopped(site: str, error: StackError) -> State[None]:
+async def stopped(site: str, error: StackError, refused: str = REFUSED) -> State[None]:
     """Show what ended the run as artifact `stopped-<site>`, and return the state that says so."""
     progress = CURRENT.get()
     groups = [Group(**vars(done)) for done in progress.done] if progress else []
     planned = len(progress.plan.steps) if progress else 0
-    name = REFUSED if isinstance(error, REFUSALS) and not planned else STOPPED
+    name = refused if isinstance(error, REFUSALS) and not planned else STOPPED
     context = FlowRunContext.get()
     if context is not None and context.flow is not None:
         page = stopped_markdown(site, context.flow.name, error, groups, planned)

@@ -18,7 +18,9 @@ from stackwright.domain.errors import (
 from stackwright.domain.plan import Effect, Plan, Step
 from stackwright.reports.model import Group
 from stackwright.reports.stopped import stopped_line, stopped_markdown
-from tasks.outcome import _OursWithoutTraceback, explained
+from stackwright.webhooks.dispatcher import judge
+from stackwright.webhooks.runs import RunSeen
+from tasks.outcome import _OursWithoutTraceback, explained, explained_request
 from tasks.progress import CURRENT, Done, Progress
 
 STEPS = tuple(Step(f"node/n{i}/hosts", f"n{i}", "names", Effect.FILE, "5.1", "read back") for i in range(3))
@@ -60,6 +62,17 @@ def test_a_refusal_is_another_end_than_a_failure(error, progress, name):
     state = ended(error, progress)
     assert (state.name, state.is_failed()) == (name, True)
     assert str(error) in (state.message or "") and state.data is error
+
+
+def test_a_request_that_has_no_answer_yet_is_not_refused():
+    """The webhook receiver takes Refused for an answer; a lease that another run holds is none."""
+
+    @explained_request
+    async def flow(site: str):
+        raise LeaseHeldError("another run")
+
+    verdict = judge(RunSeen("id", "run", "FAILED", str(asyncio.run(flow("north")).name), "", None), 0.0, 60)
+    assert verdict.kind == "again"
 
 
 def test_the_message_says_which_node_failed_and_how_far_the_run_came():
