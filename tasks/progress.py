@@ -94,7 +94,8 @@ class Progress:
         )  # fmt: skip
         if self._artifact is not None:
             async with self._lock:
-                await aupdate_progress_artifact(self._artifact, progress=self._percent)
+                said = f"plan {self.plan.hash}: {self.finished} of {total} steps done, last {steps[0].target} ({area})"
+                await aupdate_progress_artifact(self._artifact, progress=self._percent, description=said)
 
     @property
     def finished(self) -> int:

@@ -92,6 +92,8 @@ def test_a_removal_is_approved_in_the_form(browser: Any, ground: Any) -> None:
     """The run waits; its form shows hash and effects; who decided and when is kept and stands in the report."""
     form(browser, ground, "deploy-stack")
     browser.choose("Site", "lab")
+    browser.write("Approval: hash of the plan", "0123456789ab")
+    browser.write("Approval: hash of the plan", "")  # what was cleared again is not asked for
     run = started(browser, ground)
     ground.state(run, "PAUSED")
     browser.open(f"runs/flow-run/{run}")
