@@ -72,8 +72,16 @@ def asking(prefect_server):
         one.process.wait()
 
 
-def test_the_form_shows_the_plan_and_an_empty_answer_approves_nothing(asking):
-    """Hash, effect and step are in the form; `{}`, a missing name and an unknown word are refused: it waits on."""
+def kept(server, run):
+    """Return the pages of decisions that a run has left."""
+    wanted = {"flow_run_id": {"any_": [run["id"]]}, "key": {"any_": ["approval-north"]}}
+    return ask(server, "/artifacts/filter", {"artifacts": wanted})
+
+
+def test_the_form_shows_the_plan_and_an_empty_answer_approves_nothing(asking, prefect_server):
+    """Hash, effect and step are in the form; `{}`, a missing name and an unknown word are refused: it waits on. Who
+    decided what of which plan and when is kept as a page of the run, and told as an event of the site.
+    """
     one = asking()
     run = one.paused()
     text = one.shown(run)
@@ -81,8 +89,13 @@ def test_the_form_shows_the_plan_and_an_empty_answer_approves_nothing(asking):
     for given in ({}, {"decision": "carry out", "reason": ""}, {**ANSWER, "decision": "yes"}):
         assert one.answer(run, given) == "REJECT"
     assert one.process.poll() is None
-    assert one.answer(run, ANSWER) == "ACCEPT"
+    assert one.answer(run, {**ANSWER, "approver": "Grace"}) == "ACCEPT"
     assert one.end() == f"approved {PLAN.hash}"
+    (page,) = kept(prefect_server, run)
+    for part in (PLAN.hash, "carry out", "Grace", "window agreed", f"{datetime.now(UTC):%Y-%m-%d} "):
+        assert part in page["data"]
+    told = [event["payload"] for event in events(prefect_server, "stackwright.plan.decided")]
+    assert [one["plan"] for one in told if one["approver"] == "Grace"] == [PLAN.hash]
 
 
 def test_a_refusal_ends_the_run_and_says_whose_it_was(asking):
@@ -99,23 +112,8 @@ def test_nobodys_answer_in_time_is_a_refusal_that_is_kept(asking, prefect_server
     assert f"Without an answer until {datetime.now(UTC):%Y-%m-%d} " in one.shown(run)
     line = one.end()
     assert line.startswith("NotApprovedError") and "nobody has decided in time" in line and "wanted: carry out" in line
-    kept = {"flow_run_id": {"any_": [run["id"]]}, "key": {"any_": ["approval-north"]}}
-    (page,) = ask(prefect_server, "/artifacts/filter", {"artifacts": kept})
+    (page,) = kept(prefect_server, run)
     assert "**approver**: nobody" in page["data"] and page["description"].endswith("nobody said refuse")
-
-
-def test_who_decided_what_and_when_is_kept(asking, prefect_server):
-    """As a page of the run and as an event of the site, with the plan's hash."""
-    one = asking()
-    run = one.paused()
-    assert one.answer(run, {**ANSWER, "approver": "Grace"}) == "ACCEPT"
-    assert one.end() == f"approved {PLAN.hash}"
-    kept = {"flow_run_id": {"any_": [run["id"]]}, "key": {"any_": ["approval-north"]}}
-    (page,) = ask(prefect_server, "/artifacts/filter", {"artifacts": kept})
-    for part in (PLAN.hash, "carry out", "Grace", "window agreed", f"{datetime.now(UTC):%Y-%m-%d} "):
-        assert part in page["data"]
-    told = [event["payload"] for event in events(prefect_server, "stackwright.plan.decided")]
-    assert [one["plan"] for one in told if one["approver"] == "Grace"] == [PLAN.hash]
 
 
 def test_a_given_hash_asks_nobody(asking):
