@@ -87,7 +87,7 @@ async def _create_run(name: str, parameters: dict[str, Any]) -> FlowRun:
     try:
         async with get_client() as client:
             deployment = await client.read_deployment_by_name(name)
-            await offer_site(client, deployment, str(parameters.get("site")))
+            deployment = await offer_site(client, deployment, str(parameters.get("site")))
             # Pending, not Scheduled: a worker takes scheduled runs only, and this run is ours.
             return await client.create_flow_run_from_deployment(deployment.id, parameters=parameters, state=Pending())
     except ObjectNotFound as error:

@@ -33,6 +33,7 @@ from pydantic import SecretStr
 from blocks.site import read_spec, site_names
 from stackwright.domain.errors import ApiUnavailableError, NotFoundError
 from stackwright.domain.schedules import FAILED, MISSED, TAG, Scheduled, Timing, read_scheduled, site_tag, wanted_on
+from stackwright.forms import offer_site
 from stackwright.runs import HOME, catalogue, server_url
 
 WATCH = HOME / "deployments" / "automations.yaml"
@@ -107,6 +108,7 @@ async def _ensure_deployment(client: PrefectClient, site: str, row: Scheduled) -
         raise NotFoundError(
             "the deployment is not on the server", where=row.flow, seen=server_url(), remedy="Run `stackwright setup`."
         )
+    base = await offer_site(client, base, site)
     want = _fields(base) | {
         "tags": sorted({*base.tags, TAG, site_tag(site)}),
         "parameters": {**base.parameters, "site": site},
