@@ -250,22 +250,31 @@ def hand_over_of(spec: StackSpec, tenant: Tenant, smoke_task: str, at: str) -> H
 
 
 def outcome_markdown(outcome: Outcome) -> str:
-    """Return an outcome as a page: what became of the request, what was done, and the hand-over."""
+    """Return an outcome as a page: what became of the request, what was done, and the hand-over.
+
+    Lists, not tables: the cells of the Prefect UI do not wrap.
+    """
     request, record = outcome.request, outcome.record
-    lines = [f"## {request.action} {request.tenant}: {outcome.verdict}", "", outcome.text, "", "| | |", "|---|---|"]
-    lines += [f"| request | `{request.id}` of {request.caller or 'an operator'} |"]
-    lines += [f"| state | {record.state} |"] if record else []
-    lines += [f"| steps of this run | {', '.join(outcome.done) or 'none'} |"]
+    lines = [f"## {request.action} {request.tenant}: {outcome.verdict}", "", outcome.text, ""]
+    lines += [f"- **request**: `{request.id}` of {request.caller or 'an operator'}"]
+    lines += [f"- **state**: {record.state}"] if record else []
+    lines += [f"- **steps of this run**: {', '.join(outcome.done) or 'none'}"]
     if record and record.begun and not outcome.good:
-        lines.append(f"| to be undone or completed | {', '.join(record.begun)} |")
+        lines.append(f"- **to be undone or completed**: {', '.join(record.begun)}")
     if record and record.kept:
-        lines.append(f"| kept | {', '.join(record.kept)} |")
+        lines.append(f"- **kept**: {', '.join(record.kept)}")
     hand = record.hand_over if record and outcome.good and request.action == "onboard" else None
     if hand is not None:
-        lines += ["", "### Hand-over", "", "| | |", "|---|---|", f"| namespace | `{hand.namespace}` |"]
-        lines += [f"| key pair | block `api-key/{hand.credentials_block}` |", f"| administrator | {hand.admin_email} |"]
-        lines += [f"| queues | {', '.join(hand.queues)} |", *(f"| {name} | {url} |" for name, url in hand.urls.items())]
-        lines += [f"| proved by task | `{hand.smoke_task}` |"] if hand.smoke_task else []
+        lines += ["", "### Hand-over", "", f"- **namespace**: `{hand.namespace}`"]
+        lines += [
+            f"- **key pair**: block `api-key/{hand.credentials_block}`",
+            f"- **administrator**: {hand.admin_email}",
+        ]
+        lines += [
+            f"- **queues**: {', '.join(hand.queues)}",
+            *(f"- **{name}**: {url}" for name, url in hand.urls.items()),
+        ]
+        lines += [f"- **proved by task**: `{hand.smoke_task}`"] if hand.smoke_task else []
     return "\n".join([*lines, ""])
 
 

@@ -93,9 +93,10 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
     worker = None
     try:
         server.wait()
+        # The site file first: the forms offer the sites that there are when they are made.
+        rig.lab.start(speed=rig.speed, fresh=True, layout=Layout(workers=0, gpus=0, agents=4, bare=True))
         rig.set_up()
-        rig.start_lab(layout=Layout(workers=0, gpus=0, agents=4, bare=True))
-        rig.set_up()  # now there is a site to choose
+        rig.fill_blocks()
         worker = start_worker(rig)
         yield Ground(rig)
     finally:

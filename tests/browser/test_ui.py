@@ -27,6 +27,14 @@ def form(browser: Any, ground: Any, name: str) -> None:
     browser.says("Site")
 
 
+def test_what_is_cut_off_would_be_seen(browser: Any) -> None:
+    """A table that reaches beyond the window fails the look at a page, also where its frame hides the rest."""
+    wide = f"<table><tr><td style='white-space: nowrap'>{'wide ' * 400}</td></tr></table>"
+    browser.page.set_content(f"<article style='overflow: hidden'>{wide}</article>")
+    with pytest.raises(AssertionError, match="cut-off at 1280 px"):
+        browser.keep("cut-off")
+
+
 @pytest.mark.parametrize("name", FORMS)
 def test_a_form_is_whole_at_both_widths(browser: Any, ground: Any, name: str) -> None:
     """Titles and help instead of names of variables; no tab called None; the sites to choose from."""
