@@ -37,8 +37,7 @@ class Browser:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if error is not None:
-            self.page.screenshot(path=self.pictures / "failed.png", full_page=True)
+        self.page.screenshot(path=self.pictures / "last.png")  # what a test that failed was looking at
         self._chromium.close()
         self._play.stop()
 
@@ -94,14 +93,20 @@ class Browser:
     def runs_with_tags(self, *tags: str) -> Page:
         """Open the list of runs and filter it by tags, in the list's own field."""
         page = self.open("runs")
-        page.locator(".p-label, .flow-runs-page__filters, label").filter(has_text="Tags")
         for tag in tags:
-            box = page.locator(".p-tags-input, .p-combobox, .p-select").filter(has_text=re.compile("All tags|:")).last
-            box.click()
-            page.locator(".p-select-option").get_by_text(tag, exact=True).click()
+            page.locator(".flow-run-tags-input .p-select-button__control").click()
+            page.keyboard.type(tag)
+            page.locator(".p-pop-over-content").get_by_text(tag, exact=True).click()
             page.keyboard.press("Escape")
         page.wait_for_load_state("networkidle")
         return page
+
+    def open_run(self, state: str) -> None:
+        """Open the newest run in a state from the list that is shown."""
+        row = self.page.locator(".state-list-item").filter(has_text=state).first
+        row.locator(".flow-run-bread-crumbs__flow-run-link").click()
+        self.page.wait_for_url("**/runs/flow-run/**")
+        self.page.wait_for_load_state("networkidle")
 
     def says(self, text: str | re.Pattern[str], limit_s: float = 60) -> Locator:
         """Wait until the page says something, and return where."""

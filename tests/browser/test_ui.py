@@ -136,9 +136,7 @@ def test_which_node_failed_and_why_is_two_clicks_away(browser: Any, ground: Any)
     page = browser.runs_with_tags("site:lab")
     browser.says("Stopped")
     browser.keep("runs", height=1300)
-    page.locator(".state-list-item, .flow-run-list-item").filter(has_text="Stopped").first.get_by_text(
-        "deploy-lab"
-    ).click()
+    browser.open_run("Stopped")
     assert "agt2" in browser.says(re.compile("failed: agt2")).inner_text()
     assert "space" in page.locator("body").inner_text()
     browser.keep("stopped-run", height=1300)
