@@ -93,7 +93,7 @@ async def stopped(site: str, error: StackError, refused: str = REFUSED) -> State
     name = refused if isinstance(error, REFUSALS) and not planned else STOPPED
     context = FlowRunContext.get()
     if context is not None and context.flow is not None:
-        page = stopped_markdown(site, context.flow.name, error, groups, planned)
+        page = stopped_markdown(site, context.flow.name, error, groups, planned, refused=name == REFUSED)
         await acreate_markdown_artifact(page, key=f"stopped-{site}", description=f"{name}: {error.what}"[:200])
     return Failed(name=name, message=stopped_line(error, groups, planned), data=error)
 

@@ -11,19 +11,22 @@ from stackwright.reports.model import Group
 UNCHANGED = "Nothing was changed."
 
 
-def stopped_markdown(site: str, flow: str, error: StackError, groups: Sequence[Group] = (), planned: int = 0) -> str:
+def stopped_markdown(
+    site: str, flow: str, error: StackError, groups: Sequence[Group] = (), planned: int = 0, *, refused: bool = False
+) -> str:
     """Return the page of a run that was stopped: the error's parts, then what was done before and what is left.
 
-    `planned` is the number of steps that were to be done; 0 where the run had not begun to change anything.
+    `planned` is the number of steps that were to be done; 0 where no plan was begun. `refused` says that the run ended
+    before it changed anything.
     """
-    mark = "❌" if planned else "⛔"
+    mark = "⛔" if refused else "❌"
     parts = [f"# {mark} {flow} of {site}: {error.what}", _parts(error)]
     if isinstance(error, ProblemsError):
         parts += [_problem(problem) for problem in error.problems]
     notes = list(getattr(error, "__notes__", ()))
     if notes:
         parts.append("## Beside it\n\n" + "\n".join(f"- {_text(note)}" for note in notes))
-    parts.append(_progress(groups, planned) if planned else UNCHANGED)
+    parts += [_progress(groups, planned)] if planned else [UNCHANGED] if refused else []
     return "\n\n".join(parts) + "\n"
 
 

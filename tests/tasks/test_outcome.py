@@ -103,13 +103,14 @@ def test_the_progress_of_an_earlier_run_is_not_this_ones():
 def test_the_page_has_all_parts_of_every_problem():
     """What, where, wanted, seen, remedy; that nothing was changed, or what failed before what was done."""
     problems = [Problem("nodes[1]", "no <disk>", "add one", "1", "0"), Problem("dns", "is empty", "fill it in")]
-    page = stopped_markdown("north", "deploy-stack", PlanRefusedError("refused", problems, where="north"))
+    page = stopped_markdown("north", "deploy-stack", PlanRefusedError("refused", problems, where="north"), refused=True)
     for part in ("### no &lt;disk>", "**Where**: nodes[1]", "**Wanted**: 1", "**Seen**: 0", "**Remedy**: add one",
                  "### is empty", "Nothing was changed."):  # fmt: skip
         assert part in page
     groups = [Group(**vars(done)) for done in begun().done]
     page = stopped_markdown("north", "deploy-stack", FULL, groups, 3)
     assert page.index("n2") < page.index("n1") and "1 of 3 steps were done" in page and "Nothing was" not in page
+    assert "Nothing was" not in stopped_markdown("north", "drill-restore", FULL), "a drill has no plan, but acts"
     assert stopped_line(FULL, groups, 3).count("\n") == 1
 
 
