@@ -7,7 +7,7 @@ SHELL  := /bin/bash
 
 export DO_NOT_TRACK = 1
 
-.PHONY: help setup demo test check format bench bench-nodes bench-upgrade kill-test guard-test rung rung-image restore-proof test-long docs lock clean bench-bundle capacity-bench drill-proof saga-test tenant-load bench-tenant preflight-bench docs-site
+.PHONY: help setup demo test check format bench bench-nodes bench-upgrade kill-test guard-test rung rung-image restore-proof test-long docs lock clean bench-bundle capacity-bench drill-proof saga-test tenant-load bench-tenant preflight-bench docs-site browser-test
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 18
@@ -88,6 +88,13 @@ tenant-load: setup ## Ask for 200 tenants in a minute while receiver and worker 
 
 rung-image: $(STAMP) ## Build the image of the container rung, or say why it cannot be had
 	@$(BIN)/python -m tests.rung.engine build || true
+
+# Neither is a requirement of the project: the package brings its own driver, the browser is Debian's.
+browser-test: setup ## Drive the Prefect UI in headless Chromium against the lab; pictures in build/browser
+	@$(BIN)/python -c "import playwright" 2>/dev/null || \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check "playwright>=1.49,<2" || true
+	@test -x /usr/bin/chromium || { test $$(id -u) = 0 && apt-get install --yes --quiet chromium; } || true
+	@$(BIN)/python -m pytest --numprocesses=0 -m browser tests/browser
 
 test-long: setup ## Run the cases that the default suite only samples: every cut of every rotation
 	@$(BIN)/python -m pytest -m slow --ignore=tests/rung

@@ -12,11 +12,13 @@ from stackwright.domain.other_state import judge_state, ours
 from tasks.catchup import give_way
 from tasks.common import gather_all, in_thread
 from tasks.other_state import read_state, save_export
+from tasks.outcome import explained
 from tasks.parameters import SiteName
 from tasks.publish import publish_report
 
 
 @flow(name="back-up-state", flow_run_name="state-{site}")
+@explained
 async def back_up_state(site: SiteName) -> State:
     """Export blocks, security policies and Prefect's database to the store, and judge the age of every copy there is.
 
@@ -24,7 +26,7 @@ async def back_up_state(site: SiteName) -> State:
     here they are looked at. What nobody saves is said. Guide: 5.3, 5.4, 5.5.
 
     Args:
-        site: Name of the site: its file in deployments/sites, without .yaml.
+        site: The site, by the name of its file in deployments/sites. Not there: `stackwright setup` offers new ones.
     """
     if (other := await give_way()) is not None:
         return other

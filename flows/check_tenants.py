@@ -8,11 +8,13 @@ from prefect.client.schemas.objects import State
 from blocks.site import load_site
 from tasks.catchup import give_way
 from tasks.common import in_thread
+from tasks.outcome import explained
 from tasks.parameters import DryRun, SiteName
 from tasks.tenant_drift import look_at_tenants, publish_tenants, repair_tenants
 
 
 @flow(name="check-tenants", flow_run_name="tenants-{site}")
+@explained
 async def check_tenants(site: SiteName, dry_run: DryRun = False) -> State:
     """Look at all tenants, of the site file and asked for: repair what may be repaired, report the rest. Guide: 5.8.
 
@@ -20,7 +22,7 @@ async def check_tenants(site: SiteName, dry_run: DryRun = False) -> State:
     is only taken when something is to be repaired. The event stackwright.tenant.changed tells of each repaired tenant.
 
     Args:
-        site: Name of the site: its file in deployments/sites, without .yaml.
+        site: The site, by the name of its file in deployments/sites. Not there: `stackwright setup` offers new ones.
         dry_run: Only report: nothing is repaired.
     """
     if (other := await give_way()) is not None:

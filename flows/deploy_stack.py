@@ -12,7 +12,8 @@ from tasks.common import gather_all, in_thread
 from tasks.layers import ensure_layer, ensure_layers
 from tasks.lease import hold_lease
 from tasks.nodes import ensure_node
-from tasks.parameters import PlanHash, SiteName
+from tasks.outcome import explained
+from tasks.parameters import PlanHash, SiteName, Unattended
 from tasks.preflight import check_before_deploy
 from tasks.progress import Progress
 from tasks.publish import publish_plan, publish_report
@@ -24,15 +25,17 @@ from tasks.validation import is_proven, validate_site
 
 
 @flow(name="deploy-stack", flow_run_name="deploy-{site}")
-async def deploy_stack(site: SiteName, plan_hash: PlanHash = None, unattended: bool = False) -> State:
+@explained
+async def deploy_stack(site: SiteName, plan_hash: PlanHash = None, unattended: Unattended = False) -> State:
     """Bring one site to what its site file says, and prove it. Start it again after any failure: it continues.
 
     Fails when the evidence says that the platform does not work, whatever the steps reported. A plan that takes nodes
     out of the cluster is never carried out unseen: without its hash, a form in the UI asks for approval.
 
     Args:
-        site: Name of the site: its file in deployments/sites, without .yaml.
-        plan_hash: Hash of the plan that was read and approved (see plan-stack). Empty: apply the plan of now, unseen.
+        site: The site, by the name of its file in deployments/sites. Not there: `stackwright setup` offers new ones.
+        plan_hash: Hash of the plan that was read and approved: plan-stack gives it. Empty: apply the plan of now,
+            unseen.
         unattended: Nobody can answer a form: a plan that needs an approval, and has none, is refused at once.
     """
     spec, place = await in_thread(load_site, site)

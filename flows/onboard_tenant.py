@@ -9,11 +9,11 @@ from prefect.states import Completed
 from blocks.site import load_site
 from stackwright.clients.site import Site
 from stackwright.domain.deploy import find_tenant, plan_one_tenant
-from stackwright.domain.tenant_request import WantedTenant
 from tasks.clearml_limit import clearml_slot
 from tasks.common import in_thread
 from tasks.lease import hold_lease
-from tasks.parameters import DryRun, PlanHash, SiteName, TenantName
+from tasks.outcome import explained
+from tasks.parameters import Adopt, DryRun, PlanHash, SiteName, TenantName, Wanted
 from tasks.progress import Progress
 from tasks.publish import publish_plan, publish_report
 from tasks.stack import read_stack
@@ -24,13 +24,14 @@ from tasks.validation import validate_tenant
 
 
 @flow(name="onboard-tenant", flow_run_name="tenant-{tenant}-{site}")
+@explained
 async def onboard_tenant(
     site: SiteName,
     tenant: TenantName,
-    plan_hash: PlanHash = None,
-    wanted: WantedTenant | None = None,
-    adopt: bool = False,
+    wanted: Wanted = None,
     dry_run: DryRun = False,
+    plan_hash: PlanHash = None,
+    adopt: Adopt = False,
 ) -> State:
     """Onboard one tenant: company, users, credentials, namespace, agent, gateway; prove it. Guide: 5.7.2, 5.8, 5.9.
 
@@ -38,13 +39,13 @@ async def onboard_tenant(
     never mix. One that was asked for is completed, or undone, or made as `wanted` says.
 
     Args:
-        site: Name of the site: its file in deployments/sites, without .yaml.
-        tenant: Name of a tenant: in the site file, in a record, or in `wanted`.
-        plan_hash: Hash of the plan that was read and approved (see plan-stack), for a tenant of the site file. Empty:
-            apply the plan of now, unseen.
-        wanted: What a tenant that is not in the site file shall be. Empty: what its record says.
-        adopt: Take over a company or namespace of this name that nobody asked for here. It is never undone.
+        site: The site, by the name of its file in deployments/sites. Not there: `stackwright setup` offers new ones.
+        tenant: Name of a tenant of that site: of its site file, one that was asked for before, or a new one.
+        wanted: What a new tenant shall be. None: the site file's tenant, or what was asked for before.
         dry_run: Show what would be done, and change nothing.
+        plan_hash: Hash of the plan that was read and approved, for a tenant of the site file: a run that only shows
+            the plan gives it. Empty: apply the plan of now, unseen.
+        adopt: Take over a company or namespace of this name that nobody asked for here. It is never undone.
     """
     spec, place = await in_thread(load_site, site)
     if wanted is None and any(one.name == tenant for one in spec.tenants):

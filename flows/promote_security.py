@@ -6,28 +6,39 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 
 from blocks.site import load_site
-from stackwright.domain.security_life import Action, Ask, cuts
+from stackwright.domain.security_life import Ask, cuts
 from stackwright.domain.windows import check_window
 from tasks.approval import approve
 from tasks.catchup import give_way
 from tasks.common import in_thread
 from tasks.lease import hold_lease
-from tasks.parameters import Accepted, DryRun, Namespaces, PlanHash, SiteName
+from tasks.outcome import explained
+from tasks.parameters import (
+    Accepted,
+    AdmissionToo,
+    DryRun,
+    Namespaces,
+    PlanHash,
+    SecurityAction,
+    SiteName,
+    Unattended,
+)
 from tasks.progress import Progress
 from tasks.publish import publish_plan, publish_report
 from tasks.security_life import ensure_life, judge_life, look_at_life, name_of_run
 
 
 @flow(name="promote-security", flow_run_name=name_of_run)
+@explained
 async def promote_security(
     site: SiteName,
     namespaces: Namespaces = None,
-    action: Action = "promote",
-    admission: bool = False,
-    accepted: Accepted = None,
-    plan_hash: PlanHash = None,
-    unattended: bool = False,
+    action: SecurityAction = "promote",
+    admission: AdmissionToo = False,
     dry_run: DryRun = False,
+    plan_hash: PlanHash = None,
+    unattended: Unattended = False,
+    accepted: Accepted = None,
 ) -> State:
     """Bring SUSE Security one rung on: groups that have learned report, groups that were observed enforce.
 
@@ -35,16 +46,17 @@ async def promote_security(
     died is ended by the next one: completed where it is approved again, else taken back. Guide: 5.5.
 
     Args:
-        site: Name of the site: its file in deployments/sites, without .yaml.
+        site: The site, by the name of its file in deployments/sites. Not there: `stackwright setup` offers new ones.
         namespaces: Namespaces to promote now. Empty: the next one in the site file's order.
         action: `promote`; `step back` takes enforcement away; `learn again` lets groups learn anew. The latter two
             need namespaces (or admission).
         admission: Promote admission control instead of a namespace.
+        dry_run: Show the plan, change nothing: what would change, and what of the last days would have been blocked.
+        plan_hash: Hash of the plan that was read and approved, as a run that only shows the plan gives it. Empty: this
+            run shows its plan and waits for the approval form, for a day.
+        unattended: Nobody is asked: do what blocks nothing, and take back what a dead run left half done.
         accepted: Events that a refused run named and that somebody has looked at, word for word: they shall be blocked
             from now on, or a rule allows them by now.
-        plan_hash: Hash of the plan that was read and approved (see dry_run). Empty: ask in the UI.
-        unattended: Nobody is asked: do what blocks nothing, and take back what a dead run left half done.
-        dry_run: Only show the plan: what would change, and what of the last days would have been blocked.
     """
     if (other := await give_way()) is not None:
         return other

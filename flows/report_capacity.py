@@ -10,17 +10,19 @@ from tasks.capacity import look_at_capacity
 from tasks.capacity_news import publish_capacity
 from tasks.catchup import give_way
 from tasks.common import in_thread
+from tasks.outcome import explained
 from tasks.parameters import SiteName
 
 
 @flow(name="report-capacity", flow_run_name="capacity-{site}")
+@explained
 async def report_capacity(site: SiteName) -> State:
     """Report capacity: by node, pool, tenant and GPU model; free GPUs out of reach; what one node's death would mean.
 
     Keeps a sample in the bundle store, from which trends are told. Changes nothing on the site.
 
     Args:
-        site: Name of the site: its file in deployments/sites, without .yaml.
+        site: The site, by the name of its file in deployments/sites. Not there: `stackwright setup` offers new ones.
     """
     if (other := await give_way()) is not None:
         return other

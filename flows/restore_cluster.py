@@ -6,12 +6,13 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 
 from blocks.site import load_site
-from tasks.approval import approve
+from tasks.approval import decide
 from tasks.common import in_thread
 from tasks.lease import hold_lease
-from tasks.parameters import BundleId, DryRun, PlanHash, ReplaceHealthy, SiteName
+from tasks.outcome import explained
+from tasks.parameters import BundleName, DryRun, PlanHash, ReplaceHealthy, SiteName
 from tasks.progress import Progress
-from tasks.publish import publish_plan, publish_report
+from tasks.publish import publish_report
 from tasks.restore_choice import choose_bundle, look_and_plan
 from tasks.restore_flow import (
     ensure_agents_back,
@@ -25,11 +26,12 @@ from tasks.restore_site import with_bundle
 
 
 @flow(name="restore-cluster", flow_run_name="restore-{site}")
+@explained
 async def restore_cluster(
     site: SiteName,
-    bundle: BundleId = "",
-    plan_hash: PlanHash = None,
+    bundle: BundleName = "",
     dry_run: DryRun = False,
+    plan_hash: PlanHash = None,
     replace_healthy: ReplaceHealthy = "",
 ) -> State:
     """Restore etcd from a bundle on the site's hosts, the same or new ones: everything written later is lost.
@@ -39,23 +41,22 @@ async def restore_cluster(
     `stackwright restore` does the same from a shell: docs/restore.md.
 
     Args:
-        site: Name of the site: its file in deployments/sites, without .yaml.
+        site: The site, by the name of its file in deployments/sites. Not there: `stackwright setup` offers new ones.
         bundle: Name of the bundle, such as 20261126T100000Z-0a1b2c3d. Empty: the newest one.
-        plan_hash: Hash of the plan that was read and approved (see dry_run). Empty: ask in the UI.
         dry_run: Only show the plan: every step with its effect, and what stands in the way.
+        plan_hash: Hash of the plan that was read and approved, as a run that only shows the plan gives it. Empty: this
+            run shows its plan and waits for the approval form, for a day.
         replace_healthy: The site's name once more, to replace a cluster that works. Empty: such a one is refused.
     """
     _, place = await in_thread(load_site, site)
 
     # Look, then decide. Nothing above the lease changes anything.
     opened = await in_thread(choose_bundle, place, bundle)
-    facts, plan = await in_thread(look_and_plan, place, opened, replace_healthy)
-    await publish_plan(plan)
+    plan, facts, approved = await decide(
+        lambda: in_thread(look_and_plan, place, opened, replace_healthy), plan_hash, dry_run=dry_run
+    )
     if dry_run:
         return await publish_report(place, plan, [])
-    approved = await approve(plan, plan_hash)
-    if approved != plan_hash:  # somebody took time to decide: look again
-        facts, plan = await in_thread(look_and_plan, place, opened, replace_healthy)
 
     # The restored cluster's access is kept apart until the end; the lease lies on the first server alone.
     inside, anyway = await in_thread(with_bundle, place, opened.state), replace_healthy == site

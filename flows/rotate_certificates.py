@@ -15,6 +15,7 @@ from tasks.certificate_rotation import ensure_access, ensure_kubeconfig, ensure_
 from tasks.certificates import scan_site
 from tasks.common import gather_all, in_thread
 from tasks.lease import hold_lease
+from tasks.outcome import explained
 from tasks.parameters import Days, DryRun, PlanHash, SiteName
 from tasks.progress import Progress
 from tasks.publish import publish_report
@@ -30,8 +31,9 @@ async def _plan(site: Site, within_days: int) -> tuple[Plan, int]:
 
 
 @flow(name="rotate-certificates", flow_run_name="rotate-certificates-{site}")
+@explained
 async def rotate_certificates(
-    site: SiteName, expiring_within_days: Days = 120, plan_hash: PlanHash = None, dry_run: DryRun = False
+    site: SiteName, expiring_within_days: Days = 120, dry_run: DryRun = False, plan_hash: PlanHash = None
 ) -> State:
     """Give RKE2 new leaf certificates, server by server through the quorum guard, then the agents.
 
@@ -39,10 +41,11 @@ async def rotate_certificates(
     again. Authorities are never touched. The kubeconfig that is kept is fetched again. Guide: 5.2.
 
     Args:
-        site: Name of the site: its file in deployments/sites, without .yaml.
+        site: The site, by the name of its file in deployments/sites. Not there: `stackwright setup` offers new ones.
         expiring_within_days: Rotate nodes that have a leaf certificate with fewer days to live than this.
-        plan_hash: Hash of the plan that was read and approved. Empty: the run waits for the approval form.
         dry_run: Show the plan, change nothing.
+        plan_hash: Hash of the plan that was read and approved, as a run that only shows the plan gives it. Empty: this
+            run shows its plan and waits for the approval form, for a day.
     """
     spec, place = await in_thread(load_site, site)
     await in_thread(ensure_access, place)

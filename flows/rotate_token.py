@@ -14,6 +14,7 @@ from tasks.approval import decide
 from tasks.certificates import read_certificates
 from tasks.common import gather_all, in_thread
 from tasks.lease import hold_lease
+from tasks.outcome import explained
 from tasks.parameters import Age, DryRun, PlanHash, SiteName
 from tasks.progress import Progress
 from tasks.publish import publish_report
@@ -39,8 +40,9 @@ async def _plan(site: Site, older_than_days: int) -> tuple[Plan, int]:
 
 
 @flow(name="rotate-token", flow_run_name="rotate-token-{site}")
+@explained
 async def rotate_token(
-    site: SiteName, older_than_days: Age = 1, plan_hash: PlanHash = None, dry_run: DryRun = False
+    site: SiteName, older_than_days: Age = 1, dry_run: DryRun = False, plan_hash: PlanHash = None
 ) -> State:
     """Give RKE2 a new server token, and restart every node with it: servers one by one, then the agents.
 
@@ -48,10 +50,11 @@ async def rotate_token(
     died is continued by starting it again. Guide: 5.2.
 
     Args:
-        site: Name of the site: its file in deployments/sites, without .yaml.
+        site: The site, by the name of its file in deployments/sites. Not there: `stackwright setup` offers new ones.
         older_than_days: Leave a token alone that was made less than so many days ago. 0 rotates in any case.
-        plan_hash: Hash of the plan that was read and approved. Empty: the run waits for the approval form.
         dry_run: Show the plan, change nothing.
+        plan_hash: Hash of the plan that was read and approved, as a run that only shows the plan gives it. Empty: this
+            run shows its plan and waits for the approval form, for a day.
     """
     spec, place = await in_thread(load_site, site)
     plan, fence, approved = await decide(lambda: _plan(place, older_than_days), plan_hash, dry_run=dry_run)

@@ -10,11 +10,13 @@ from stackwright.domain.certificates import judge_certificates
 from tasks.catchup import give_way
 from tasks.certificates import publish_certificates, scan_site
 from tasks.common import in_thread
+from tasks.outcome import explained
 from tasks.parameters import SiteName
 from tasks.publish import publish_report
 
 
 @flow(name="scan-certificates", flow_run_name="certificates-{site}")
+@explained
 async def scan_certificates(site: SiteName) -> State:
     """Look at RKE2's, the kubeconfig's, the Ingresses' and the webhooks' certificates, and say what ends soon.
 
@@ -22,7 +24,7 @@ async def scan_certificates(site: SiteName) -> State:
     names what is under its limit.
 
     Args:
-        site: Name of the site: its file in deployments/sites, without .yaml.
+        site: The site, by the name of its file in deployments/sites. Not there: `stackwright setup` offers new ones.
     """
     if (other := await give_way()) is not None:
         return other

@@ -23,20 +23,22 @@ from tasks.bundles import backup_of
 from tasks.catchup import give_way
 from tasks.common import in_thread
 from tasks.lease import hold_lease
-from tasks.parameters import Seconds, SiteName
+from tasks.outcome import explained
+from tasks.parameters import Fresh, Patience, SiteName
 from tasks.progress import Progress
 from tasks.publish import publish_plan, publish_report
 
 
 @flow(name="snapshot-etcd", flow_run_name="snapshot-etcd-{site}", on_failure=[tell_failed], on_crashed=[tell_failed])
-async def snapshot_etcd(site: SiteName, fresh_s: Seconds = 3600, wait_s: Seconds = 7200) -> State:
+@explained
+async def snapshot_etcd(site: SiteName, fresh_s: Fresh = 3600, wait_s: Patience = 7200) -> State:
     """Take an etcd snapshot on a healthy voter and keep it, with all that a restore needs, sealed in the bundle store.
 
     Nothing counts as a bundle before it was read back from the store, unsealed and opened. A run that died leaves
     none; the next one begins anew. Then the second store gets its copy, and retention is applied. Guide: 5.2.
 
     Args:
-        site: Name of the site: its file in deployments/sites, without .yaml.
+        site: The site, by the name of its file in deployments/sites. Not there: `stackwright setup` offers new ones.
         fresh_s: Make no other bundle when the newest one is not older than so many seconds. 0 makes one in any case.
         wait_s: Wait so many seconds for another run that changes the site, such as an upgrade, before giving up.
     """

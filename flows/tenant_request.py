@@ -6,16 +6,17 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 
 from blocks.site import load_site
-from stackwright.domain.tenant_request import TenantRequest
 from tasks.clearml_limit import clearml_slot
 from tasks.common import in_thread
-from tasks.parameters import SiteName
+from tasks.outcome import explained_request
+from tasks.parameters import Request, SiteName
 from tasks.tenant_lease import hold_tenant_lease
 from tasks.tenant_request import carry_out_request, publish_outcome
 
 
 @flow(name="tenant-request", flow_run_name="{request.action}-{request.tenant}-{site}")
-async def tenant_request(site: SiteName, request: TenantRequest) -> State:
+@explained_request
+async def tenant_request(site: SiteName, request: Request) -> State:
     """Onboard, change, suspend, resume, rotate, archive or delete one tenant that is not in the site file.
 
     A request that was handled before is answered as it was then; one that was begun is gone on with. The run is
@@ -23,7 +24,7 @@ async def tenant_request(site: SiteName, request: TenantRequest) -> State:
     Guide: 5.7.2, 5.8, 5.9.
 
     Args:
-        site: Name of the site: its file in deployments/sites, without .yaml.
+        site: The site, by the name of its file in deployments/sites. Not there: `stackwright setup` offers new ones.
         request: What is asked for, with the id by which it is known everywhere. The receiver fills it in.
     """
     _, place = await in_thread(load_site, site)

@@ -8,17 +8,19 @@ from prefect.client.schemas.objects import State
 from blocks.site import load_site
 from tasks.catchup import give_way
 from tasks.common import in_thread
+from tasks.outcome import explained
 from tasks.parameters import Light, SiteName
 from tasks.publish import publish_report
 from tasks.validation import validate_site
 
 
 @flow(name="validate-stack", flow_run_name="validate-{site}")
+@explained
 async def validate_stack(site: SiteName, light: Light = False) -> State:
     """Measure every layer and tenant, and run a training workload through each tenant's queue. Guide: 6.
 
     Args:
-        site: Name of the site: its file in deployments/sites, without .yaml.
+        site: The site, by the name of its file in deployments/sites. Not there: `stackwright setup` offers new ones.
         light: Only look: no training workload is started and nothing is written.
     """
     if (other := await give_way()) is not None:

@@ -134,7 +134,7 @@ def restore(
     check_given(spec, given, second=second)
     place = connect(spec, given, state_folder(site))
     opened = choose_bundle(place, bundle, second=second)
-    facts, plan = look_and_plan(place, opened, replace_healthy)
+    plan, facts = look_and_plan(place, opened, replace_healthy)
     show(plan)
     if plan_hash is None:
         out.print(f"carry it out with: --bundle {opened.manifest.id} --plan {plan.hash}", soft_wrap=True)

@@ -22,6 +22,7 @@ from prefect.settings import get_current_settings
 from prefect.states import Pending
 
 from stackwright.domain.errors import ApiUnavailableError, NotFoundError, Problem, ProblemsError, StackError
+from stackwright.forms import offer_site
 
 HOME = Path(__file__).parent.parent
 CATALOGUE = HOME / "prefect.yaml"
@@ -82,6 +83,7 @@ async def _create_run(name: str, parameters: dict[str, Any]) -> FlowRun:
     try:
         async with get_client() as client:
             deployment = await client.read_deployment_by_name(name)
+            deployment = await offer_site(client, deployment, str(parameters.get("site")))
             # Pending, not Scheduled: a worker takes scheduled runs only, and this run is ours.
             return await client.create_flow_run_from_deployment(deployment.id, parameters=parameters, state=Pending())
     except ObjectNotFound as error:
@@ -90,9 +92,8 @@ async def _create_run(name: str, parameters: dict[str, Any]) -> FlowRun:
         ) from error
     except PrefectHTTPStatusError as error:
         detail = str(error.response.json().get("detail", error.response.status_code))
-        raise ProblemsError(
-            "the server refused the parameters", [Problem(name, detail, "correct the parameter named here")]
-        ) from error
+        remedy = "correct the parameter named here; `stackwright sites` lists the sites"
+        raise ProblemsError("the server refused the parameters", [Problem(name, detail, remedy)]) from error
     except httpx.TransportError as error:
         raise ApiUnavailableError("the Prefect server does not answer", where=url, seen=type(error).__name__) from error
 

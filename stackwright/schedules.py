@@ -31,6 +31,7 @@ from pydantic import SecretStr
 from stackwright.domain.errors import ApiUnavailableError, NotFoundError
 from stackwright.domain.schedules import FAILED, MISSED, TAG, Scheduled, read_scheduled, site_tag
 from stackwright.domain.setup import Change, Fields, Seen
+from stackwright.forms import offer_site
 from stackwright.runs import HOME, catalogue, server_url
 from stackwright.setup import Resource, bring, look
 from stackwright.setup_deployments import (
@@ -126,7 +127,7 @@ class SiteDeployments:
     async def put(self, client: PrefectClient, name: str, found: Seen | None) -> None:
         """Create a deployment, or change it."""
         row = self.rows[name]
-        base = await self._on_server(client, row)
+        base = await offer_site(client, await self._on_server(client, row), self.site)
         await put_deployment(client, base.flow_id, name, await self._fields(client, row))
 
     async def remove(self, client: PrefectClient, name: str, found: Seen) -> None:

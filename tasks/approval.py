@@ -1,15 +1,19 @@
 """Approval of a plan by a person: a form in the Prefect UI that shows the plan, its effects and its hash.
 
-A run that carries an approved hash asks nobody. Who approved what is kept as an artifact and told as an event.
+A run that carries an approved hash asks nobody. Who decided what and when is kept as an artifact, told as an event and
+noted in the plan, so that the report of the run says it too. Nobody's answer in time is a refusal.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Generic, Literal, NamedTuple, TypeVar
 
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.events import emit_event
+from prefect.exceptions import FlowPauseTimeout
 from prefect.flow_runs import apause_flow_run
 from prefect.input import RunInput
 from prefect.logging import get_run_logger
@@ -17,25 +21,46 @@ from pydantic import Field
 
 from stackwright.domain.errors import StackError
 from stackwright.domain.plan import Plan
-from stackwright.reports.markdown import approval_markdown
+from stackwright.reports.approval import approval_markdown, decision_markdown
 from tasks.publish import publish_plan
 
 WAIT_S = 24 * 3600
 POLL_S = 3  # how often the waiting run looks for the answer
+GO = "carry out"
+
+Facts = TypeVar("Facts")
 
 
 class Approval(RunInput):
     """What the form asks. Nothing is filled in beforehand: an empty answer approves nothing."""
 
-    decision: Literal["carry out", "refuse"]
-    approver: str = Field(min_length=2, max_length=80, description="Who decides: your name.")
-    reason: str = Field(max_length=400, description="Why; kept with the run.")
+    decision: Literal["carry out", "refuse"] = Field(title="Decision", description="Of the plan above, with its hash.")
+    approver: str = Field(
+        title="Your name", min_length=2, max_length=80, description="Who decides. Prefect knows one login only."
+    )
+    reason: str = Field(title="Reason", max_length=400, description="Why; kept with the run.")
 
 
 class NotApprovedError(StackError):
-    """A person refused the plan."""
+    """A person refused the plan, or nobody has decided in time."""
 
     remedy = "Nothing was changed. Talk to the person named here, or start again and decide anew."
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Who said what of which plan, and when."""
+
+    plan: str
+    decision: str
+    approver: str
+    reason: str
+    at: str
+
+    @property
+    def note(self) -> str:
+        """One line for the plan's notes."""
+        return f"{self.approver} decided at {self.at}: {self.decision} ({self.reason})"
 
 
 async def approve(plan: Plan, plan_hash: str | None) -> str | None:
@@ -46,48 +71,83 @@ async def approve(plan: Plan, plan_hash: str | None) -> str | None:
     """
     if plan_hash is not None or plan.empty:
         return plan_hash
+    return (await ask(plan)).plan
+
+
+async def ask(plan: Plan) -> Decision:
+    """Show the form, wait, keep the decision, and return it when it is to carry the plan out. Raises NotApprovedError.
+
+    Nobody's answer within WAIT_S is kept as a decision too: a form that was forgotten approves nothing.
+    """
+    until = _told(datetime.now(UTC) + timedelta(seconds=WAIT_S))
     log = get_run_logger()
-    log.info("plan %s waits for approval: open this run in the Prefect UI and choose Resume", plan.hash)
-    form = Approval.with_initial_data(description=approval_markdown(plan))
-    answer = await apause_flow_run(
-        wait_for_input=form, timeout=WAIT_S, poll_interval=POLL_S, key=f"approve-{plan.hash}"
-    )
-    told = {"plan": plan.hash, "decision": answer.decision, "approver": answer.approver, "reason": answer.reason}
+    log.info("plan %s waits for approval until %s: open this run in the UI and choose Resume", plan.hash, until)
+    form = Approval.with_initial_data(description=approval_markdown(plan, until))
+    try:
+        answer = await apause_flow_run(
+            wait_for_input=form, timeout=WAIT_S, poll_interval=POLL_S, key=f"approve-{plan.hash}"
+        )
+    except FlowPauseTimeout as error:
+        await _keep(plan, Decision(plan.hash, "refuse", "nobody", f"no answer until {until}", _told(datetime.now(UTC))))
+        raise NotApprovedError(
+            "nobody has decided in time", where=plan.site, wanted=f"{GO} until {until}", seen="no answer",
+            remedy="Nothing was changed. Start again, and tell who is to decide.",
+        ) from error  # fmt: skip
+    now = _told(datetime.now(UTC))
+    decided = Decision(plan.hash, answer.decision, answer.approver, answer.reason, now)
+    await _keep(plan, decided)
+    if decided.decision != GO:
+        raise NotApprovedError(
+            "the plan was refused", where=plan.site, wanted=GO, seen=f"{decided.approver}: {decided.reason}"
+        )
+    return decided
+
+
+async def _keep(plan: Plan, decided: Decision) -> None:
+    """Keep a decision as artifact `approval-<site>`, as an event and in the log."""
+    told = {**vars(decided)}
     await acreate_markdown_artifact(
-        "".join(f"- {key}: {value}\n" for key, value in told.items()),
+        decision_markdown(told),
         key=f"approval-{plan.site}",
-        description=f"plan {plan.hash}: {answer.decision}",
+        description=f"plan {plan.hash}: {decided.approver} said {decided.decision}",
     )
     emit_event(
         "stackwright.plan.decided", resource={"prefect.resource.id": f"stackwright.site.{plan.site}"}, payload=told
     )
-    log.info("plan %s: %s said %s (%s)", plan.hash, answer.approver, answer.decision, answer.reason)
-    if answer.decision != "carry out":
-        raise NotApprovedError(
-            "the plan was refused", where=plan.site, wanted="carry out", seen=f"{answer.approver}: {answer.reason}"
-        )
-    return plan.hash
+    get_run_logger().info("plan %s: %s", plan.hash, decided.note)
 
 
-class Decided(NamedTuple):
-    """A plan, the largest fencing number seen with it, and the hash under which it was approved."""
+def _told(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M} UTC"
+
+
+class Decided(NamedTuple, Generic[Facts]):
+    """A plan, what was seen with it, and the hash under which it was approved."""
 
     plan: Plan
-    fence: int
+    facts: Facts
     approved: str | None
 
 
-async def decide(look: Callable[[], Awaitable[tuple[Plan, int]]], plan_hash: str | None, *, dry_run: bool) -> Decided:
+async def decide(
+    look: Callable[[], Awaitable[tuple[Plan, Facts]]],
+    plan_hash: str | None,
+    *,
+    dry_run: bool,
+    admit: Callable[[Plan, Facts], Awaitable[Plan]] | None = None,
+) -> Decided[Facts]:
     """Look and plan, show the plan, have it approved, and plan again where somebody took time for that.
 
-    `look` returns the plan of now, and the largest fencing number seen. In a dry run nobody is asked.
-    Raises NotApprovedError, and what `look` raises.
+    `look` returns the plan of now and what was seen. `admit` may refuse the plan, or add notes to it, before it is
+    shown. In a dry run nobody is asked. Raises NotApprovedError, and what `look` and `admit` raise.
     """
-    plan, fence = await look()
+    plan, facts = await look()
+    if admit is not None:
+        plan = await admit(plan, facts)
     await publish_plan(plan)
-    if dry_run:
-        return Decided(plan, fence, None)
-    approved = await approve(plan, plan_hash)
-    if approved != plan_hash:
-        plan, fence = await look()
-    return Decided(plan, fence, approved)
+    if dry_run or plan_hash is not None or plan.empty:
+        return Decided(plan, facts, None if dry_run else plan_hash)
+    decided = await ask(plan)
+    again, facts = await look()
+    notes = dict.fromkeys((*again.notes, *plan.notes, decided.note))
+    return Decided(replace(again, notes=tuple(notes)), facts, decided.plan)

@@ -33,7 +33,7 @@ from stackwright.domain.etcd import EtcdView, parse_etcd
 from stackwright.domain.plan import Plan, Step
 from stackwright.domain.retention import Pruning
 from stackwright.domain.spec import Node
-from stackwright.reports.markdown import table
+from stackwright.reports.markdown import listing
 from tasks.bundle_making import copy_bundle, make_bundle
 from tasks.bundles import (
     backup_identity,
@@ -273,7 +273,7 @@ def _node(site: Site, name: str) -> Node:
 async def publish_backups(site: Site, view: BackupView) -> None:
     """Show the table `backups-<site>`, and tell of a bundle that was made as an event."""
     name = site.spec.site
-    text = f"# Backups of {name}\n\n{table(COLUMNS, backup_rows(view))}\n"
+    text = f"# Backups of {name}\n\n{listing(COLUMNS, backup_rows(view))}\n"
     age = f", the newest {(view.at_s - view.bundles[0].created_s) / 3600:.1f} h old" if view.bundles else ""
     await acreate_markdown_artifact(text, key=f"backups-{name}", description=f"{len(view.bundles)} bundle(s){age}")
     if view.made is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -16,6 +17,8 @@ from prefect.logging import get_run_logger
 from stackwright.domain.plan import Plan, Step
 
 T = TypeVar("T")
+CURRENT: ContextVar[Progress | None] = ContextVar("progress", default=None)
+"""The progress of the run that is under way, once it has begun to change something: who tells its end reads it."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class Progress:
     async def __aenter__(self) -> Self:
         self._began = time.monotonic()
         if not self.plan.empty:
+            CURRENT.set(self)
             self._artifact = await acreate_progress_artifact(
                 0.0,
                 key=f"progress-{self.plan.site}",
@@ -53,7 +57,11 @@ class Progress:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        return None
+        if isinstance(error, Exception) and self._artifact is not None:  # a cancelled run must end at once
+            done, all_of_them = self.finished, len(self.plan.steps)
+            await aupdate_progress_artifact(
+                self._artifact, progress=self._percent, description=f"stopped: {done} of {all_of_them} steps done"
+            )
 
     async def track(self, steps: tuple[Step, ...], work: Awaitable[T]) -> T:
         """Await the work on one target and count its steps when it ends well."""
@@ -79,12 +87,21 @@ class Progress:
         area = steps[0].id.split("/", 1)[0]
         ended = time.monotonic()
         self.done.append(Done(area, steps[0].target, len(steps), started - self._began, ended - started, ok))
-        finished = sum(done.steps for done in self.done if done.ok)
         total = len(self.plan.steps)
         get_run_logger().info(
             "%s %s: %s, %d step(s) in %.1f s; %d of %d steps done",
-            area, steps[0].target, "done" if ok else "FAILED", len(steps), ended - started, finished, total,
+            area, steps[0].target, "done" if ok else "FAILED", len(steps), ended - started, self.finished, total,
         )  # fmt: skip
         if self._artifact is not None:
             async with self._lock:
-                await aupdate_progress_artifact(self._artifact, progress=round(100 * finished / total, 1))
+                said = f"plan {self.plan.hash}: {self.finished} of {total} steps done, last {steps[0].target} ({area})"
+                await aupdate_progress_artifact(self._artifact, progress=self._percent, description=said)
+
+    @property
+    def finished(self) -> int:
+        """The steps that are done."""
+        return sum(done.steps for done in self.done if done.ok)
+
+    @property
+    def _percent(self) -> float:
+        return round(100 * self.finished / len(self.plan.steps), 1)

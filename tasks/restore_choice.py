@@ -35,8 +35,8 @@ def _newest(store: Store, site_name: str) -> str:
     return found[0].id
 
 
-def look_and_plan(site: Site, bundle: Bundle, replace_healthy: str) -> tuple[RestoreFacts, Plan]:
-    """Look at everything and return the plan with it. Raises PlanRefusedError with every reason against it."""
+def look_and_plan(site: Site, bundle: Bundle, replace_healthy: str) -> tuple[Plan, RestoreFacts]:
+    """Look at everything and return the plan with what was seen. Raises PlanRefusedError with every reason."""
     facts = read_restore(site, bundle)
     problems = check_restore(site.spec, facts, bundle.manifest, replace_healthy)
-    return facts, plan_restore(site.spec, facts, bundle.manifest, problems)
+    return plan_restore(site.spec, facts, bundle.manifest, problems), facts

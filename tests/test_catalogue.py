@@ -1,11 +1,13 @@
 """prefect.yaml names every flow, each entrypoint loads, and its form is typed and described."""
 
+import re
 from pathlib import Path
 
 import pytest
 from prefect.flows import load_flow_from_entrypoint
 from prefect.utilities.callables import parameter_schema
 
+from blocks.site import site_names
 from stackwright.reports.model import FLOW_TEXTS
 from stackwright.runs import HOME, catalogue
 
@@ -23,6 +25,34 @@ def test_the_entrypoint_loads_and_its_form_is_described(name: str) -> None:
     for parameter, form in properties.items():
         assert form.get("description"), f"{name}.{parameter} has no help"
         assert {"type", "anyOf", "$ref"} & form.keys(), f"{name}.{parameter} has no type"
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_the_form_is_for_people(name: str) -> None:
+    """Titles instead of variables' names, one plain field instead of tabs, sites to choose, exceptions last."""
+    flow = load_flow_from_entrypoint(str(HOME / ENTRIES[name]["entrypoint"]), use_placeholder_flow=False)
+    properties = parameter_schema(flow).properties
+    assert properties["site"]["enum"] == site_names()
+    titles = [form["title"] for form in properties.values()]
+    assert not [title for title in titles if "_" in title or title[0].islower()]
+    kinds = ["Approval:", "Exception:"]
+    order = [next((place for place, kind in enumerate(kinds, 1) if title.startswith(kind)), 0) for title in titles]
+    assert order == sorted(order)
+    assert {parameter for parameter, form in properties.items() if "anyOf" in form} <= {"wanted"}
+
+
+def test_every_deployment_says_what_it_does_in_one_tag() -> None:
+    """Runs of one action are found by it: of all rotations, of one site's upgrades."""
+    for name, entry in ENTRIES.items():
+        assert len([tag for tag in entry["tags"] if tag.startswith("action:")]) == 1, name
+
+
+def test_every_flow_tags_and_explains_its_run() -> None:
+    """A flow without `explained` would end with a traceback and could not be found by its site."""
+    for path in (HOME / "flows").glob("*.py"):
+        assert path.name == "__init__.py" or re.search(
+            r"\n@explained(_request)?\nasync def ", path.read_text("utf-8")
+        ), path
 
 
 def test_every_flow_file_is_in_the_catalogue() -> None:

@@ -255,23 +255,27 @@ def hand_over_of(spec: StackSpec, tenant: Tenant, smoke_task: str, apart: Apart,
 
 
 def outcome_markdown(outcome: Outcome) -> str:
-    """Return an outcome as a page: what became of the request, what was done, and the hand-over."""
+    """Return an outcome as a page: what became of the request, what was done, and the hand-over.
+
+    Lists, not tables: the cells of the Prefect UI do not wrap.
+    """
     request, record = outcome.request, outcome.record
     lines = [f"## {request.action} {request.tenant}: {outcome.verdict}", "", outcome.text, ""]
-    lines += [f"| request | `{request.id}` of {request.caller or 'an operator'} |", "|---|---|"]
-    lines += [f"| state | {record.state} |"] if record else []
-    # Below the table: the user interface does not break the lines of a cell.
-    lines += ["", f"Steps of this run: {', '.join(outcome.done) or 'none'}."]
+    lines += [f"- **request**: `{request.id}` of {request.caller or 'an operator'}"]
+    lines += [f"- **state**: {record.state}"] if record else []
+    lines += [f"- **steps of this run**: {', '.join(outcome.done) or 'none'}"]
     if record and record.begun and not outcome.good:
-        lines += ["", f"Begun, to be undone or completed: {', '.join(record.begun)}."]
+        lines.append(f"- **to be undone or completed**: {', '.join(record.begun)}")
     if record and record.kept:
         lines += ["", "### Kept", "", *(f"- {line}" for line in record.kept)]
     hand = record.hand_over if record and outcome.good and request.action == "onboard" else None
     if hand is not None:
-        lines += ["", "### Hand-over", "", f"| namespace | `{hand.namespace}` |", "|---|---|"]
-        lines += [f"| key pair | block `api-key/{hand.credentials_block}` |", f"| administrator | {hand.admin_email} |"]
-        lines += [f"| queues | {', '.join(hand.queues)} |", *(f"| {name} | {url} |" for name, url in hand.urls.items())]
-        lines += [f"| proved by task | `{hand.smoke_task}` |"] if hand.smoke_task else []
+        lines += ["", "### Hand-over", "", f"- **namespace**: `{hand.namespace}`"]
+        lines.append(f"- **key pair**: block `api-key/{hand.credentials_block}`")
+        lines.append(f"- **administrator**: {hand.admin_email}")
+        lines.append(f"- **queues**: {', '.join(hand.queues)}")
+        lines += [f"- **{name}**: {url}" for name, url in hand.urls.items()]
+        lines += [f"- **proved by task**: `{hand.smoke_task}`"] if hand.smoke_task else []
         lines += ["", "### Apart from others", "", *(f"- {line}" for line in hand.proved)] if hand.proved else []
         lines += [f"- not tried: {line}" for line in hand.not_proved]
     return "\n".join([*lines, ""])

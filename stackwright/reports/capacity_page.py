@@ -21,7 +21,7 @@ from stackwright.reports.capacity import (
     trend_rows,
 )
 from stackwright.reports.capacity_plots import plots
-from stackwright.reports.markdown import table
+from stackwright.reports.markdown import listing
 from stackwright.reports.page import STYLE
 
 LAB = "This was measured on the lab: nodes, cluster, storage and ClearML are stand-ins. The figures say nothing of real hardware."
@@ -87,7 +87,7 @@ def capacity_markdown(report: CapacityReport) -> str:
     for section in sections(report):
         if section.title == "Nodes" or not (section.rows or section.empty):
             continue
-        body = table(section.head, section.rows) if section.rows else section.empty
+        body = listing(section.head, section.rows) if section.rows else section.empty
         more = f"\n\nand {section.left_out} more" if section.left_out else ""
         parts.append(f"## {section.title}\n\n{section.text}\n\n{body}{more}")
     return "\n\n".join(parts) + "\n"

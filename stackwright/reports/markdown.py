@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import groupby
 
 from stackwright.domain.evidence import Evidence, worst_first
-from stackwright.domain.plan import Plan
+from stackwright.domain.plan import Effect, Plan, Step
 from stackwright.reports.model import DeployReport
 from stackwright.reports.tenants import TenantState
 
 MARKS = {"pass": "✅ pass", "fail": "❌ fail", "unknown": "❔ unknown", "skipped": "⏭️ skipped"}
 STATE_MARKS = {"pass": "✅", "fail": "❌", "unknown": "❔", "skipped": "⏸️"}
-APPROVAL_STEPS = 24  # of one effect, shown in the approval form
+FITS = 96
+"""Characters of a row that the Prefect UI shows beside its own columns, with 4 for the edges of each cell: cells do not
+wrap there, and what is wider is cut off at a window of 1280 pixels."""
 VERDICT_MARKS = {"ok": "✅", "failed": "❌", "unknown": "❔", "planned": "📝"}
 
 
@@ -22,7 +25,7 @@ def report_markdown(report: DeployReport) -> str:
         parts.append(f"## What ended the run\n\n{_fenced(report.error)}")
     parts.append(_figures(report))
     if report.evidence:
-        parts.append(f"## Evidence\n\n{_attention(report.evidence)}{_evidence_table(report.evidence)}")
+        parts.append(f"## Evidence\n\n{evidence_markdown(report.evidence).rstrip()}")
     if report.plan is not None:
         parts.append(f"## Plan\n\n{_plan_body(report.plan)}")
     if report.states:
@@ -44,22 +47,9 @@ def plan_markdown(plan: Plan) -> str:
     return f"# Plan {plan.hash} for {plan.site}\n\n{_plan_body(plan)}\n"
 
 
-def approval_markdown(plan: Plan) -> str:
-    """Return a plan as narrow as a form: its hash, notes, and the steps by effect, the worst first."""
-    lines = [f"**{len(plan.steps)} step(s), worst effect: {plan.worst.label}, hash `{plan.hash}`.**", ""]
-    lines += [f"- {note}" for note in plan.notes]
-    for effect in sorted({step.effect for step in plan.steps}, reverse=True):
-        steps = [step for step in plan.steps if step.effect is effect]
-        shown = ", ".join(f"`{step.id}`" for step in steps[:APPROVAL_STEPS])
-        more = f" and {len(steps) - APPROVAL_STEPS} more" if len(steps) > APPROVAL_STEPS else ""
-        lines += ["", f"**{effect.label}** ({len(steps)}): {shown}{more}"]
-    return "\n".join([*lines, "", f"What each step does is in the artifact `plan-{plan.site}` of this run."]) + "\n"
-
-
 def evidence_markdown(evidence: Iterable[Evidence]) -> str:
-    """Return evidence: what did not pass in words, then all of it as a table, worst first."""
-    found = tuple(evidence)
-    return _attention(found) + _evidence_table(found) + "\n"
+    """Return evidence as a list, worst first: a table would be cut off in the UI before what was seen."""
+    return "\n".join(map(_check, worst_first(evidence))) + "\n"
 
 
 def table(columns: tuple[str, ...], rows: Iterable[Iterable[str]]) -> str:
@@ -69,45 +59,46 @@ def table(columns: tuple[str, ...], rows: Iterable[Iterable[str]]) -> str:
     return "\n".join([head, *lines])
 
 
+def listing(columns: tuple[str, ...], rows: Iterable[Iterable[str]]) -> str:
+    """Return a table where it fits beside the UI's own columns, else a list whose items name the columns."""
+    found = [[*row] for row in rows]
+    widths = [max(map(len, column)) + 4 for column in zip(columns, *found, strict=True)]
+    return table(columns, found) if sum(widths) <= FITS else "\n".join(_item(columns, row) for row in found)
+
+
+def _item(columns: tuple[str, ...], row: list[str]) -> str:
+    parts = [f"{name}: {_text(value)}" if name else _text(value) for name, value in zip(columns, row, strict=True)]
+    shown = [part for part, value in zip(parts[1:], row[1:], strict=True) if value.strip()]
+    return f"- **{_text(row[0])}** {'; '.join(shown)}".rstrip()
+
+
 def _plan_body(plan: Plan) -> str:
     notes = "".join(f"\n- {note}" for note in plan.notes)
     notes = f"\n\nNotes:\n{notes}" if notes else ""
     if plan.empty:
         return f"Nothing is left to do: the site is as its site file says. Hash `{plan.hash}`.{notes}"
-    rows = (
-        [str(number), step.id, step.summary, step.effect.label, step.guide, step.verify]
-        for number, step in enumerate(plan.steps, start=1)
-    )
     count = f"{len(plan.steps)} step(s), worst effect: **{plan.worst.label}**, hash `{plan.hash}`."
-    return f"{count}{notes}\n\n{table(('#', 'Step', 'What', 'Effect', 'Guide', 'Verified by'), rows)}"
+    parts = [f"{count}{notes}"]
+    for target, steps in groupby(plan.steps, key=lambda step: step.target):
+        parts.append("\n".join([f"### {_text(target)}", "", *map(_step, steps)]))
+    return "\n\n".join(parts)
 
 
-def _attention(evidence: tuple[Evidence, ...]) -> str:
-    """Return a list of what failed or could not be read: the UI cuts the table where that stands."""
-    lines = []
-    for check in worst_first(evidence):
-        if check.verdict in ("fail", "unknown"):
-            where = f" ({_cell(check.target)})" if check.target else ""
-            said = f"wanted: {_cell(check.wanted)}; seen: {_cell(check.seen)}."
-            remedy = f" {_cell(check.remedy)}" if check.remedy else ""
-            lines.append(f"- {MARKS[check.verdict]}: **{_cell(check.title)}**{where}, {said}{remedy}")
-    return "\n".join(lines) + "\n\n" if lines else ""
+def _step(step: Step) -> str:
+    """Return one step as a list's item: the UI does not wrap a table's cells, and the effect must be seen."""
+    effect = step.effect.label if step.effect < Effect.SERVICE_RESTART else f"**{step.effect.label}**"
+    return f"- `{step.id}`: {_text(step.summary)}. Effect: {effect}; guide {step.guide}; seen by: {_text(step.verify)}"
 
 
-def _evidence_table(evidence: Iterable[Evidence]) -> str:
-    rows = (
-        [
-            MARKS[check.verdict] + ("" if check.must else " (optional)"),
-            check.id,
-            check.title,
-            check.wanted,
-            check.seen + (f" → {check.remedy}" if check.remedy and check.verdict in ("fail", "unknown") else ""),
-            check.guide,
-            check.stand_in,
-        ]
-        for check in worst_first(evidence)
-    )
-    return table(("Verdict", "Check", "What", "Wanted", "Seen", "Guide", "Stand-in for"), rows)
+def _check(check: Evidence) -> str:
+    """Return one check as a list's item; what is to be done stands with what did not pass."""
+    must = "" if check.must else " (optional)"
+    where = f", {_text(check.target)}" if check.target else ""
+    remedy = f" **{_text(check.remedy)}**" if check.remedy and check.verdict in ("fail", "unknown") else ""
+    stand_in = f"; stand-in for {_text(check.stand_in)}" if check.stand_in else ""
+    head = f"- {MARKS[check.verdict]}{must}: **{_text(check.title)}** (`{check.id}`{where})"
+    said = f"wanted: {_text(check.wanted)}; seen: {_text(check.seen)}"
+    return f"{head}, {said}.{remedy} Guide {check.guide}{stand_in}"
 
 
 def _lab(report: DeployReport) -> list[str]:
@@ -126,7 +117,7 @@ def _figures(report: DeployReport) -> str:
         ["Took", f"{report.seconds:.1f} s"],
         ["Nodes, layers, tenants", f"{len(report.nodes)}, {len(report.layers)}, {len(report.tenants)}"],
     ]
-    return table(("", ""), rows)
+    return listing(("", ""), rows)
 
 
 def _tenants(report: DeployReport) -> str:
@@ -142,7 +133,7 @@ def _tenants(report: DeployReport) -> str:
         ]
         for tenant in report.tenants
     )
-    return table(("Tenant", "Namespace", "Queues", "Cores", "Memory, GiB", "GPUs", "Storage, GiB"), rows)
+    return listing(("Tenant", "Namespace", "Queues", "Cores", "Memory, GiB", "GPUs", "Storage, GiB"), rows)
 
 
 def states_markdown(states: tuple[TenantState, ...]) -> str:
@@ -161,7 +152,7 @@ def states_markdown(states: tuple[TenantState, ...]) -> str:
         for state in states
     )
     columns = ("Tenant", "State", "Quota and use", "Queues", "Gateway", "Policy", "Last request", "Isolation")
-    parts = [table(columns, rows)]
+    parts = [listing(columns, rows)]
     for state in states:
         lines = [f"- {'repaired' if repaired else 'differs'}: {_cell(text)}" for text, repaired in state.differences]
         lines += [f"- {_cell(state.reason)}"] if state.reason else []
@@ -176,7 +167,7 @@ def _times(report: DeployReport) -> str:
         [group.area, group.target, str(group.steps), f"{group.started_s:.1f}", f"{group.seconds:.1f}", _ended(group.ok)]
         for group in sorted(report.groups, key=lambda group: group.started_s)
     )
-    return table(("Chapter", "Target", "Steps", "Began at, s", "Took, s", "Ended"), rows)
+    return listing(("Chapter", "Target", "Steps", "Began at, s", "Took, s", "Ended"), rows)
 
 
 def _ended(ok: bool) -> str:
@@ -185,8 +176,12 @@ def _ended(ok: bool) -> str:
 
 def _cell(text: str) -> str:
     """Keep pipes and line ends inside the cell, and show what looks like HTML as text."""
-    escaped = text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
-    return " ".join(escaped.split()) or " "
+    return _text(text.replace("\\", "\\\\").replace("|", "\\|")) or " "
+
+
+def _text(text: str) -> str:
+    """Keep a text on one line, and show what looks like HTML as text."""
+    return " ".join(text.replace("<", "&lt;").split())
 
 
 def _fenced(text: str) -> str:

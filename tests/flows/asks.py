@@ -1,6 +1,6 @@
-"""A run that asks for approval of a plan, in a process of its own: `python -m tests.flows.asks [HASH]`.
+"""A run that asks for approval of a plan, in a process of its own: `python -m tests.flows.asks [HASH | hurried]`.
 
-Its last line says which hash was approved, or the error that ended it.
+`hurried` waits a moment only. Its last line says which hash was approved, or the error that ended it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from prefect import flow
 
 from stackwright.domain.errors import StackError
 from stackwright.domain.plan import Effect, Plan, Step
+from tasks import approval
 from tasks.approval import approve
 
 STEP = Step("upgrade/s1/restart", "s1", "restart rke2-server", Effect.ETCD_MEMBER_DOWN, "5.2", "it votes", "x")
@@ -28,4 +29,7 @@ async def asks(plan_hash: str | None = None) -> str:
 
 
 if __name__ == "__main__":
-    print(asyncio.run(asks(*sys.argv[1:])))
+    words = sys.argv[1:]
+    if words == ["hurried"]:
+        approval.WAIT_S, approval.POLL_S, words = 4, 1, []
+    print(asyncio.run(asks(*words)))

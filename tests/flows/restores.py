@@ -34,7 +34,7 @@ def put_in(case: Case, patch: pytest.MonkeyPatch, content: str) -> None:
 
     def look(place, bundle, anyway):
         problems = check_restore(case.spec, case.facts, bundle.manifest, anyway)
-        return case.facts, plan_restore(case.spec, case.facts, bundle.manifest, problems)
+        return plan_restore(case.spec, case.facts, bundle.manifest, problems), case.facts
 
     def save(site, shell):
         site.secrets.write("secret-text", case.spec.rke2.token_block, {"value": case.bundle.state.token})

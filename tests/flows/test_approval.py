@@ -6,12 +6,14 @@ import json
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 
 import httpx
 import pytest
 
 from stackwright.lab.rig import ROOT
 from tests.flows.asks import PLAN
+from tests.flows.server import ask, events
 
 ANSWER = {"decision": "carry out", "approver": "Ada", "reason": "window agreed"}
 
@@ -70,8 +72,16 @@ def asking(prefect_server):
         one.process.wait()
 
 
-def test_the_form_shows_the_plan_and_an_empty_answer_approves_nothing(asking):
-    """Hash, effect and step are in the form; `{}`, a missing name and an unknown word are refused: it waits on."""
+def kept(server, run):
+    """Return the pages of decisions that a run has left."""
+    wanted = {"flow_run_id": {"any_": [run["id"]]}, "key": {"any_": ["approval-north"]}}
+    return ask(server, "/artifacts/filter", {"artifacts": wanted})
+
+
+def test_the_form_shows_the_plan_and_an_empty_answer_approves_nothing(asking, prefect_server):
+    """Hash, effect and step are in the form; `{}`, a missing name and an unknown word are refused: it waits on. Who
+    decided what of which plan and when is kept as a page of the run, and told as an event of the site.
+    """
     one = asking()
     run = one.paused()
     text = one.shown(run)
@@ -79,8 +89,13 @@ def test_the_form_shows_the_plan_and_an_empty_answer_approves_nothing(asking):
     for given in ({}, {"decision": "carry out", "reason": ""}, {**ANSWER, "decision": "yes"}):
         assert one.answer(run, given) == "REJECT"
     assert one.process.poll() is None
-    assert one.answer(run, ANSWER) == "ACCEPT"
+    assert one.answer(run, {**ANSWER, "approver": "Grace"}) == "ACCEPT"
     assert one.end() == f"approved {PLAN.hash}"
+    (page,) = kept(prefect_server, run)
+    for part in (PLAN.hash, "carry out", "Grace", "window agreed", f"{datetime.now(UTC):%Y-%m-%d} "):
+        assert part in page["data"]
+    told = [event["payload"] for event in events(prefect_server, "stackwright.plan.decided")]
+    assert [one["plan"] for one in told if one["approver"] == "Grace"] == [PLAN.hash]
 
 
 def test_a_refusal_ends_the_run_and_says_whose_it_was(asking):
@@ -88,6 +103,17 @@ def test_a_refusal_ends_the_run_and_says_whose_it_was(asking):
     assert one.answer(one.paused(), {**ANSWER, "decision": "refuse", "reason": "not today"}) == "ACCEPT"
     line = one.end()
     assert line.startswith("NotApprovedError") and "Ada: not today" in line
+
+
+def test_nobodys_answer_in_time_is_a_refusal_that_is_kept(asking, prefect_server):
+    """The form says until when; then the run ends, and the page of the decision says that nobody made one."""
+    one = asking("hurried")
+    run = one.paused()
+    assert f"Without an answer until {datetime.now(UTC):%Y-%m-%d} " in one.shown(run)
+    line = one.end()
+    assert line.startswith("NotApprovedError") and "nobody has decided in time" in line and "wanted: carry out" in line
+    (page,) = kept(prefect_server, run)
+    assert "**approver**: nobody" in page["data"] and page["description"].endswith("nobody said refuse")
 
 
 def test_a_given_hash_asks_nobody(asking):

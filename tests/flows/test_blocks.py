@@ -90,6 +90,7 @@ def test_setup_brings_the_whole_catalogue() -> None:
     [
         ("check-site", {}, "site"),
         ("check-site", {"site": "Not A Name"}, "site"),
+        ("check-site", {"site": "nowhere"}, "'nowhere' is not one of"),
         ("deploy-stack", {"site": "lab", "plan_hash": "nonsense"}, "plan_hash"),
         ("validate-stack", {"site": "lab", "light": "perhaps"}, "light"),
     ],
@@ -110,19 +111,28 @@ def test_wrong_parameters_are_refused_by_the_server(name: str, parameters: dict[
 
 @pytest.mark.usefixtures("set_up")
 def test_a_run_from_the_shell_is_a_run_of_the_deployment(tmp_path: Path) -> None:
-    """It carries the deployment's id, name and parameters; our own error is told once more, without a traceback."""
+    """It carries the deployment's id, name and parameters; our own error is told once more, without a traceback.
+
+    The site is one that the forms did not offer before: its site file is new, and broken.
+    """
     site = f"nowhere-{tmp_path.name[-8:]}".replace("_", "-")
+    (tmp_path / f"{site}.yaml").write_text("site: elsewhere\n", encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-m", "stackwright.cli", "check", site],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(runs.HOME), "STACKWRIGHT_REPORTS": str(tmp_path)},
+        env={
+            **os.environ,
+            "PYTHONPATH": str(runs.HOME),
+            "STACKWRIGHT_REPORTS": str(tmp_path),
+            "STACKWRIGHT_SITES": str(tmp_path),
+        },
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
     )
     assert done.returncode == EXIT["refused"], done.stderr[-3000:]
-    assert "the site is not known" in done.stderr and "Traceback" not in done.stderr
+    assert "the site file was refused" in done.stderr and "Traceback" not in done.stderr
 
     async def look() -> tuple[FlowRun, UUID]:
         async with get_client() as client:

@@ -37,13 +37,13 @@ def test_a_dry_run_shows_the_plan_and_changes_nothing(run):
 
 def test_another_plan_than_the_approved_one_is_not_carried_out(run):
     done = run(plan_hash="0123456789ab")
-    assert done["state"] == "Failed" and "PlanMovedError" in done["message"]
+    assert done["state"] == "Refused" and "does not hold any more" in done["message"]
     assert changes(done) == []
 
 
 def test_a_cluster_that_works_is_refused(run):
     done = run(dry_run=True, works=True)
-    assert done["state"] == "Failed" and "healthy quorum" in done["message"] and done["sent"] == []
+    assert done["state"] == "Refused" and "healthy quorum" in done["message"] and done["sent"] == []
 
 
 def test_a_cluster_that_works_is_replaced_under_its_own_name_beside_the_hash(run):

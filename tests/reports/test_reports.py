@@ -11,10 +11,11 @@ from html.parser import HTMLParser
 import pytest
 
 from stackwright.domain.plan import Effect, Plan, Step
+from stackwright.reports.approval import approval_markdown
 from stackwright.reports.html import MOST_BARS, duration, plot_times, report_html
 from stackwright.reports.markdown import (
-    approval_markdown,
     evidence_markdown,
+    listing,
     plan_markdown,
     report_markdown,
     table,
@@ -151,17 +152,17 @@ def test_text_from_outside_stays_text():
     check = replace(samples.evidence()[0], seen=hostile)
     report = replace(samples.good(), error=hostile, evidence=(check,))
     assert "<img" not in report_html(report)
-    row = next(line for line in evidence_markdown([check]).splitlines() if "onerror" in line)
-    assert row.count("|") - row.count("\\|") == 8 and "<img" not in row
+    rows = [line for line in evidence_markdown([check]).splitlines() if line]
+    assert len(rows) == 1 and "onerror" in rows[0] and "<img" not in rows[0]
     assert "````text" in report_markdown(report)
 
 
-def test_what_did_not_pass_is_said_before_the_table():
-    """The UI cuts wide tables: what was wanted, what was seen and what to do is read without them."""
+def test_what_did_not_pass_is_said_first_and_nothing_in_a_wide_table():
+    """The UI cuts wide tables: what was wanted, what was seen and what to do is a list."""
     good, bad = samples.evidence()[0], next(one for one in samples.evidence(bad=True) if one.verdict == "fail")
     first = evidence_markdown([good, bad]).splitlines()[0]
     assert all(part in first for part in (bad.title, bad.wanted, bad.seen, bad.remedy))
-    assert evidence_markdown([good]).startswith("| Verdict")
+    assert "|" not in evidence_markdown([good, bad]) and good.seen in evidence_markdown([good])
 
 
 def test_the_plan_as_markdown_is_what_an_approver_needs():
@@ -169,12 +170,21 @@ def test_the_plan_as_markdown_is_what_an_approver_needs():
     text = plan_markdown(samples.plan())
     assert samples.plan().hash in text.splitlines()[0]
     assert "worst effect: **etcd member down**" in text
-    assert len([line for line in text.splitlines() if line.startswith("| ") and "/" in line]) == len(
-        samples.plan().steps
-    )
+    lines = [line for line in text.splitlines() if line.startswith("- `")]
+    for step, line in zip(samples.plan().steps, lines, strict=True):
+        assert all(part in line for part in (step.id, step.effect.label, step.guide, step.verify))
     assert "chrony is only checked" in text
     empty = plan_markdown(Plan("lab", ()))
     assert "Nothing is left to do" in empty
+
+
+def test_a_table_that_the_ui_would_cut_becomes_a_list():
+    """Its cells do not wrap: what does not fit beside the UI's own columns is told item by item, nothing left out."""
+    assert listing(("Node", "Disk"), [["n1", "20 GiB"], ["n2", ""]]).startswith("| Node | Disk |")
+    wide = listing(("Node", "Disk", "Why"), [["n1", "20 GiB", "a reason " * 12], ["n2", "", "<b>"]])
+    assert wide.splitlines()[0].startswith("- **n1** Disk: 20 GiB; Why: a reason a reason")
+    assert wide.splitlines()[1] == "- **n2** Why: &lt;b>"
+    assert listing(("a", "b"), []) == table(("a", "b"), [])
 
 
 def test_every_step_and_check_is_in_both_forms():
@@ -237,13 +247,13 @@ def test_the_approval_form_is_narrow_and_says_the_worst_first():
         Step(f"upgrade/s{i}/x", f"s{i}", "does it", effect, "5.2", "seen") for i, effect in enumerate(effects)
     )
     plan = Plan("north", steps, ("From here to there.",))
-    text = approval_markdown(plan)
+    text = approval_markdown(plan, "2026-11-27 10:00 UTC")
     assert plan.hash in text and "- From here to there." in text and "plan-north" in text
     assert text.index("**etcd member down** (1): `upgrade/s1/x`") < text.index(
         "**file** (2): `upgrade/s0/x`, `upgrade/s2/x`"
     )
     many = Plan("north", tuple(Step(f"a/{i}/x", str(i), "", Effect.FILE, "", "") for i in range(100)))
-    assert "and 76 more" in approval_markdown(many)
+    assert "and 76 more" in approval_markdown(many, "2026-11-27 10:00 UTC")
 
 
 def states():
@@ -271,5 +281,5 @@ def test_the_tenants_page_says_what_differs_and_what_is_used():
     assert "repaired" in text and "differs" in text
     assert "- differs: eve\\|red is an administrator" in table and "❌ A pod beyond the quota is refused" in table
     assert Page(page).addresses == []
-    rows = [line for line in table.splitlines() if line.startswith("| red ")]
-    assert len(rows) == 1 and "default (4 waiting, 1 workers)" in rows[0]
+    rows = [line for line in table.splitlines() if line.startswith("- **red** ")]
+    assert len(rows) == 1 and "Queues: default (4 waiting, 1 workers)" in rows[0]

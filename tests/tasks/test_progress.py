@@ -32,14 +32,16 @@ class Artifacts:
     def __init__(self) -> None:
         self.made: list[tuple[float, str, str]] = []
         self.shown: list[float] = []
+        self.said: list[str] = []
 
     async def create(self, progress: float, key: str, description: str) -> UUID:
         self.made.append((progress, key, description))
         return ARTIFACT
 
-    async def update(self, artifact: UUID, progress: float) -> None:
+    async def update(self, artifact: UUID, progress: float, description: str) -> None:
         assert artifact == ARTIFACT
         self.shown.append(progress)
+        self.said.append(description)
 
 
 @pytest.fixture
@@ -72,6 +74,7 @@ def test_each_target_moves_the_bar_by_its_steps(artifacts):
     progress = asyncio.run(run())
     assert artifacts.made == [(0.0, "progress-north", f"plan {PLAN.hash}, 4 steps")]
     assert artifacts.shown == [50.0, 75.0, 100.0]
+    assert artifacts.said[0] == f"plan {PLAN.hash}: 2 of 4 steps done, last a (node)"
     assert [(done.area, done.target, done.steps, done.ok) for done in progress.done] == [
         ("node", "a", 2, True),
         ("node", "b", 1, True),
@@ -95,6 +98,19 @@ def test_a_failed_target_does_not_move_the_bar(artifacts):
     asyncio.run(run(progress))
     assert artifacts.shown[-1] == 25.0
     assert {done.target: done.ok for done in progress.done} == {"a": False, "b": True, "rancher": False}
+
+
+def test_an_error_that_ends_the_run_is_said_at_the_bar(artifacts):
+    """A bar at 50 % of a run that is over does not look as if it were under way."""
+
+    async def run() -> None:
+        async with Progress(PLAN) as progress:
+            await progress.tracked(works)("north", A)
+            await progress.tracked(fails)("north", B)
+
+    with pytest.raises(GateTimeoutError):
+        asyncio.run(run())
+    assert (artifacts.shown[-1], artifacts.said[-1]) == (50.0, "stopped: 2 of 4 steps done")
 
 
 def test_nothing_is_published_for_an_empty_plan(artifacts):

@@ -1,0 +1,44 @@
+"""The sites that the run forms offer: kept with each deployment when it is made, and completed from the shell.
+
+The server refuses a run for a site that its form does not offer. `stackwright setup` makes the forms anew.
+"""
+
+from __future__ import annotations
+
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.actions import DeploymentUpdate
+from prefect.client.schemas.responses import DeploymentResponse
+
+from blocks.site import site_names
+
+PAGE = 200
+
+
+def lacks(deployment: DeploymentResponse, site: str) -> bool:
+    """Tell whether a deployment's form offers sites to choose from, but not this one."""
+    offered = (deployment.parameter_openapi_schema or {}).get("properties", {}).get("site", {}).get("enum")
+    return offered is not None and site not in offered
+
+
+async def offer_site(client: PrefectClient, deployment: DeploymentResponse, site: str) -> DeploymentResponse:
+    """Add a site to all forms where this one lacks it and its site file is here; none is ever taken away.
+
+    Returns the deployment as it is then. For a site without a file nothing is done: the server refuses its runs.
+    """
+    if not lacks(deployment, site) or site not in site_names():
+        return deployment
+    seen = 0
+    while page := await client.read_deployments(limit=PAGE, offset=seen):
+        seen += len(page)
+        for one in page:
+            if lacks(one, site):
+                await _add(client, one, site)
+    return await client.read_deployment(deployment.id)
+
+
+async def _add(client: PrefectClient, deployment: DeploymentResponse, site: str) -> None:
+    schema = dict(deployment.parameter_openapi_schema or {})
+    field = schema["properties"]["site"]
+    wider = {**field, "enum": sorted({*field["enum"], site})}
+    schema["properties"] = {**schema["properties"], "site": wider}
+    await client.update_deployment(deployment.id, DeploymentUpdate(parameter_openapi_schema=schema))

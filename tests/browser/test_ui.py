@@ -1,0 +1,145 @@
+"""A day at the Prefect UI: a deploy is started from its form and watched, a removal approved, a failure found.
+
+In the order of the day: each step stands on the one before. `make browser-test`; pictures are kept in build/browser.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.browser, pytest.mark.lab]
+FORMS = ("deploy-stack", "upgrade-cluster", "restore-cluster", "onboard-tenant", "rotate-token")
+
+
+def started(browser: Any, ground: Any, name: str = "deploy-stack") -> str:
+    """Send the form that is open, and return the run that came of it."""
+    before = ground.newest(name).get("id", "")
+    browser.submit()
+    return str(ground.begun(name, before)["id"])
+
+
+def form(browser: Any, ground: Any, name: str) -> None:
+    """Open a deployment's run form."""
+    browser.open(f"deployments/deployment/{ground.deployment(name)['id']}/run")
+    browser.says("Site")
+
+
+def test_what_is_cut_off_would_be_seen(browser: Any) -> None:
+    """A table that reaches beyond the window fails the look at a page, also where its frame hides the rest."""
+    wide = f"<table><tr><td style='white-space: nowrap'>{'wide ' * 400}</td></tr></table>"
+    browser.page.set_content(f"<article style='overflow: hidden'>{wide}</article>")
+    with pytest.raises(AssertionError, match="cut-off at 1280 px"):
+        browser.keep("cut-off")
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_a_form_is_whole_at_both_widths(browser: Any, ground: Any, name: str) -> None:
+    """Titles and help instead of names of variables; no tab called None; the sites to choose from."""
+    form(browser, ground, name)
+    browser.keep(f"form-{name}", height=1500)
+    for title in (
+        field["title"] for field in ground.deployment(name)["parameter_openapi_schema"]["properties"].values()
+    ):
+        assert browser.field(title).is_visible()
+    browser.choose("Site", "lab")
+    assert browser.field("Site").locator(".p-select-button__value").inner_text() == "lab"
+
+
+def test_a_deploy_is_started_from_the_form_and_watched(browser: Any, ground: Any) -> None:
+    """Nothing but the site is asked; the run has the site's tag and name; its pages can be read."""
+    form(browser, ground, "deploy-stack")
+    browser.choose("Site", "lab")
+    run = started(browser, ground)
+    ground.state(run, "RUNNING")
+    browser.open(f"runs/flow-run/{run}")
+    browser.says("deploy-lab")
+    browser.says(re.compile(r"\d+ of \d+ steps done"), limit_s=300)
+    browser.keep("deploy-running")
+    ended = ground.state(run, "COMPLETED", "FAILED", "CRASHED")
+    assert ended["state"]["type"] == "COMPLETED", ended["state"]["message"]
+    assert {"site:lab", "action:deploy"} <= set(ended["tags"]) and ended["name"] == "deploy-lab"
+    for key in ("plan-lab", "evidence-lab", "report-lab", "progress-lab"):
+        browser.open(f"artifacts/artifact/{ground.artifact(run, key)['id']}")
+        browser.says(key)
+        browser.keep(key.removesuffix("-lab"), height=1400)
+
+
+def test_a_wrong_hash_is_refused_in_words(browser: Any, ground: Any) -> None:
+    """The run is Refused; what was wanted, seen and what is to be done stand in its log and on a page, no traceback."""
+    leave(ground, "agt4")
+    form(browser, ground, "deploy-stack")
+    browser.choose("Site", "lab")
+    browser.write("Approval: hash of the plan", "0123456789ab")
+    run = started(browser, ground)
+    ended = ground.state(run, "COMPLETED", "FAILED", "CRASHED")
+    assert ended["state"]["name"] == "Refused" and "remedy: Read the new plan" in ended["state"]["message"]
+    browser.open(f"runs/flow-run/{run}")
+    browser.says(re.compile("the approved plan does not hold any more"))
+    assert browser.page.get_by_text("Traceback").count() == 0
+    browser.keep("refused-run")
+    browser.open(f"artifacts/artifact/{ground.artifact(run, 'stopped-lab')['id']}")
+    browser.says("Remedy")
+    browser.says("Nothing was changed.")
+    browser.keep("refused")
+
+
+def leave(ground: Any, name: str) -> None:
+    """Let a node leave the cluster."""
+
+    def edit(document: dict[str, Any]) -> None:
+        document.setdefault("removed", []).extend(node for node in document["nodes"] if node["name"] == name)
+        document["nodes"] = [node for node in document["nodes"] if node["name"] != name]
+
+    ground.change(edit)
+
+
+def test_a_removal_is_approved_in_the_form(browser: Any, ground: Any) -> None:
+    """The run waits; its form shows hash and effects; who decided and when is kept and stands in the report."""
+    form(browser, ground, "deploy-stack")
+    browser.choose("Site", "lab")
+    browser.write("Approval: hash of the plan", "0123456789ab")
+    browser.write("Approval: hash of the plan", "")  # what was cleared again is not asked for
+    run = started(browser, ground)
+    ground.state(run, "PAUSED")
+    browser.open(f"runs/flow-run/{run}")
+    browser.page.get_by_role("button", name="Resume").first.click()
+    plan = ground.artifact(run, "plan-lab")["description"].split()[1]
+    browser.says(plan)
+    browser.says(re.compile("the plan is refused"))
+    browser.keep("approval", height=1300)
+    browser.choose("Decision", "carry out")
+    browser.write("Your name", "Ada")
+    browser.write("Reason", "its lease ends")
+    browser.submit()
+    ended = ground.state(run, "COMPLETED", "FAILED", "CRASHED")
+    assert ended["state"]["type"] == "COMPLETED", ended["state"]["message"]
+    kept = ground.artifact(run, "approval-lab")
+    assert all(part in kept["data"] for part in (plan, "carry out", "Ada", "its lease ends", "UTC"))
+    browser.open(f"artifacts/artifact/{kept['id']}")
+    browser.says("its lease ends")
+    browser.keep("decision")
+
+
+def test_which_node_failed_and_why_is_two_clicks_away(browser: Any, ground: Any) -> None:
+    """One click filters the list by the site's tag, one opens the run that stopped: its log names node and reason."""
+    ground.change(lambda document: document["dns"]["hosts"].update({"new.lab.test": "192.0.2.1"}))
+    ground.rig.lab.fault(kind="disk-full", match={"target": "^agt2$", "action": "node/"}, path="/var")
+    form(browser, ground, "deploy-stack")
+    browser.choose("Site", "lab")
+    run = started(browser, ground)
+    ended = ground.state(run, "COMPLETED", "FAILED", "CRASHED")
+    ground.rig.lab.clear_faults()
+    assert ended["state"]["name"] == "Stopped", ended["state"]
+    page = browser.runs_with_tags("site:lab")
+    browser.says("Stopped")
+    browser.keep("runs", height=1300)
+    browser.open_run("Stopped")
+    assert "agt2" in browser.says(re.compile("failed: agt2")).inner_text()
+    assert "space" in page.locator("body").inner_text()
+    browser.keep("stopped-run", height=1300)
+    browser.open(f"artifacts/artifact/{ground.artifact(run, 'stopped-lab')['id']}")
+    browser.says("How far it came")
+    browser.keep("stopped", height=1300)
