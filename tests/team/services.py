@@ -1,0 +1,357 @@
+"""The team size's processes on one machine: PostgreSQL, Redis, two API replicas behind a balancer, background services,
+two workers and the watch over lost runs; each is started again when it was killed, as systemd or Kubernetes would.
+
+Their settings are those of deployments/kubernetes/settings.yaml; only addresses, paths and secrets are this machine's.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import yaml
+from cryptography.fernet import Fernet
+
+from stackwright.lab.rig import ROOT
+
+SETTINGS = ROOT / "deployments" / "kubernetes" / "settings.yaml"
+PROGRAMS = {"postgres": "postgresql", "redis-server": "redis-server", "haproxy": "haproxy"}
+START_LIMIT_S = 180.0
+STOP_LIMIT_S = 60.0
+SAY = "env", "--default-signal=INT"  # a shell's background ignores SIGINT, which Prefect's worker needs to stop
+BALANCER = """
+global
+  maxconn 500
+defaults
+  mode http
+  option redispatch
+  retries 3
+  timeout connect 2s
+  timeout client 60s
+  timeout server 60s
+  timeout tunnel 1h
+  default-server inter 1s fall 2 rise 1 on-marked-down shutdown-sessions
+frontend api
+  bind 127.0.0.1:{port}
+  default_backend replicas
+backend replicas
+  balance leastconn
+  option httpchk GET /api/ready
+  http-check expect status 200
+{servers}
+"""
+
+
+def settings(name: str) -> dict[str, str]:
+    """Return the data of one of the team size's ConfigMaps."""
+    documents = yaml.safe_load_all(SETTINGS.read_text(encoding="utf-8"))
+    return next(dict(one["data"]) for one in documents if one["metadata"]["name"] == name)
+
+
+def find_postgres() -> str | None:
+    """Return the server program; Debian keeps it off the path."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
+    return str(found[-1]) if found else shutil.which("postgres")
+
+
+def missing_programs() -> list[str]:
+    """Return the Debian packages that the team size needs and this machine lacks."""
+    found = {"postgres": find_postgres(), **{name: shutil.which(name) for name in ("redis-server", "haproxy")}}
+    return [PROGRAMS[name] for name, path in found.items() if path is None]
+
+
+def free_port() -> int:
+    """Return a port that nobody uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_until(look: Callable[[], bool], what: str, limit_s: float = START_LIMIT_S) -> None:
+    """Look until it is so."""
+    deadline = time.monotonic() + limit_s
+    while not look():
+        assert time.monotonic() < deadline, f"not within {limit_s:.0f} s: {what}"
+        threading.Event().wait(0.2)
+
+
+@dataclass
+class Member:
+    """One process. `ready` tells whether it does its work."""
+
+    name: str
+    argv: list[str]
+    environment: dict[str, str]
+    log: Path
+    ready: Callable[[], bool]
+    user: str | None = None
+    ending: signal.Signals = signal.SIGTERM
+    starts: int = 0
+    process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    def start(self) -> None:
+        """Start it, in a session of its own."""
+        self.starts += 1
+        with self.log.open("ab") as sink:
+            self.process = subprocess.Popen(
+                [*SAY, *self.argv], env=self.environment, cwd=ROOT if self.user is None else "/",
+                stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, start_new_session=True,
+                **({"user": self.user} if self.user else {}),
+            )  # fmt: skip
+
+    def wait_ready(self) -> None:
+        """Wait until it works. It must not have ended."""
+
+        def look() -> bool:
+            assert self.process is not None and self.process.poll() is None, f"{self.name} ended:\n{self.tail()}"
+            return self.ready()
+
+        wait_until(look, f"{self.name} is ready\n{self.tail()}")
+
+    def strike(self, which: signal.Signals) -> None:
+        """Send a signal, and wait for the end of the process."""
+        assert self.process is not None and self.process.poll() is None, f"{self.name} had ended:\n{self.tail()}"
+        self.process.send_signal(which)
+        try:
+            self.process.wait(STOP_LIMIT_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise AssertionError(f"{self.name} did not end within {STOP_LIMIT_S:.0f} s of {which.name}") from None
+
+    def stop(self) -> None:
+        """End it at last, with what it has started."""
+        if self.process is None:
+            return
+        if self.process.poll() is None:
+            self.process.send_signal(self.ending)
+            try:
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+
+    def tail(self) -> str:
+        """Return the end of its log."""
+        return self.log.read_text(errors="replace")[-1500:] if self.log.exists() else ""
+
+
+class Team:
+    """All of them. It stands where a rig wants its server."""
+
+    def __init__(self, folder: Path, workers: int = 2) -> None:
+        self.home = folder.absolute() / "prefect"
+        self.home.mkdir(parents=True, exist_ok=True)
+        self.logs = self.home / "logs"
+        self.logs.mkdir(exist_ok=True)
+        # A socket's path must be short, and PostgreSQL refuses to run as root.
+        self.data = Path(tempfile.mkdtemp(prefix="stackwright-team-"))
+        self.user = "nobody" if os.getuid() == 0 else None
+        if self.user:
+            account = pwd.getpwnam(self.user)
+            os.chown(self.data, account.pw_uid, account.pw_gid)
+        self.ports = {name: free_port() for name in ("postgres", "redis", "balancer", "api-1", "api-2")}
+        self.password = f"stack:{secrets.token_urlsafe(18)}"
+        self.workers = [f"worker-{number}" for number in range(1, workers + 1)]
+        self.members: dict[str, Member] = {}
+        self._make_data()
+
+    # --- as a rig's server -------------------------------------------------------------------------------------------
+
+    @property
+    def url(self) -> str:
+        """Address of the API."""
+        return f"http://127.0.0.1:{self.ports['balancer']}/api"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What clients, workers and runs need."""
+        own = {"PREFECT_HOME": str(self.home), "PREFECT_API_URL": self.url, "PREFECT_API_AUTH_STRING": self.password}
+        return {**settings("prefect-client"), **own}
+
+    @property
+    def pid(self) -> int | None:
+        """A rig's server has one process; this has many."""
+        return None
+
+    def stop(self) -> None:
+        """Stop everything, the data last."""
+        for member in reversed(self.members.values()):
+            member.stop()
+        shutil.rmtree(self.data, ignore_errors=True)
+
+    # --- its parts ---------------------------------------------------------------------------------------------------
+
+    @property
+    def _server(self) -> dict[str, str]:
+        redis = f"redis://127.0.0.1:{self.ports['redis']}"
+        stack = f"postgresql+asyncpg://stack@127.0.0.1:{self.ports['postgres']}/postgres"
+        return {
+            **os.environ,
+            **self.environment,
+            **settings("prefect-server"),
+            "PREFECT_SERVER_UI_API_URL": self.url,
+            "PREFECT_SERVER_API_AUTH_STRING": self.password,
+            "PREFECT_SERVER_DATABASE_CONNECTION_URL": stack,
+            "PREFECT_SERVER_ENCRYPTION_KEY": self._key,
+            "PREFECT_REDIS_MESSAGING_URL": f"{redis}/0",
+            "PREFECT_SERVER_DOCKET_URL": f"{redis}/1",
+        }
+
+    def _make_data(self) -> None:
+        self._key = Fernet.generate_key().decode()
+        program = find_postgres()
+        assert program is not None
+        base = Path(program).parent
+        data = self.data / "postgres"
+        words = [base / "initdb", "-D", data, "-U", "stack", "-A", "trust", "-N", "-E", "UTF8", "--locale", "C.UTF-8"]
+        user = {"user": self.user} if self.user else {}
+        subprocess.run(words, check=True, capture_output=True, timeout=180, cwd="/", **user)  # type: ignore[call-overload]
+        port = self.ports["postgres"]
+        more = ["-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={self.data}", "-c", "fsync=off"]
+        self._add("postgres", [program, "-D", str(data), "-p", str(port), *more], self._answers("postgres"), self.user)
+        self.members["postgres"].ending = signal.SIGINT
+        redis = self.data / "redis"
+        redis.mkdir()
+        words = ["redis-server", "--port", str(self.ports["redis"]), "--bind", "127.0.0.1", "--dir", str(redis)]
+        self._add("redis", [*words, "--appendonly", "yes", "--save", ""], self._answers("redis"))
+
+    def _answers(self, name: str) -> Callable[[], bool]:
+        def look() -> bool:
+            with closing(socket.socket()) as probe:
+                probe.settimeout(1)
+                return probe.connect_ex(("127.0.0.1", self.ports[name])) == 0
+
+        return look
+
+    def _add(
+        self,
+        name: str,
+        argv: list[str],
+        ready: Callable[[], bool],
+        user: str | None = None,
+        environment: dict[str, str] | None = None,
+    ) -> None:
+        log = self.logs / f"{name}.log"
+        self.members[name] = Member(name, argv, environment or dict(os.environ), log, ready, user)
+
+    def start_servers(self) -> None:
+        """Start the data, migrate once, then services, replicas and the balancer; wait for all."""
+        self._start("postgres", "redis")
+        prefect = [sys.executable, "-m", "prefect"]
+        environment = self._server
+        subprocess.run(
+            [*prefect, "server", "database", "upgrade", "-y"], env=environment, cwd=ROOT, check=True, timeout=300,
+            capture_output=True,
+        )  # fmt: skip
+        first = {**environment, "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "true"}
+        for name, own in (("api-1", first), ("api-2", environment)):
+            port = str(self.ports[name])
+            words = [*prefect, "server", "start", "--host", "127.0.0.1", "--port", port, "--no-services"]
+            static = {"PREFECT_SERVER_UI_STATIC_DIRECTORY": str(self.home / f"ui-{name}")}
+            self._add(name, words, self._healthy(self.ports[name]), environment={**own, **static})
+        self._add("services", [*prefect, "server", "services", "start"], lambda: True, environment=environment)
+        rows = [f"  server {name} 127.0.0.1:{self.ports[name]} check" for name in ("api-1", "api-2")]
+        config = self.home / "haproxy.cfg"
+        config.write_text(BALANCER.format(port=self.ports["balancer"], servers="\n".join(rows)))
+        self._add("balancer", ["haproxy", "-f", str(config), "-db"], self._healthy(self.ports["balancer"]))
+        self._start("api-1")  # alone: blocks are registered by one
+        self._start("api-2", "services", "balancer")
+
+    def start_workers(self, environment: dict[str, str]) -> None:
+        """Start the workers and the watch with a rig's environment. The pool must be there."""
+        for name in self.workers:
+            words = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "stackwright", "--name", name]
+            self._add(name, words, lambda: True, environment=environment)
+        watch = [sys.executable, "-m", "stackwright.cli", "worker", "watch", "--every", "3"]
+        self._add("watch", watch, lambda: True, environment=environment)
+        self._start(*self.workers, "watch")
+
+    def _start(self, *names: str) -> None:
+        for name in names:
+            self.members[name].start()
+        for name in names:
+            self.members[name].wait_ready()
+
+    @staticmethod
+    def _healthy(port: int) -> Callable[[], bool]:
+        def look() -> bool:
+            try:
+                return httpx.get(f"http://127.0.0.1:{port}/api/ready", timeout=5).status_code == 200
+            except httpx.TransportError:
+                return False
+
+        return look
+
+    # --- what strikes them -------------------------------------------------------------------------------------------
+
+    def strike(self, name: str, which: signal.Signals) -> None:
+        """End one with a signal and start it again, as what supervises it would."""
+        member = self.members[name]
+        member.strike(which)
+        member.start()
+
+    def revive(self) -> list[str]:
+        """Start again what has ended by itself because another was struck; return who."""
+        ended = [one for one in self.members.values() if one.process is not None and one.process.poll() is not None]
+        for member in ended:
+            member.start()
+        return [member.name for member in ended]
+
+    def wait_whole(self) -> None:
+        """Wait until everybody works again."""
+
+        def whole() -> bool:
+            self.revive()
+            return all(member.ready() for member in self.members.values())
+
+        wait_until(whole, "all of the team are back")
+
+
+def process_of(run: str) -> int | None:
+    """Return the process that carries a flow run out on this machine: the last of those that its worker started."""
+    mark = f"PREFECT__FLOW_RUN_ID={run}".encode()
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark in (path / "environ").read_bytes().split(b"\0") and (path / "cmdline").read_bytes():
+                found.append(int(path.name))
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+    return max(found, default=None)
+
+
+def ancestors(pid: int) -> list[int]:
+    """Return the parents of a process, nearest first."""
+    found = []
+    while pid > 1:
+        try:
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        except (FileNotFoundError, ProcessLookupError):
+            break
+        found.append(pid)
+    return found
