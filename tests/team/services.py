@@ -268,18 +268,17 @@ class Team:
             [*prefect, "server", "database", "upgrade", "-y"], env=environment, cwd=ROOT, check=True, timeout=300,
             capture_output=True,
         )  # fmt: skip
-        first = {**environment, "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "true"}
-        for name, own in (("api-1", first), ("api-2", environment)):
+        for name in ("api-1", "api-2"):
             port = str(self.ports[name])
             words = [*prefect, "server", "start", "--host", "127.0.0.1", "--port", port, "--no-services"]
             static = {"PREFECT_SERVER_UI_STATIC_DIRECTORY": str(self.home / f"ui-{name}")}
-            self._add(name, words, self._healthy(self.ports[name]), environment={**own, **static})
+            self._add(name, words, self._healthy(self.ports[name]), environment={**environment, **static})
         self._add("services", [*prefect, "server", "services", "start"], lambda: True, environment=environment)
         rows = [f"  server {name} 127.0.0.1:{self.ports[name]} check" for name in ("api-1", "api-2")]
         config = self.home / "haproxy.cfg"
         config.write_text(BALANCER.format(port=self.ports["balancer"], servers="\n".join(rows)))
         self._add("balancer", ["haproxy", "-f", str(config), "-db"], self._healthy(self.ports["balancer"]))
-        self._start("api-1")  # alone: blocks are registered by one
+        self._start("api-1")  # alone: in an empty database it registers Prefect's block types
         self._start("api-2", "services", "balancer")
 
     def start_workers(self, environment: dict[str, str]) -> None:
