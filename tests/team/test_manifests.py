@@ -98,7 +98,11 @@ def test_every_document_is_of_kubernetes_own_schema(rendered: list[Document]) ->
 
 def test_the_check_refuses_what_kubernetes_would_refuse(rendered: list[Document]) -> None:
     """An unknown field, a wrong type and a missing field are each seen."""
-    one = json.loads(json.dumps(next(doc for doc in rendered if doc["metadata"]["name"] == "prefect-api")))
+    one = json.loads(
+        json.dumps(
+            next(doc for doc in rendered if (doc["kind"], doc["metadata"]["name"]) == ("Deployment", "prefect-api"))
+        )
+    )
     one["spec"]["replica"] = 2
     one["spec"]["template"]["spec"]["containers"][0]["ports"][0]["containerPort"] = "4200"
     del one["spec"]["selector"]
