@@ -56,6 +56,7 @@ def watch(
     every: Annotated[float, typer.Option(min=1, help="Seconds between two looks.")] = 5.0,
 ) -> None:
     """Start runs again whose process is gone, where that goes on with what was begun (docs/team.md), until SIGTERM."""
+    os.environ.setdefault("PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW", "ignore")  # its own lines belong to no run
     from blocks.site import state_folder
     from stackwright.resume import serve
     from stackwright.runs import server_url
