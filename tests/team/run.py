@@ -72,10 +72,11 @@ STRIKES = (
 
 @dataclass
 class Ended:
-    """How one run of the deployment ended: what it changed, and the moments at which its process was lost."""
+    """How one run of the deployment ended: what it changed, what struck, and when its process was lost."""
 
     run: FlowRun
     changes: list[dict[str, Any]]
+    struck: list[Strike] = field(default_factory=list)
     lost_at: list[float] = field(default_factory=list)
 
     @property
@@ -111,17 +112,19 @@ class Chaos:
         """Ask for a deploy and strike when so many changes have been made; wait for its end by itself."""
         before = len(self.rig.lab.journal())
         made = on_server(self._ask)
+        struck: list[Strike] = []
         lost: list[float] = []
         for strike, mark in zip(strikes, marks, strict=True):
             if not self._wait_for_mark(made.id, before + mark):
                 tell(f"  too early an end for {strike}")
                 break
+            struck.append(strike)
             if self._strike(strike, made.id):
                 lost.append(time.time())
             threading.Event().wait(1)
         run = self._wait_for_end(made.id)
         self.team.wait_whole()
-        return Ended(run, self.rig.lab.journal(before), lost)
+        return Ended(run, self.rig.lab.journal(before), struck, lost)
 
     async def _ask(self, client: PrefectClient) -> FlowRun:
         deployment = await client.read_deployment_by_name("deploy-stack/deploy-stack")
@@ -197,8 +200,11 @@ class Tally:
     rounds: list[dict[str, Any]] = field(default_factory=list)
 
 
-def carry_out_round(chaos: Chaos, strikes: list[Strike], want: Undisturbed, tally: Tally) -> None:
-    """One new lab: a deploy under all strikes but the last, and a second one under that; both are judged."""
+def carry_out_round(chaos: Chaos, strikes: list[Strike], want: Undisturbed, tally: Tally) -> list[Strike]:
+    """One new lab: a deploy under all strikes but the last, and a second one under that; both are judged.
+
+    Return those for which the runs were over too early.
+    """
     chaos.fresh()
     *first, last = strikes
     count = len(want.changes)
@@ -214,12 +220,14 @@ def carry_out_round(chaos: Chaos, strikes: list[Strike], want: Undisturbed, tall
     wrong += [f"done twice: {line}" for line in twice[:10]]
     for line in wrong:
         tell(f"WRONG {line}")
-    tally.injected += len(strikes)
-    tally.survived += 0 if wrong else len(strikes)
+    struck = [*deploy.struck, *again.struck]
+    tally.injected += len(struck)
+    tally.survived += 0 if wrong else len(struck)
     tally.doubled += len(twice)
     starts = [deploy.run.run_count, again.run.run_count]
-    tally.rounds.append({"strikes": [str(one) for one in strikes], "starts": starts, "wrong": wrong})
-    tell(f"round ended: {', '.join(map(str, strikes))}; starts of the runs {starts}; {'lost' if wrong else 'survived'}")
+    tally.rounds.append({"strikes": [str(one) for one in struck], "starts": starts, "wrong": wrong})
+    tell(f"round ended: {', '.join(map(str, struck))}; starts of the runs {starts}; {'lost' if wrong else 'survived'}")
+    return [*first[len(deploy.struck) :], *([] if again.struck else [last])]
 
 
 @dataclass
@@ -238,14 +246,13 @@ def undisturbed(chaos: Chaos) -> Undisturbed:
     return Undisturbed(ended.changes, chaos.end_state()[0])
 
 
-def deal(kills: int, first: int = 0) -> list[list[Strike]]:
-    """Return the strikes of each round, in turn."""
-    strikes = list(islice(cycle(STRIKES), first, first + kills))
-    return [strikes[at : at + PER_ROUND] for at in range(0, kills, PER_ROUND)]
+def deal(kills: int, first: int = 0) -> list[Strike]:
+    """Return so many strikes, in turn."""
+    return list(islice(cycle(STRIKES), first, first + kills))
 
 
-def run_team(folder: Path, rounds: list[list[Strike]]) -> Tally:
-    """Start everything, deploy in peace once, then carry the rounds out."""
+def run_team(folder: Path, strikes: list[Strike]) -> Tally:
+    """Start everything, deploy in peace once, then carry out rounds until all strikes were made."""
     team, tally = Team(folder), Tally()
     try:
         tell("starting PostgreSQL, Redis, two API replicas, services, the balancer")
@@ -259,8 +266,10 @@ def run_team(folder: Path, rounds: list[list[Strike]]) -> Tally:
                 chaos = Chaos(rig, team)
                 want = undisturbed(chaos)
                 tell(f"undisturbed: {len(want.changes)} changes")
-                for strikes in rounds:
-                    carry_out_round(chaos, strikes, want, tally)
+                todo = list(strikes)
+                while todo and len(tally.rounds) < len(strikes):
+                    missed = carry_out_round(chaos, todo[:PER_ROUND], want, tally)
+                    todo = [*missed, *todo[PER_ROUND:]]
             finally:
                 rig.close()
     finally:
@@ -272,6 +281,7 @@ def main() -> None:
     """Run the rounds."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--first", type=int, default=0, help="which strike of the row is the first")
     options = parser.parse_args()
     if missing := missing_programs():
         print(f"TEAM cannot run: not installed: {', '.join(missing)} (apt-get install)")
@@ -280,7 +290,7 @@ def main() -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     started = time.monotonic()
-    tally = run_team(folder, deal(options.kills))
+    tally = run_team(folder, deal(options.kills, options.first))
     seconds = round(time.monotonic() - started)
     (folder / "result.json").write_text(json.dumps({**vars(tally), "seconds": seconds}, indent=1) + "\n")
     print(f"TEAM survived={tally.survived} injected={tally.injected} doubled={tally.doubled}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tests.team.doubled import counted, doubled
-from tests.team.run import PER_ROUND, STRIKES, deal
+from tests.team.run import STRIKES, deal
 
 
 def entry(target: str, action: str, at: float, wire: str = "ssh") -> dict[str, Any]:
@@ -38,8 +38,7 @@ def test_something_that_nobody_asked_for_is_seen_and_the_lease_is_not_counted() 
 
 
 def test_the_strikes_go_round() -> None:
-    """Twenty kills strike everybody, each signal twice; no round has more than it may."""
-    rounds = deal(20)
-    flat = [strike for one in rounds for strike in one]
+    """Twenty kills strike everybody, each signal twice; a part of the row can be asked for."""
+    flat = deal(20)
     assert len(flat) == 20 and all(flat.count(strike) == 2 for strike in STRIKES)
-    assert max(map(len, rounds)) == PER_ROUND
+    assert deal(3, 9) == [STRIKES[9], *STRIKES[:2]]
