@@ -1,4 +1,4 @@
-"""Build Stackwright's image: `python -m deployments.image.build --base NAME [--tag NAME] [--python 3.11]`.
+"""Build Stackwright's image: `python -m deployments.image.build --base NAME [--tag NAME]`.
 
 Lays out the context in build/image/context (the pinned distributions with checked hashes, the tracked files of the
 project, helm and kubectl), builds it without a network, and keeps the image's SBOM in build/image/sbom.json.
@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from importlib.metadata import distribution
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -32,8 +32,12 @@ UNUSED = ("*/tests", "*/test", "bin", "*.pyi", "include", "share")
 SCRIPTS = {"stackwright": "stackwright.cli", "prefect": "prefect"}
 
 
-def needed() -> set[str]:
-    """Return the names of all distributions that an installation for production has: the lock holds more."""
+def needed(python: str) -> set[str]:
+    """Return the names of all distributions that an installation for production has: the lock holds more.
+
+    Some are needed by some Pythons alone: what counts is the base's, not the one that runs this.
+    """
+    there = {"python_full_version": python, "python_version": ".".join(python.split(".")[:2])}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     asked = [*project["dependencies"], *(line for extra in EXTRAS for line in project["optional-dependencies"][extra])]
     todo = [one for line in asked for one in _named(Requirement(line))]
@@ -43,12 +47,19 @@ def needed() -> set[str]:
         if one in done:
             continue
         done.add(one)
-        wanted = [Requirement(line) for line in distribution(name).requires or []]
+        wanted = [Requirement(line) for line in _requires(name)]
         todo += [
-            more for want in wanted if want.marker is None or want.marker.evaluate({"extra": extra})
+            more for want in wanted if want.marker is None or want.marker.evaluate({**there, "extra": extra})
             for more in _named(want)
         ]  # fmt: skip
     return {name for name, _ in done}
+
+
+def _requires(name: str) -> list[str]:
+    try:
+        return distribution(name).requires or []
+    except PackageNotFoundError:  # only the base's Python needs it; that it is whole is tested in the image
+        return []
 
 
 def _named(wanted: Requirement) -> list[tuple[str, str]]:
@@ -56,12 +67,15 @@ def _named(wanted: Requirement) -> list[tuple[str, str]]:
 
 
 def select(lock: str, names: set[str]) -> str:
-    """Return the entries of a lock file for these names, hashes and all. Raises ValueError for one it lacks."""
+    """Return the entries of a lock file for these names, hashes and all, without the conditions that led to them.
+
+    Raises ValueError for a name that it lacks.
+    """
     blocks = re.split(r"\n(?=[a-z0-9])", lock.strip())
     found = {canonicalize_name(re.split(r"[\[=;\s]", block, maxsplit=1)[0]): block for block in blocks}
     if missing := sorted(names - found.keys()):
         raise ValueError(f"requirements.lock pins no {', '.join(missing)}: run `make lock`")
-    return "\n".join(found[name] for name in sorted(names)) + "\n"
+    return "\n".join(re.sub(r" ; .*(?= \\$)", "", found[name], flags=re.M) for name in sorted(names)) + "\n"
 
 
 def lay_out(context: Path, python: str) -> None:
@@ -69,7 +83,7 @@ def lay_out(context: Path, python: str) -> None:
     context.mkdir(parents=True, exist_ok=True)
     for name in ("app", "tools"):
         shutil.rmtree(context / name, ignore_errors=True)
-    wanted = f"# python {python}\n{select((ROOT / 'requirements.lock').read_text(), needed())}"
+    wanted = f"# python {python}\n{select((ROOT / 'requirements.lock').read_text(), needed(python))}"
     requirements = context / "requirements.txt"
     if not requirements.exists() or requirements.read_text() != wanted or not (context / "lib").is_dir():
         requirements.unlink(missing_ok=True)
@@ -118,10 +132,17 @@ def commit() -> str:
     return subprocess.run(argv, cwd=ROOT, capture_output=True, check=True, text=True).stdout.strip()
 
 
-def build(base: str, tag: str, python: str = "3.11", engine: str = "docker") -> None:
+def python_of(base: str, engine: str) -> str:
+    """Return the version of the base's Python."""
+    words = [engine, "run", "--rm", "--network", "none", "--entrypoint", "python3", base]
+    say = "import platform; print(platform.python_version())"
+    return subprocess.run([*words, "-c", say], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def build(base: str, tag: str, engine: str = "docker") -> None:
     """Build the image and write its SBOM beside the context."""
     context = BUILD / "context"
-    lay_out(context, python)
+    lay_out(context, python_of(base, engine))
     arguments = {"BASE": base, "VERSION": __version__, "COMMIT": commit()}
     words = [word for name, value in arguments.items() for word in ("--build-arg", f"{name}={value}")]
     subprocess.run([engine, "build", "--quiet", "--network", "none", *words, "--tag", tag, str(context)], check=True)
@@ -134,10 +155,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--base", required=True, help="image with Python and a CA bundle, by digest")
     parser.add_argument("--tag", default=f"stackwright:{__version__}")
-    parser.add_argument("--python", default="3.11", help="version of the base's Python")
     parser.add_argument("--engine", default="docker", help="docker or podman")
     options = parser.parse_args()
-    build(options.base, options.tag, options.python, options.engine)
+    build(options.base, options.tag, options.engine)
     sys.stdout.write(f"{options.tag}\n")
 
 

@@ -77,10 +77,8 @@ class TestImage:
         assert "3.8.8" in caged(image, "prefect", "--version")
         assert "v4." in caged(image, "helm", "version", "--short")
         assert "gitVersion" in caged(image, "kubectl", "version", "--client", "-o", "json")
-        imports = (
-            "import prefect_redis, prefect_kubernetes.worker, asyncpg, clearml, matplotlib.pyplot, boto3, paramiko"
-        )
-        caged(image, "python3", "-c", imports)
+        caged(image, "python3", "-c", "import prefect_redis.messaging, prefect_kubernetes.worker, matplotlib.pyplot")
+        assert caged(image, "python3", "-c", WHOLE) == "[]\n"
 
     def test_a_server_and_its_health_check_work_in_the_cage(self, image: str) -> None:
         """The same image is Prefect's server; unhealthy before, healthy after."""
@@ -133,7 +131,10 @@ class TestImage:
         parts = {part["purl"]: part for part in document["components"]}
         assert len(parts) == len(document["components"])
         names = {re.sub(r"[-_.]+", "-", part["name"]): part["version"] for part in parts.values()}
-        lock = dict(re.findall(r"^([a-z0-9._-]+)(?:\[[^\]]*\])?==(\S+)", select(LOCK.read_text(), needed()), re.M))
+        python = caged(image, "python3", "-c", "import platform; print(platform.python_version())").strip()
+        lock = dict(
+            re.findall(r"^([a-z0-9._-]+)(?:\[[^\]]*\])?==(\S+)", select(LOCK.read_text(), needed(python)), re.M)
+        )
         assert {name: names.get(name) for name in lock} == lock
         base_has = caged(image, "dpkg-query", "-W", "-f", "${Package} ${Version}\\n").split("\n")[:-1]
         listed = {f"{part['name']} {part['version']}" for purl, part in parts.items() if purl.startswith("pkg:deb/")}
@@ -148,6 +149,16 @@ class TestImage:
         assert labels["org.opencontainers.image.revision"] == commit()
 
 
+WHOLE = """
+from importlib.metadata import distributions
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+there = {canonicalize_name(one.metadata["Name"]): one.version for one in distributions()}
+asked = [Requirement(line) for one in distributions() for line in one.requires or []]
+asked = [one for one in asked if one.marker is None or one.marker.evaluate({"extra": ""})]
+print([str(one) for one in asked if not one.specifier.contains(there.get(canonicalize_name(one.name), "0"), True)])
+"""
+"""What pip check does: everything that a distribution asks for under the image's own Python is there."""
 LOCK = ROOT / "requirements.lock"
 
 
@@ -167,7 +178,8 @@ def holds(path: Path, needle: bytes) -> bool:
 
 def test_what_is_installed_is_the_locks_closure_with_hashes() -> None:
     """Neither the lab nor the test tools, each entry pinned with its hashes; one that is not pinned is refused."""
-    names = needed()
+    names = needed("3.11.9")
+    assert needed("3.11.2") - names == {"async-timeout"}  # an older Python than this machine's may need more
     assert {"prefect", "prefect-redis", "prefect-kubernetes", "asyncpg"} <= names
     assert not names & {"pytest", "moto", "asyncssh", "stackwright", "pip"}
     text = select(LOCK.read_text(), names)
