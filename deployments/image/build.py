@@ -37,7 +37,7 @@ def needed(python: str) -> set[str]:
 
     Some are needed by some Pythons alone: what counts is the base's, not the one that runs this.
     """
-    there = {"python_full_version": python, "python_version": ".".join(python.split(".")[:2])}
+    there = _environment(python)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     asked = [*project["dependencies"], *(line for extra in EXTRAS for line in project["optional-dependencies"][extra])]
     todo = [one for line in asked for one in _named(Requirement(line))]
@@ -66,16 +66,23 @@ def _named(wanted: Requirement) -> list[tuple[str, str]]:
     return [(canonicalize_name(wanted.name), extra) for extra in ("", *wanted.extras)]
 
 
-def select(lock: str, names: set[str]) -> str:
-    """Return the entries of a lock file for these names, hashes and all, without the conditions that led to them.
+def select(lock: str, names: set[str], python: str) -> str:
+    """Return the entries of a lock file for these names and this Python, hashes and all, without their conditions.
 
     Raises ValueError for a name that it lacks.
     """
-    blocks = re.split(r"\n(?=[a-z0-9])", lock.strip())
-    found = {canonicalize_name(re.split(r"[\[=;\s]", block, maxsplit=1)[0]): block for block in blocks}
+    found: dict[str, str] = {}
+    for block in re.split(r"\n(?=[a-z0-9])", lock.strip()):
+        entry = Requirement(block.split(" \\\n", 1)[0])
+        if entry.marker is None or entry.marker.evaluate(_environment(python)):
+            found[canonicalize_name(entry.name)] = re.sub(r"^(\S+) ; .*(?= \\$)", r"\1", block, count=1, flags=re.M)
     if missing := sorted(names - found.keys()):
         raise ValueError(f"requirements.lock pins no {', '.join(missing)}: run `make lock`")
-    return "\n".join(re.sub(r" ; .*(?= \\$)", "", found[name], flags=re.M) for name in sorted(names)) + "\n"
+    return "\n".join(found[name] for name in sorted(names)) + "\n"
+
+
+def _environment(python: str) -> dict[str, str]:
+    return {"python_full_version": python, "python_version": ".".join(python.split(".")[:2]), "extra": ""}
 
 
 def lay_out(context: Path, python: str) -> None:
@@ -83,7 +90,7 @@ def lay_out(context: Path, python: str) -> None:
     context.mkdir(parents=True, exist_ok=True)
     for name in ("app", "tools"):
         shutil.rmtree(context / name, ignore_errors=True)
-    wanted = f"# python {python}\n{select((ROOT / 'requirements.lock').read_text(), needed(python))}"
+    wanted = f"# python {python}\n{select((ROOT / 'requirements.lock').read_text(), needed(python), python)}"
     requirements = context / "requirements.txt"
     if not requirements.exists() or requirements.read_text() != wanted or not (context / "lib").is_dir():
         requirements.unlink(missing_ok=True)
