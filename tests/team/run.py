@@ -32,7 +32,8 @@ from stackwright.lab.rig import ROOT, Rig
 from tests.flows.server import on_server
 from tests.kill.compare import differences, plain
 from tests.team.doubled import counted, doubled
-from tests.team.services import Team, ancestors, missing_programs, process_of
+from tests.team.member import ancestors, process_of
+from tests.team.services import Team, missing_programs
 
 SMALL = Layout(workers=0, gpus=0, agents=3, bare=True)
 SPEED = 30.0

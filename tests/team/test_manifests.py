@@ -12,13 +12,16 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+import typer.main
 import yaml
 from kubernetes import client
 from prefect.client.schemas.objects import FlowRun
 
+from stackwright import cli
 from stackwright.lab.rig import ROOT
 from stackwright.lab.tools import tools_in
 from stackwright.runs import catalogue
+from tests.test_docs import complaint
 
 FOLDER = ROOT / "deployments" / "kubernetes"
 TEMPLATE = ROOT / "deployments" / "work-pools" / "kubernetes.json"
@@ -193,6 +196,14 @@ def job(**variables: Any) -> Document:
     run = FlowRun(id=uuid4(), flow_id=uuid4(), name="deploy-berlin")
     configuration.prepare_for_flow_run(run)
     return dict(configuration.job_manifest)
+
+
+def test_every_command_of_ours_exists(rendered: list[Document]) -> None:
+    """What a container of our own entry point is given is a command line that the program takes."""
+    group = typer.main.get_command(cli.app)
+    given = [one["spec"]["containers"][0].get("args") for one in pods(rendered).values()]
+    assert sum(args is not None for args in given) == 3
+    assert [complaint(args, group) for args in given if args] == [None, None, None]
 
 
 def test_a_run_becomes_a_job_that_kubernetes_takes(monkeypatch: pytest.MonkeyPatch) -> None:
