@@ -20,6 +20,7 @@ from prefect.client.schemas.objects import FlowRun
 from stackwright import cli
 from stackwright.lab.rig import ROOT
 from stackwright.lab.tools import tools_in
+from stackwright.resume import declared_rules
 from stackwright.runs import catalogue
 from tests.test_docs import complaint
 
@@ -216,6 +217,12 @@ def test_a_run_becomes_a_job_that_kubernetes_takes(monkeypatch: pytest.MonkeyPat
     assert made["spec"]["backoffLimit"] == 0
     assert container["command"] == ["/usr/bin/env"] and container["args"][0] == "prefect"
     assert {"name": "PREFECT_FLOWS_HEARTBEAT_FREQUENCY", "value": "30"} in container["env"]
+
+
+def test_a_pod_that_is_still_starting_is_not_started_a_second_time() -> None:
+    """The watch gives a pending run up later than the worker does."""
+    starting = json.loads(TEMPLATE.read_text())["variables"]["properties"]["pod_watch_timeout_seconds"]["default"]
+    assert declared_rules().pending_s > starting
 
 
 def test_image_and_volumes_are_the_same_for_runs_and_workers(rendered: list[Document]) -> None:
