@@ -138,9 +138,10 @@ class Chaos:
         deadline = time.monotonic() + RUN_LIMIT_S
         while time.monotonic() < deadline:
             self.team.revive()
-            if process_of(str(run)) is not None and len(self.rig.lab.journal()) >= count:
+            found = self._read(run)
+            if found.state_type == "RUNNING" and process_of(str(run)) and len(self.rig.lab.journal()) >= count:
                 return True
-            if has_ended(self._read(run)):
+            if has_ended(found):
                 return False
             threading.Event().wait(0.3)
         raise AssertionError(f"the run does not get as far as {count} changes")
