@@ -7,7 +7,7 @@ SHELL  := /bin/bash
 
 export DO_NOT_TRACK = 1
 
-.PHONY: help setup demo test check format bench bench-nodes bench-upgrade kill-test guard-test rung rung-image restore-proof test-long docs lock clean bench-bundle capacity-bench drill-proof saga-test tenant-load bench-tenant preflight-bench docs-site browser-test
+.PHONY: help setup demo test check format bench bench-nodes bench-upgrade kill-test guard-test rung rung-image restore-proof test-long docs lock clean bench-bundle capacity-bench drill-proof saga-test tenant-load bench-tenant preflight-bench docs-site browser-test image team-chaos
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 18
@@ -86,6 +86,12 @@ drill-proof: setup rung-image ## Drill 9 spoilt bundles and 20 good ones: each n
 tenant-load: setup ## Ask for 200 tenants in a minute while receiver and worker are killed twice each (TENANTS=n)
 	@$(BIN)/python -m tests.load.run --tenants $(or $(TENANTS),200)
 
+image: setup ## Build the image on BASE (by digest), or on a bootstrapped Debian where no registry can be reached
+	@$(BIN)/python -m $(if $(BASE),deployments.image.build --base $(BASE),tests.image.base)
+
+team-chaos: setup ## Deploy through the team size while its replicas, workers, Redis and PostgreSQL are killed (KILLS=n)
+	@$(BIN)/python -m tests.team.run --kills $(or $(KILLS),20)
+
 rung-image: $(STAMP) ## Build the image of the container rung, or say why it cannot be had
 	@$(BIN)/python -m tests.rung.engine build || true
 
@@ -108,7 +114,7 @@ docs-site: $(STAMP) ## Build the documentation as a site of plain files, in buil
 lock: $(STAMP) ## Pin the dependencies again, with hashes and without index addresses
 	@$(BIN)/python -m pip install --quiet uv
 	@$(BIN)/uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --no-strip-extras \
-		--python-version 3.11 --extra lab --extra dev pyproject.toml -o requirements.lock
+		--python-version 3.11 --extra lab --extra team --extra dev pyproject.toml -o requirements.lock
 
 clean: ## Remove what was built
 	@rm -rf build $(VENV)

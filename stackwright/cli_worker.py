@@ -1,4 +1,4 @@
-"""`stackwright worker tenants`: carry out tenants' requests in one process."""
+"""`stackwright worker tenants` carries out tenants' requests in one process; `... worker watch` resumes lost runs."""
 
 from __future__ import annotations
 
@@ -49,3 +49,19 @@ def tenants(
     worker = TenantWorker(name or default_name(), limit=limit)
     serve(worker, Path(state_folder(".workers")), grace_s=grace, health=health)
     sys.stdout.write(f"worker {worker.name} has stopped\n")
+
+
+@worker_app.command()
+def watch(
+    every: Annotated[float, typer.Option(min=1, help="Seconds between two looks.")] = 5.0,
+) -> None:
+    """Start runs again whose process is gone, where that goes on with what was begun (docs/team.md), until SIGTERM."""
+    os.environ.setdefault("PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW", "ignore")  # its own lines belong to no run
+    from blocks.site import state_folder
+    from stackwright.resume import serve
+    from stackwright.runs import server_url
+
+    server_url()
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
+    logging.getLogger("stackwright").setLevel(logging.INFO)
+    serve(every, Path(state_folder(".workers")) / "watch.alive")

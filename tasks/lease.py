@@ -17,6 +17,7 @@ from dataclasses import replace
 from stackwright.clients.site import LeaseHandle, Site
 from stackwright.domain.errors import FencedError, LeaseHeldError, RemoteStepError, StackError
 from stackwright.domain.lease import (
+    TTL_S,
     Copy,
     Holder,
     LeaseState,
@@ -42,6 +43,7 @@ log = logging.getLogger(__name__)
 CHECK_EVERY_S = 5.0
 SWAP_TRIES = 5
 WAIT_S = 15.0  # between two tries of a run that waits for another one's end
+OWN_LIFE_S = TTL_S + 2 * WAIT_S  # a run that was made to go on waits so long for its own earlier life
 RENEWALS = 3  # in a lease's life: two may fail
 NOT_NOW = (*SILENT, NodeBusyError, RemoteStepError)  # a copy that could not be written; the other place may be
 
@@ -279,19 +281,21 @@ async def hold_lease(
 
     `at_least` is the largest fencing number seen on any node, in case the first server was replaced. A lease that was
     taken over from a dead run is told as an artifact and an event. While another run holds it, it is asked for again
-    until `wait_s` have passed. `aside` is for a run that comes between others, such as a backup: a plan that was begun
-    and not finished keeps its approval through it. `holder` is who holds it, if not this run alone. Raises
-    LeaseHeldError, PlanMovedError.
+    until `wait_s` have passed, or the lease's time where the holder is an earlier life of this very run: a process that
+    died on another host is not known to be dead. `aside` is for a run that comes between others, such as a backup: a
+    plan that was begun and not finished keeps its approval through it. `holder` is who holds it, if not this run alone.
+    Raises LeaseHeldError, PlanMovedError.
     """
     if plan.empty:
         yield NoLease()
         return
-    lease = Lease(site, holder or this_run())
+    holder = holder or this_run()
+    lease = Lease(site, holder)
     finished = False
     try:
         # Shielded, here and below: a cancelled run must still give back what its thread takes meanwhile.
         take = functools.partial(lease.take, plan, plan_hash, at_least, aside=aside)
-        await _take(site, take, wait_s)
+        await _take(site, take, wait_s, holder.run)
         lease.keep()
         if lease.taken_over is not None:
             await tell_takeover(site.spec.site, lease.taken_over)
@@ -301,14 +305,15 @@ async def hold_lease(
         await asyncio.shield(in_thread(_give_back, lease, finished))
 
 
-async def _take(site: Site, take: Callable[[], None], wait_s: float) -> None:
+async def _take(site: Site, take: Callable[[], None], wait_s: float, run: str) -> None:
     """Take the lease, waiting for the end of another run. Shielded: what is taken while this run ends is given back."""
-    deadline = site.clock.now() + wait_s
+    began = site.clock.now()
     while True:
         try:
             return await asyncio.shield(asyncio.ensure_future(in_thread(take)))
         except LeaseHeldError as error:
-            left = deadline - site.clock.now()
+            limit = max(wait_s, OWN_LIFE_S) if error.run == run else wait_s
+            left = began + limit - site.clock.now()
             if left <= 0:
                 raise
             log.info("waiting %.0f s at most for the lease: %s", left, error)

@@ -110,9 +110,10 @@ class FencedError(StackError):
 
 
 class LeaseHeldError(StackError):
-    """Another live run holds the lease of this site."""
+    """Another live run holds the lease of this site. `run` is its name, where it is known."""
 
     remedy = "Wait for that run to end, or cancel it, then start again."
+    run: str = ""
 
 
 class GateTimeoutError(StackError):

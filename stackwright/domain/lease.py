@@ -190,13 +190,15 @@ def held_error(copy: Copy, why: str = "") -> LeaseHeldError:
     if state is None or holder is None:
         raise ValueError("nobody holds this copy")
     since = f" since {clock(state.taken_at)}" if state.taken_at else ""
-    return LeaseHeldError(
+    error = LeaseHeldError(
         f"run {holder.run} changes this site",
         where=holder.url or f"process {holder.pid} on {holder.host}",
         wanted="a free lease",
         seen=f"number {state.number} held{since} by process {holder.pid} on {holder.host}, "
         f"until {clock(state.until)} unless renewed (clock and copy of {copy.place}){why}",
     )
+    error.run = holder.run
+    return error
 
 
 def confirm(copies: Iterable[Copy], mine: LeaseState, where: str, *, known: bool = False) -> None:

@@ -211,6 +211,37 @@ def test_a_run_waits_no_longer_than_it_may(site):
     assert stored(site).holder.run == "other"
 
 
+class LapsingClock(TurnedClock):
+    """Time in which the lease on the first server runs out at the third wait."""
+
+    def __init__(self, site):
+        super().__init__()
+        self.site, self.waits = site, 0
+
+    def wait(self, seconds):
+        super().wait(seconds)
+        self.waits += 1
+        if self.waits == 3:
+            file = self.site.shells.folder / "s1" / "state" / "lease"
+            state = stored(self.site)
+            file.write_text(replace(state, renewed_at=state.renewed_at - state.ttl_s).to_json() + "\n")
+
+
+def test_a_run_waits_for_its_own_earlier_life_on_another_host(site):
+    """Nobody can tell from here that its process is dead: its time must run out. Another run is not waited for."""
+    Lease(site, replace(this_process("mine"), host="elsewhere")).take(WHOLE)
+    clock = LapsingClock(site)
+
+    async def run(name):
+        async with hold_lease(replace(site, clock=clock), WHOLE, holder=this_process(name)) as lease:
+            return lease.number
+
+    with pytest.raises(LeaseHeldError):
+        asyncio.run(run("another"))
+    assert clock.waits == 0
+    assert asyncio.run(run("mine")) == 2 and clock.waits == 3
+
+
 @pytest.mark.parametrize("failing", [False, True])
 def test_a_run_aside_leaves_an_unfinished_plan_its_approval(site, failing):
     """A backup between an upgrade that died and its continuation: the upgrade goes on under the hash it has."""
