@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,7 +50,6 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Build and run the SUSE AI + ClearML platform. Commands start the same flows as the Prefect UI.",
 )
 tenant_app = typer.Typer(no_args_is_help=True, help="Tenants of a site.")
 block_app = typer.Typer(no_args_is_help=True, help="Blocks that keep a site's secrets.")
@@ -78,6 +78,21 @@ OverrideOption = Annotated[
     typer.Option("--without-rehearsal", help="Upgrade without a ticket: who decides and why, 'NAME: reason'. Kept."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        out.print(f"stackwright {version('stackwright')}")
+        raise typer.Exit
+
+
+@app.callback()
+def start(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """Build and run the SUSE AI + ClearML platform. Commands start the same flows as the Prefect UI."""
 
 
 @app.command()

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,12 @@ def site_folder(monkeypatch, tmp_path: Path, **files: str) -> None:
 
 
 # --- approval --------------------------------------------------------------------------------------------------------
+
+
+def test_the_version_is_told():
+    """`--version` prints the installed distribution's version and ends well."""
+    done = CliRunner().invoke(cli.app, ["--version"])
+    assert done.exit_code == 0 and done.output.strip() == f"stackwright {version('stackwright')}"
 
 
 def test_apply_asks_which_plan_is_approved():

@@ -37,7 +37,11 @@ def test_the_servers_key_or_the_databases_own_opens_it(database: sqlite3.Connect
     check_key(database, "", "db")
 
 
-@pytest.mark.parametrize(("given", "kept"), [("", ""), (OTHER, ""), ("", OTHER), (OTHER, KEY), ("no key", "")])
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [("", ""), (OTHER, ""), ("", OTHER), (OTHER, KEY), ("no key", "")],
+    ids=["none", "another-given", "another-kept", "another-before-the-right-one", "no-key"],
+)
 def test_no_key_or_another_one_is_refused(database: sqlite3.Connection, given: str, kept: str) -> None:
     """Prefect takes the variable first: a wrong one there is wrong, whatever lies in the database."""
     if kept:
