@@ -223,6 +223,8 @@ def test_each_class_of_error_has_its_exit_code(error, name, monkeypatch, capsys)
 class AppThatFails:
     """Stands for the app: takes the lab's commands, then raises."""
 
+    registered_groups = ()
+
     def __init__(self, run) -> None:
         self.run = run
 
