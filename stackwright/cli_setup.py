@@ -34,10 +34,11 @@ def setup(
     """Bring the Prefect server to what is declared: block types, work pools, deployments, schedules, automations.
 
     Shows what it does; the second time there is nothing to change. Removes what setup made and nobody declares any
-    more; ends with 2 where it held something back because runs would be lost with it.
+    more; ends with 2 where it held something back because runs would be lost with it. Sites whose files are on another
+    machine are named, and left at work.
     """
     from stackwright.domain.setup import summary
-    from stackwright.setup_server import Asked, set_up
+    from stackwright.setup_server import Asked, GoneSites, set_up
 
     def show(changes: list[Change]) -> None:
         if not as_json:
@@ -50,7 +51,7 @@ def setup(
         sys.stdout.write(json.dumps(found) + "\n")
     else:
         sys.stdout.write(f"{'dry run: ' if dry_run else 'done: '}{summary(changes)}\n")
-    if any(change.act == "hold" for change in changes):
+    if any(change.act == "hold" and change.kind != GoneSites.kind for change in changes):
         raise typer.Exit(HELD)
 
 

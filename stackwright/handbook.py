@@ -81,11 +81,16 @@ def _command(words: list[str], command: Any) -> str:
         option = parameter.param_type_name == "option"
         name = ", ".join((*parameter.opts, *parameter.secondary_opts)) if option else (parameter.name or "").upper()
         default = parameter.default
-        shown = "" if default in (None, False, "", ...) or callable(default) else f" Default: {default}."
+        shown = "" if default in (None, False, "", ...) or callable(default) else f" Default: {_shown(default)}."
         rows.append([f"`{name}`", f"{getattr(parameter, 'help', None) or ''}{shown}"])
     text = inspect.cleandoc((command.help or "").split("\f")[0])
     table = "\n" + _table(["Parameter", "Meaning"], rows) if rows else ""
     return f"## {' '.join(words)}\n\n{_plain(text)}\n{table}"
+
+
+def _shown(default: Any) -> Any:
+    """Return a default as it reads on any machine: a path within the checkout without where that lies."""
+    return default.relative_to(ROOT) if isinstance(default, Path) and default.is_relative_to(ROOT) else default
 
 
 # --- flows -----------------------------------------------------------------------------------------------------------

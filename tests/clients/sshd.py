@@ -12,6 +12,16 @@ from pathlib import Path
 import asyncssh
 
 
+async def _to_the_end(child: asyncio.subprocess.Process) -> None:
+    """Wait for a killed child, also when the one who waits is cancelled: its end is seen once what it wrote is read."""
+    ending = asyncio.ensure_future(child.communicate())
+    try:
+        await asyncio.shield(ending)
+    except asyncio.CancelledError:
+        await ending
+        raise
+
+
 class SmallSshd:
     """Serves 127.0.0.1 at a free port. `sudo` says what sudo does; `cut_after` cuts the link after so many bytes
     out."""
@@ -122,7 +132,7 @@ class SmallSshd:
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
-            await child.communicate()  # its end is seen only once what it wrote is read
+            await _to_the_end(child)
 
     async def _carry(self, process, child) -> None:
         feed = asyncio.create_task(self._feed(process, child))

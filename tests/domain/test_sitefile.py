@@ -76,7 +76,7 @@ def test_all_problems_come_at_once():
     text = changed("address: 192.0.2.12", "address: 192.0.2.11", text)
     text = changed("cluster_cidr: 10.42.0.0/16", "cluster_cidr: 10.43.0.0/16", text)
     text = changed("tls_san: [k8s.example.com, 192.0.2.5]", "tls_san: [192.0.2.5]", text)
-    text = changed("{admin_block: example-ha-security}", f"{{values: {{bootstrapPassword: {PLANTED}}}}}", text)
+    text = changed("admin_block: example-ha-security", f"values: {{bootstrapPassword: {PLANTED}}}", text)
     text = changed("replicas: 3\n    data_path", "replicas: many\n    data_path", text)
     problems = refused(text)
     assert set(problems) == {

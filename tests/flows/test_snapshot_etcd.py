@@ -39,7 +39,7 @@ def test_a_second_store_that_fails_fails_the_run_and_the_first_copy_stays(told) 
 
 def test_a_first_store_that_is_full_fails_the_run_and_removes_nothing(told) -> None:
     fourth = told["runs"][3]
-    assert fourth["type"] == "FAILED" and "StoreFullError" in fourth["message"]
+    assert fourth["type"] == "FAILED" and "remedy: Make room in the store" in fourth["message"]
     assert fourth["bundles"] == told["runs"][2]["bundles"]
 
 
