@@ -57,7 +57,7 @@ def _answer(server: PrefectServer, process, given: dict[str, str]) -> str:
 
     run_id, text = wait_for(form, 120)
     answer = httpx.post(f"{server.url}/flow_runs/{run_id}/resume", json={"run_input": given}, timeout=30)
-    assert answer.json()["status"] == "ACCEPT"
+    assert answer.is_success and answer.json()["status"] == "ACCEPT", answer.text
     wait_for(lambda: not any(run["id"] == run_id for run in ask(server, "/flow_runs/filter", body)))
     return text
 
@@ -87,7 +87,7 @@ def test_the_form_shows_hash_effects_and_what_would_have_been_blocked(told) -> N
 def test_a_refusal_names_who_and_a_form_that_nobody_answers_carries_nothing_out(told) -> None:
     refused, late, back = told["runs"][5:]
     assert "Ada: not before the audit" in refused["message"]
-    assert "never resumed" in late["message"]
+    assert "never resumed" in late["message"]  # by then the server has ended the run itself
     assert "known-good traffic was blocked: web.shop>train.red:8080" in back["message"]
 
 

@@ -34,8 +34,9 @@ from tests.kill.points import Point, points_of
 NAME = "TENANT"
 IDS = re.compile(
     r"\b[0-9a-f]{32}\b|\b[A-Z0-9]{30}\b|(?<=stackwright-lookup-)[0-9a-f]{12}\b|(?<=stackwright-isolation-)[0-9a-f]{6}\b"
+    r"|(?<=-r-)[0-9a-f]{8}\b"
 )
-"""Ids, access keys, the users that are made for a look, and the pods that try the network."""
+"""Ids, access keys, the users that are made for a look, the pods that try the network, and copies of a volume."""
 LEASES = re.compile(r"Lease/kube-system/|^lease/")
 SETTLE_S, SETTLE_LIMIT_S = 0.3, 30.0
 
