@@ -174,6 +174,7 @@ def test_runs_of_a_killed_worker_are_reported_and_those_of_others_are_left_alone
     assert [ground.state(run).name for run in (of_two, elsewhere)] == ["Pending", "Pending"]
 
 
+@pytest.mark.slow
 def test_a_cancelled_run_ends_as_cancelled_and_its_step_in_a_thread_finishes(ground: Ground) -> None:
     """Never as Crashed: that would be tried again. Other runs go on."""
     ground.start()
@@ -190,6 +191,7 @@ def test_a_cancelled_run_ends_as_cancelled_and_its_step_in_a_thread_finishes(gro
     assert "CRASHED" not in {state.type.value for state in states}
 
 
+@pytest.mark.slow
 def test_a_run_that_the_server_believes_dead_is_stopped(ground: Ground) -> None:
     """Its successor may be on its way: it must not go on beside it. What the server says of it stays."""
     ground.start()
