@@ -67,14 +67,18 @@ class Browser:
         return self.page.locator(".schema-form-property").filter(has=label).last
 
     def choose(self, title: str, choice: str) -> None:
-        """Choose in a select. Its first click only wakes it where the form has just been drawn."""
+        """Choose in a select until it shows the choice: a form that has just been drawn is drawn once more."""
         option = self.page.locator(".p-select-option").get_by_text(choice, exact=True)
+        shown = self.field(title).locator(".p-select-button__value")
         for _ in range(20):
+            if shown.count() and shown.last.inner_text() == choice:
+                return
             if option.count():
-                break
-            self.field(title).locator(".p-select-button__icon, .p-select-button__control").last.click()
+                option.first.click()
+            else:
+                self.field(title).locator(".p-select-button__icon, .p-select-button__control").last.click()
             self.page.wait_for_timeout(500)
-        option.click()
+        expect(shown.last).to_have_text(choice)
 
     def write(self, title: str, text: str) -> None:
         """Write into a text field."""
