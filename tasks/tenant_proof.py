@@ -6,6 +6,7 @@ The looks are those of validation; what their outcomes mean for the tenant is in
 from __future__ import annotations
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from stackwright.clients.site import LeaseHandle, Site
@@ -29,10 +30,12 @@ def prove_apart(site: Site, tenant: Tenant, lease: LeaseHandle) -> list[Evidence
     """
     records = tuple(record for record in read_records(site) if record.state in AT_REST)
     whole = replace(site, spec=with_tenant(with_records(site.spec, records), tenant))
-    found = [*look_access(whole, tenant), *look_isolation(whole, tenant)]
+    looks = [look_access, look_isolation]
     if site.spec.validation.workload:
         lease.check()
         remove_probes(whole, tenant)
-        found += look_network(whole, tenant)
+        looks.append(look_network)
+    with ThreadPoolExecutor(len(looks)) as pool:  # at once: somebody waits for this tenant
+        found = [check for done in pool.map(lambda look: look(whole, tenant), looks) for check in done]
     log.info("tenant %s: %s", tenant.name, ", ".join(f"{check.id}: {check.verdict}" for check in found))
     return found
