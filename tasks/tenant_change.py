@@ -7,6 +7,7 @@ here writes states: whoever carries out a request does. Each function can be cal
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -42,6 +43,7 @@ from tasks.tenant_undo import remove_releases, wait_for
 from tasks.tenants import carry_on, look_for_bringing, served_queues, system_client, tenant_client
 
 log = logging.getLogger(__name__)
+QUEUE_ID = re.compile(r"[0-9a-f]{32}")
 
 QUEUE_NOT_EMPTY = 702
 
@@ -61,7 +63,8 @@ def change_tenant(site: Site, record: TenantRecord, request: TenantRequest, leas
         if is_refusal(error):
             settle(site, before, lease)  # half a change is none: what was begun goes back
         raise
-    _drop_queues(site, after, dropped_queues(before, after), lease)
+    strays = _replaced_queues(site, after) if before.policy or after.policy else ()
+    _drop_queues(site, after, (*dropped_queues(before, after), *strays), lease)
     _drop_logins(site, before, after, lease)
     return record.model_copy(update={"wanted": after, "changing_to": None})
 
@@ -92,6 +95,14 @@ def read_change_facts(site: Site, tenant: Tenant) -> ChangeFacts:
 def settle(site: Site, tenant: Tenant, lease: LeaseHandle) -> None:
     """Carry out every step that the tenant needs to be as wanted now."""
     carry_on(look_for_bringing(replace(site, spec=with_tenant(site.spec, tenant)), tenant, lease))
+
+
+def _replaced_queues(site: Site, tenant: Tenant) -> tuple[str, ...]:
+    """Return queues that have an id for a name: an agent is told a policy's queues by id, and makes one that it misses.
+
+    The agent of before misses those that the policy has just replaced.
+    """
+    return tuple(queue.name for queue in _own(site, tenant).queues() if QUEUE_ID.fullmatch(queue.name))
 
 
 def _drop_queues(site: Site, tenant: Tenant, names: tuple[str, ...], lease: LeaseHandle) -> None:

@@ -8,6 +8,7 @@ from stackwright.domain.errors import GateTimeoutError, PlanRefusedError, Secret
 from stackwright.domain.spec import Policy, Queue, Quota
 from stackwright.domain.tenant_request import TenantChanges
 from tasks.tenant_change import change_tenant, resume_tenant, rotate_tenant, suspend_tenant
+from tasks.tenants import tenant_client
 from tests.tasks.life_site import LifeSite, ask
 
 
@@ -279,3 +280,17 @@ def test_a_queue_of_the_resource_policy_reports_through_its_pools(tmp_path):
     old = held(place)
     rotate(place)
     assert held(place) != old and list(place.server.keys) == [held(place)]
+
+
+def test_a_queue_that_an_agent_made_of_an_id_goes_with_the_change(tmp_path):
+    """The agent of before misses a queue that the policy replaced, and makes one that has its id for a name."""
+    place = LifeSite(tmp_path)
+    more = {"queues": (Queue(name="train", gpus=1),), "policy": Policy(reservation=1, limit=2)}
+    place.wanted = place.wanted.model_copy(update=more)
+    place.onboard()
+    own = tenant_client(place.site, place.wanted)
+    for name in ("0123456789abcdef0123456789abcdef", "0123456789abcdef"):
+        own.create_queue(name)
+    change(place, quota=Quota(cpu=24, memory_gib=96, gpus=2))
+    names = {queue.name for queue in own.queues()}
+    assert "0123456789abcdef" in names and "0123456789abcdef0123456789abcdef" not in names
