@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from stackwright.clients.clearml_types import QueueInfo
 from stackwright.domain.errors import GateTimeoutError, PlanRefusedError, SecretMissingError, StackError
 from stackwright.domain.spec import Policy, Queue, Quota
 from stackwright.domain.tenant_request import TenantChanges
@@ -289,8 +290,8 @@ def test_a_queue_that_an_agent_made_of_an_id_goes_with_the_change(tmp_path):
     place.wanted = place.wanted.model_copy(update=more)
     place.onboard()
     own = tenant_client(place.site, place.wanted)
-    for name in ("0123456789abcdef0123456789abcdef", "0123456789abcdef"):
-        own.create_queue(name)
+    strange = [QueueInfo(f"id-{name}", name, 0, False) for name in ("0123456789abcdef" * 2, "0123456789abcdef")]
+    place.server.queues[place.company] = [*own.queues(), *strange]
     change(place, quota=Quota(cpu=24, memory_gib=96, gpus=2))
     names = {queue.name for queue in own.queues()}
-    assert "0123456789abcdef" in names and "0123456789abcdef0123456789abcdef" not in names
+    assert "0123456789abcdef" in names and "0123456789abcdef" * 2 not in names
