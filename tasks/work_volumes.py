@@ -13,7 +13,7 @@ from stackwright.clients.kube import KubeClient
 from stackwright.clients.site import Site
 from stackwright.domain.check import Outcome
 from stackwright.domain.cluster import Obj
-from stackwright.domain.errors import GateTimeoutError, NotFoundError, StackError
+from stackwright.domain.errors import GateTimeoutError, NotFoundError
 from stackwright.domain.layers.shared import APPCO_HOST, APPCO_PULL_SECRET, STORAGE_CLASS, pull_names
 from stackwright.domain.layers.storage import API, NAMESPACE
 from stackwright.domain.values import docker_config
@@ -178,14 +178,12 @@ def _wait_whole(place: Ground, volume: str, without: str = "") -> tuple[Copy, ..
 def _whole(place: Ground, volume: str, without: str) -> tuple[Copy, ...] | None:
     found = _find(place, volume)
     copies = _copies(place, volume)
-    return copies if is_whole(found, copies, without) else None
+    return copies if found is not None and is_whole(found, copies, without) else None
 
 
-def _find(place: Ground, volume: str) -> Obj:
-    found = place.kube.get(API, "Volume", volume, NAMESPACE)
-    if found is None:
-        raise StackError("SUSE Storage does not know the volume", where=f"Volume {volume}")
-    return found
+def _find(place: Ground, volume: str) -> Obj | None:
+    """Return SUSE Storage's own object of a volume; None where it has none, or none yet."""
+    return place.kube.get(API, "Volume", volume, NAMESPACE)
 
 
 def _copies(place: Ground, volume: str) -> tuple[Copy, ...]:
@@ -193,8 +191,10 @@ def _copies(place: Ground, volume: str) -> tuple[Copy, ...]:
 
 
 def _copies_text(place: Ground, volume: str) -> str:
-    status = _find(place, volume).get("status") or {}
+    found = _find(place, volume)
+    if found is None:
+        return "SUSE Storage does not know the volume"
     copies = ", ".join(
         f"{copy.node or 'nowhere'} {'healthy' if copy.healthy else 'not healthy'}" for copy in _copies(place, volume)
     )
-    return f"{status.get('robustness', 'no state')}, {copies or 'no copy'}"
+    return f"{(found.get('status') or {}).get('robustness', 'no state')}, {copies or 'no copy'}"

@@ -170,6 +170,25 @@ def test_the_reader_comes_up_elsewhere_when_the_node_dies(ground, monkeypatch):
     assert "Read on wrk2" in found.seen
 
 
+def test_a_volume_that_shows_late_in_suse_storage_is_waited_for(ground, monkeypatch):
+    """The claim may be bound a moment before the storage shows its own object: that is no verdict."""
+    find, looks = work_volumes._find, []
+
+    def late(place, volume):
+        looks.append(volume)
+        return None if len(looks) <= 2 else find(place, volume)
+
+    monkeypatch.setattr(work_volumes, "_find", late)
+    (found,) = run(ground, "platform-volume-loss")
+    assert found.verdict == "pass" and len(looks) > 2, found.seen
+
+
+def test_a_volume_that_suse_storage_never_knows_fails(ground, monkeypatch):
+    monkeypatch.setattr(work_volumes, "_find", lambda place, volume: None)
+    (found,) = run(ground, "platform-volume-loss", with_settings(ground, platform_timeout_s=2))
+    assert found.verdict == "fail" and "SUSE Storage does not know the volume" in found.seen
+
+
 def set_ready(state, name, status):
     state.set_status("Node", "", name, {"conditions": [{"type": "Ready", "status": status}]})
 
