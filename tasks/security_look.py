@@ -20,6 +20,7 @@ from stackwright.domain.security_facts import (
     Group,
     Kind,
     LifeFacts,
+    LifeRecord,
     Refused,
     epoch,
     own_namespaces,
@@ -56,11 +57,14 @@ def read_life(site: Site, *, admission: bool = False, passed_over: frozenset[str
         since = min(since, record.intent.began) if record.intent else since
         events, full = _events(call, since, own)
         config = asked(call, "GET", "/v2/system/config").get("config") or {}
-        state = _admission(kube, call, sorted(own) if admission else (), passed_over)
-    watched = sorted(own) if admission else spaces
+        watched = sorted(own) if admission else spaces
+        work = {space: list(workloads_of(kube, space)) for space in watched}
+        tried = [item for items in work.values() for item in items] if admission else []
+        state = _admission(kube, call, record, tried, passed_over)
     return LifeFacts(
         now, groups, events, full, str((config.get("new_svc") or {}).get("new_service_policy_mode") or ""), state,
-        unready={space: lines for space in watched if (lines := tuple(_unready(kube, space)))}, record=record,
+        unready={space: lines for space, items in work.items() if (lines := tuple(_unready(space, items)))},
+        record=record,
     )  # fmt: skip
 
 
@@ -84,8 +88,8 @@ def _events(call: Call, since: float, own: frozenset[str]) -> tuple[tuple[Event,
     return tuple(found), tuple(full)
 
 
-def _unready(kube: KubeClient, namespace: str) -> Iterator[str]:
-    for item in workloads_of(kube, namespace):
+def _unready(namespace: str, items: Iterable[Obj]) -> Iterator[str]:
+    for item in items:
         state = rollout_of(item)
         if not state.ready:
             yield f"{item['kind']} {namespace}/{item['metadata']['name']}: {state.detail}"
@@ -101,11 +105,13 @@ def workloads_of(kube: KubeClient, namespace: str) -> Iterator[Obj]:
 # --- admission control -----------------------------------------------------------------------------------------------
 
 
-def _admission(kube: KubeClient, call: Call, spaces: Iterable[str], passed_over: frozenset[str]) -> AdmissionFacts:
-    """Look at admission control; with namespaces, have what runs there assessed, and tried as dry runs in Protect."""
+def _admission(
+    kube: KubeClient, call: Call, record: LifeRecord, found: list[Obj], passed_over: frozenset[str]
+) -> AdmissionFacts:
+    """Look at admission control; have the workloads that were found assessed, and tried as dry runs in Protect."""
     state = asked(call, "GET", "/v1/admission/state").get("state") or {}
     made = kube.get(API, CRD_KIND, ADMISSION_RULE)
-    stand = read_life_record(kube).groups.get(ADMISSION)
+    stand = record.groups.get(ADMISSION)
     mode = str(state.get("mode") or "")
     since = stand.at if stand and stand.mode == mode else None
     if stand is None:
@@ -113,7 +119,6 @@ def _admission(kube: KubeClient, call: Call, spaces: Iterable[str], passed_over:
     plain = AdmissionFacts(
         bool(state.get("enable")), mode, since, state.get("cfg_type") == "ground" and made is not None
     )
-    found = [item for space in spaces for item in workloads_of(kube, space)]
     if not found:
         return plain
     rules = list(asked(call, "GET", "/v1/admission/rules").get("rules") or ())

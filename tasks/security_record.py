@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import ValidationError
 
 from stackwright.clients.kube import KubeClient
 from stackwright.clients.site import LeaseHandle
-from stackwright.domain.cluster import Obj
 from stackwright.domain.errors import ConflictError, NotFoundError, StackError
 from stackwright.domain.layers.shared import MANAGED_BY
 from stackwright.domain.security_facts import LifeRecord
 from stackwright.domain.tenant_record import NAMESPACE
+from tasks.kept import keep, version_of
 
 NAME = "security-life"
 KEY = "record"
@@ -35,7 +33,7 @@ def read_life_record(kube: KubeClient) -> LifeRecord:
         raise LifeRecordError(
             "this is no record of SUSE Security's life", where=f"ConfigMap {NAMESPACE}/{NAME}", seen=str(error)[:300]
         ) from error
-    return record.model_copy(update={"version": str(found["metadata"].get("resourceVersion") or "")})
+    return record.model_copy(update={"version": version_of(found)})
 
 
 def write_life_record(kube: KubeClient, record: LifeRecord, lease: LeaseHandle) -> LifeRecord:
@@ -43,24 +41,10 @@ def write_life_record(kube: KubeClient, record: LifeRecord, lease: LeaseHandle) 
     text = record.model_copy(update={"version": ""}).model_dump_json(indent=1)
     lease.check()
     try:
-        written = _write(kube, text, record.version)
+        version = keep(kube, NAME, dict(MANAGED_BY), {KEY: text}, record.version)
     except (ConflictError, NotFoundError) as error:
         raise LifeRecordError(
             "the record is not what was read any more", where=f"ConfigMap {NAMESPACE}/{NAME}",
             wanted=f"version {record.version or 'none'}",
         ) from error  # fmt: skip
-    return record.model_copy(update={"version": str(written["metadata"].get("resourceVersion") or "")})
-
-
-def _write(kube: KubeClient, text: str, version: str) -> Obj:
-    if version:
-        patch: dict[str, Any] = {"metadata": {"resourceVersion": version}, "data": {KEY: text}}
-        return kube.patch_merge("v1", "ConfigMap", NAME, patch, NAMESPACE)
-    meta = {"name": NAME, "namespace": NAMESPACE, "labels": dict(MANAGED_BY)}
-    obj = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": {KEY: text}}
-    try:
-        return kube.create(obj)
-    except NotFoundError:  # nothing was kept in this cluster yet
-        space = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": dict(MANAGED_BY)}}
-        kube.apply(space)
-        return kube.create(obj)
+    return record.model_copy(update={"version": version})

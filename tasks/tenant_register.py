@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from typing import Any
 
 from pydantic import ValidationError
 
-from stackwright.clients.kube import KubeClient
 from stackwright.clients.site import LeaseHandle, Site
 from stackwright.domain.cluster import Obj
 from stackwright.domain.errors import ConflictError, NotFoundError, StackError
@@ -20,6 +18,7 @@ from stackwright.domain.tenant_objects import SITE_LABEL
 from stackwright.domain.tenant_record import NAMESPACE, PREFIX, TenantRecord, clipped, with_records
 from stackwright.domain.tenant_record import answer_of as answer_of
 from stackwright.domain.tenant_record import note as note
+from tasks.kept import keep, version_of
 
 log = logging.getLogger(__name__)
 
@@ -64,17 +63,18 @@ def write_record(site: Site, record: TenantRecord, lease: LeaseHandle) -> Tenant
     Go on with what is returned: another write of the old value would raise RecordMovedError.
     """
     record = record.model_copy(update={"reason": clipped(record.reason)})
-    obj = _object_of(record)
-    kube = site.kube()
+    text, labels = _text_of(record), {**MANAGED_BY, RECORD_LABEL: "tenant", STATE_LABEL: record.state}
     lease.check()
     try:
-        written = _create(kube, obj) if not record.version else _replace(kube, obj, record.version)
+        version = keep(
+            site.kube(), f"{PREFIX}{record.name}", {**labels, SITE_LABEL: record.site}, {KEY: text}, record.version
+        )
     except (ConflictError, NotFoundError) as error:
         raise RecordMovedError(
             "the record is not what was read any more", where=f"tenant {record.name}", wanted=record.version or "none"
         ) from error
     log.debug("tenant %s: record: %s", record.name, record.state)
-    return record.model_copy(update={"version": _version(written)})
+    return record.model_copy(update={"version": version})
 
 
 def remove_record(site: Site, name: str, lease: LeaseHandle) -> bool:
@@ -83,22 +83,7 @@ def remove_record(site: Site, name: str, lease: LeaseHandle) -> bool:
     return site.kube().delete("v1", "ConfigMap", f"{PREFIX}{name}", NAMESPACE)
 
 
-def _create(kube: KubeClient, obj: Obj) -> Obj:
-    try:
-        return kube.create(obj)
-    except NotFoundError:  # the first record of a cluster: its namespace is not there yet
-        space = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": dict(MANAGED_BY)}}
-        kube.apply(space)
-        return kube.create(obj)
-
-
-def _replace(kube: KubeClient, obj: Obj, version: str) -> Obj:
-    meta = {"resourceVersion": version, "labels": obj["metadata"]["labels"]}
-    patch = {"metadata": meta, "data": obj["data"]}
-    return kube.patch_merge("v1", "ConfigMap", obj["metadata"]["name"], patch, NAMESPACE)
-
-
-def _object_of(record: TenantRecord) -> dict[str, Any]:
+def _text_of(record: TenantRecord) -> str:
     text = record.model_dump_json(indent=1)
     if len(text.encode()) > SIZE_MAX:
         raise RecordBrokenError(
@@ -108,9 +93,7 @@ def _object_of(record: TenantRecord) -> dict[str, Any]:
             seen=str(len(text.encode())),
             remedy="Ask for fewer queues.",
         )
-    labels = {**MANAGED_BY, RECORD_LABEL: "tenant", STATE_LABEL: record.state, SITE_LABEL: record.site}
-    meta = {"name": f"{PREFIX}{record.name}", "namespace": NAMESPACE, "labels": labels}
-    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": {KEY: text}}
+    return text
 
 
 def _record_of(obj: Obj) -> TenantRecord:
@@ -119,8 +102,4 @@ def _record_of(obj: Obj) -> TenantRecord:
     except ValidationError as error:
         where = f"ConfigMap {NAMESPACE}/{obj['metadata']['name']}"
         raise RecordBrokenError("this is no tenant's record", where=where, seen=str(error)[:300]) from error
-    return record.model_copy(update={"version": _version(obj)})
-
-
-def _version(obj: Obj) -> str:
-    return str(obj["metadata"].get("resourceVersion") or "")
+    return record.model_copy(update={"version": version_of(obj)})

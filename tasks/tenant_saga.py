@@ -47,7 +47,7 @@ from stackwright.domain.tenant_saga import (
 from stackwright.domain.tenants import decide_tenant
 from tasks.tenant_change import allowed_change, read_change_facts
 from tasks.tenant_hands import HANDS, Hands
-from tasks.tenant_register import read_record, read_records, write_record
+from tasks.tenant_register import read_record, read_records, with_tenants, write_record
 from tasks.tenant_smoke import run_smoke
 from tasks.tenant_undo import remove_releases
 from tasks.tenants import carry_on, look_for_bringing, read_tenant
@@ -306,7 +306,7 @@ def _move(work: Work) -> Outcome:
     if record.doing is None or record.doing.id != request.id:
         record = _begin_move(work, record)
     work.tell.step(request.action)
-    moved = move(_whole(work.site), record, request, work.lease)
+    moved = move(with_tenants(work.site), record, request, work.lease)
     work.record = moved
     work.done.append(request.action)
     state = final_state(request.action, moved.wanted)
@@ -330,7 +330,7 @@ def _begin_move(work: Work, record: TenantRecord) -> TenantRecord:
         return work.update(**begun)
     facts = read_change_facts(work.site, record.wanted)
     with _CLAIMS:
-        after = allowed_change(_whole(work.site), record, request, facts)
+        after = allowed_change(with_tenants(work.site), record, request, facts)
         return work.update(**begun, changing_to=after)
 
 
@@ -387,11 +387,6 @@ def _wanted(request: TenantRequest) -> Tenant:
 def _as_it_is(record: TenantRecord | None) -> dict[str, Any]:
     """Return what a refusal leaves as it was: what is being carried out, and why the tenant is in its state."""
     return {name: getattr(record, name) for name in (*UNDER_WAY, "reason")} if record else {}
-
-
-def _whole(site: Site) -> Site:
-    """Return the site with all tenants that take a share of it, as the records say now."""
-    return replace(site, spec=with_records(site.spec, read_records(site)))
 
 
 def _others(site: Site, tenant: Tenant) -> StackSpec:
