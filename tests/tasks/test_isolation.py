@@ -285,9 +285,8 @@ def test_a_probe_that_dies_is_unknown_and_removed(ground):
     assert ground.kube.list("batch/v1", "Job", ground.red.namespace) == []
 
 
-def test_a_new_tenant_is_tried_by_everything_that_can_be_tried(ground, tmp_path, monkeypatch):
+def test_a_new_tenant_is_tried_by_everything_that_can_be_tried(ground, tmp_path):
     """The proof before `ready`: access, another tenant's key, the network; beside tenants at rest alone."""
-    monkeypatch.setattr("stackwright.domain.releases.SECRET_DIGEST_ROUNDS", 1)
     place = TenantSite(tmp_path)
     for name in ("blue", "red"):
         place.bring(name)

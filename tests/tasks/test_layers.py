@@ -9,7 +9,6 @@ import logging
 import pytest
 from prefect.settings import PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW, temporary_settings
 
-from stackwright.domain import releases
 from stackwright.domain.errors import (
     ApiUnavailableError,
     FencedError,
@@ -33,12 +32,6 @@ MONGODB = {
     "kind": "CustomResourceDefinition",
     "metadata": {"name": "mongodbcommunity.mongodbcommunity.mongodb.com"},
 }
-
-
-@pytest.fixture(autouse=True)
-def quick_digests(monkeypatch):
-    """Make a secret's digest in one round."""
-    monkeypatch.setattr(releases, "SECRET_DIGEST_ROUNDS", 1)
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 
-from stackwright.domain import releases
 from stackwright.domain.errors import FencedError, GateTimeoutError
 from stackwright.domain.layers import BY_NAME
 from stackwright.domain.layers.gates import VolumeSmokeGate
@@ -41,12 +40,6 @@ class WatchedLease(FakeLease):
     def check(self):
         super().check()
         self.everything.append("check")
-
-
-@pytest.fixture(autouse=True)
-def quick_digests(monkeypatch):
-    """Make a secret's digest in one round."""
-    monkeypatch.setattr(releases, "SECRET_DIGEST_ROUNDS", 1)
 
 
 def watch(fake):

@@ -17,11 +17,6 @@ class Killed(BaseException):
     """The process ended here."""
 
 
-@pytest.fixture(autouse=True)
-def _quick_digests(monkeypatch):
-    monkeypatch.setattr("stackwright.domain.releases.SECRET_DIGEST_ROUNDS", 1)
-
-
 @pytest.fixture
 def place(tmp_path):
     place = LifeSite(tmp_path)

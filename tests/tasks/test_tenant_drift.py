@@ -31,7 +31,6 @@ SPACE = "clearml-red"
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    monkeypatch.setattr("stackwright.domain.releases.SECRET_DIGEST_ROUNDS", 1)
     for name in ("look_one", "repair_one"):
         monkeypatch.setattr(tenant_drift, name, getattr(tenant_drift, name).fn)
 

@@ -24,11 +24,6 @@ class Killed(BaseException):
     """The process ended here."""
 
 
-@pytest.fixture(autouse=True)
-def _quick_digests(monkeypatch):
-    monkeypatch.setattr("stackwright.domain.releases.SECRET_DIGEST_ROUNDS", 1)
-
-
 @pytest.fixture(params=["older server", "newer server"])
 def place(tmp_path, request):
     place = LifeSite(tmp_path, newer=request.param == "newer server")

@@ -38,12 +38,6 @@ PROVIDER = {
 SSO_BLOCK = ("secret-text", "clearml-tenant-red-sso")
 
 
-@pytest.fixture(autouse=True)
-def _quick_digests(monkeypatch):
-    """Digests of secrets are slow on purpose; here they need not be."""
-    monkeypatch.setattr("stackwright.domain.releases.SECRET_DIGEST_ROUNDS", 1)
-
-
 def make(tmp_path, **red):
     place = TenantSite(tmp_path, tenants=[{**RED, **red}])
     place.secrets.blocks[SSO_BLOCK] = {"value": "planted-sso"}

@@ -10,9 +10,8 @@ from tasks.tenant_request import artifact_key, operator_request
 from tests.tasks.saga_site import SagaSite, request, wanted
 
 
-def test_an_operator_goes_on_with_what_was_asked_for(tmp_path, monkeypatch):
+def test_an_operator_goes_on_with_what_was_asked_for(tmp_path):
     """Without `wanted` the record says it: an unfinished request as it was sent, else what the tenant shall be."""
-    monkeypatch.setattr("stackwright.domain.releases.SECRET_DIGEST_ROUNDS", 1)
     place = SagaSite(tmp_path)
     with pytest.raises(PlanRefusedError, match="neither the site file nor a record"):
         operator_request(place.site, "green", None)

@@ -36,12 +36,6 @@ FORWARD = [*BEFORE, "agent", "gateway", "names", "queues"]
 BEGUN = (*BEFORE, "queues", "agent", "gateway", "smoke")
 
 
-@pytest.fixture(autouse=True)
-def _quick_digests(monkeypatch):
-    """Digests of secrets are slow on purpose; here they need not be."""
-    monkeypatch.setattr("stackwright.domain.releases.SECRET_DIGEST_ROUNDS", 1)
-
-
 @pytest.fixture
 def place(tmp_path):
     return SagaSite(tmp_path)

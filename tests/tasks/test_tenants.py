@@ -29,12 +29,6 @@ ACCOUNT = ["company", "user", "credentials"]
 STEPS = [*ACCOUNT, "namespace", "quota", "limits", "network", "pull-secret", "agent", "gateway", "names", "queues"]
 
 
-@pytest.fixture(autouse=True)
-def _quick_digests(monkeypatch):
-    """Digests of secrets are slow on purpose; here they need not be."""
-    monkeypatch.setattr("stackwright.domain.releases.SECRET_DIGEST_ROUNDS", 1)
-
-
 @pytest.fixture
 def place(tmp_path):
     return TenantSite(tmp_path)

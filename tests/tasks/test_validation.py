@@ -29,12 +29,6 @@ ELSEWHERE = ("layers", "access-", "network-", "platform-")
 QUOTA = ("v1", "ResourceQuota", "clearml-red", "tenant-quota")
 
 
-@pytest.fixture(autouse=True)
-def _quick_digests(monkeypatch):
-    """Digests of secrets are slow on purpose; here they need not be."""
-    monkeypatch.setattr("stackwright.domain.releases.SECRET_DIGEST_ROUNDS", 1)
-
-
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """A site with both tenants up, whose public names answer."""

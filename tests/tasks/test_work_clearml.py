@@ -21,12 +21,6 @@ from tests.tasks.tenant_site import TenantSite
 PAGE_TEXT = '<html><head><title>ClearML</title></head><body><script src="main.js"></script></body></html>'
 
 
-@pytest.fixture(autouse=True)
-def _quick_digests(monkeypatch):
-    """Digests of secrets are slow on purpose; here they need not be."""
-    monkeypatch.setattr("stackwright.domain.releases.SECRET_DIGEST_ROUNDS", 1)
-
-
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """A site with one tenant up, whose web app and gateway answer."""
