@@ -10,7 +10,6 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +17,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from stackwright import __version__
 from stackwright.cli_backup import add_backup_commands
 from stackwright.cli_certificates import add_commands
 from stackwright.cli_compliance import print_compliance
@@ -82,7 +82,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object 
 
 def _print_version(asked: bool) -> None:
     if asked:
-        out.print(f"stackwright {version('stackwright')}")
+        out.print(f"stackwright {__version__}")
         raise typer.Exit
 
 

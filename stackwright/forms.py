@@ -10,8 +10,7 @@ from prefect.client.schemas.actions import DeploymentUpdate
 from prefect.client.schemas.responses import DeploymentResponse
 
 from blocks.site import site_names
-
-PAGE = 200
+from stackwright.paging import every
 
 
 def lacks(deployment: DeploymentResponse, site: str) -> bool:
@@ -27,12 +26,9 @@ async def offer_site(client: PrefectClient, deployment: DeploymentResponse, site
     """
     if not lacks(deployment, site) or site not in site_names():
         return deployment
-    seen = 0
-    while page := await client.read_deployments(limit=PAGE, offset=seen):
-        seen += len(page)
-        for one in page:
-            if lacks(one, site):
-                await _add(client, one, site)
+    for one in await every(client.read_deployments):
+        if lacks(one, site):
+            await _add(client, one, site)
     return await client.read_deployment(deployment.id)
 
 

@@ -20,7 +20,7 @@ from sqlalchemy import Table, bindparam, delete, func, insert, inspect, select, 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
-from stackwright.domain.errors import ProblemsError, StackError, ToolError
+from stackwright.domain.errors import StackError, ToolError
 
 VARIABLE = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
 BATCH = 500
@@ -60,7 +60,7 @@ def _may_wait(table: Table, names: Iterable[str]) -> bool:
 async def move(source: str, target: str) -> dict[str, int]:
     """Copy every row; return how many of each table. The target holds all or nothing of it.
 
-    Raises ProblemsError when the target has a history of its own, ToolError when the databases do not fit together.
+    Raises ToolError when the target has a history of its own, or the databases do not fit together.
     """
     ordered, late = tables()
     old, new = create_async_engine(source), create_async_engine(target)
@@ -165,7 +165,7 @@ def main(words: list[str]) -> int:
         warnings.simplefilter("ignore")  # of tables that refer to each other: that is what `late` is for
         try:
             copied = asyncio.run(move(f"sqlite+aiosqlite:///{Path(words[0]).absolute()}", target))
-        except (ProblemsError, StackError) as error:
+        except StackError as error:
             sys.stderr.write(f"{error}\n")
             return 1
     for name, count in sorted(copied.items()):

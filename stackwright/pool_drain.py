@@ -68,6 +68,10 @@ async def _main(given: argparse.Namespace) -> int:
     except ObjectNotFound:
         sys.stderr.write(f"work pool {given.pool}: not on the server; run `stackwright setup`\n")
         return NO_POOL
+    except httpx.HTTPStatusError as error:
+        said = f"the Prefect server answered {error.response.status_code}"
+        sys.stderr.write(f"work pool {given.pool}: {said}\n")
+        return NO_POOL
     except httpx.HTTPError as error:
         # The server may stop together with its worker: then nothing can be waited for, and nothing new is given out.
         sys.stderr.write(f"work pool {given.pool}: the Prefect server does not answer: {type(error).__name__}\n")

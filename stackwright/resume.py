@@ -13,6 +13,7 @@ import signal
 import time
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import httpx
 import yaml
@@ -34,7 +35,8 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import AwaitingRetry
 
 from stackwright.domain.resume import Fate, LostRun, ResumeRules, decide_fate, later_run
-from stackwright.schedules import PAGE, WATCH
+from stackwright.paging import PAGE
+from stackwright.schedules import WATCH
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +52,7 @@ class Watch:
 
     def __init__(self, rules: ResumeRules | None = None) -> None:
         self.rules = rules or declared_rules()
-        self._told: set[tuple[str, str]] = set()
+        self._told: set[UUID] = set()
 
     async def look(self, client: PrefectClient) -> list[str]:
         """Give every run that is to go on to a worker again; return their names."""
@@ -59,8 +61,8 @@ class Watch:
             fate, why = decide_fate(await self._describe(client, run), self.rules, time.time())
             if fate is Fate.RESUME and await self._resume(client, run, why):
                 resumed.append(run.name)
-            elif fate is Fate.LEAVE and (str(run.id), why) not in self._told:
-                self._told.add((str(run.id), why))
+            elif fate is Fate.LEAVE and _state_of(run).id not in self._told:  # the reason's words change with time
+                self._told.add(_state_of(run).id)
                 log.warning("%s is not started again: %s", run.name, why)
         return resumed
 

@@ -32,6 +32,7 @@ from stackwright.domain.errors import ApiUnavailableError, NotFoundError
 from stackwright.domain.schedules import FAILED, MISSED, TAG, Scheduled, read_scheduled, site_tag
 from stackwright.domain.setup import Change, Fields, Seen
 from stackwright.forms import offer_site
+from stackwright.paging import every
 from stackwright.runs import HOME, catalogue, server_url
 from stackwright.setup import Resource, bring, look
 from stackwright.setup_deployments import (
@@ -45,7 +46,6 @@ from stackwright.setup_deployments import (
 
 WATCH = HOME / "deployments" / "automations.yaml"
 EVENTS_BLOCK = "stackwright-events"
-PAGE = 200
 NEW = UUID(int=0)
 """Stands for the id of an object that is only planned."""
 KEEP: Literal["keep"] = "keep"
@@ -167,11 +167,8 @@ class SiteDeployments:
 
 
 async def _deployments(client: PrefectClient, tags: list[str]) -> list[DeploymentResponse]:
-    found: list[DeploymentResponse] = []
     chosen = DeploymentFilter(tags=DeploymentFilterTags(all_=tags))
-    while page := await client.read_deployments(deployment_filter=chosen, limit=PAGE, offset=len(found)):
-        found += page
-    return found
+    return await every(client.read_deployments, deployment_filter=chosen)
 
 
 # --- automations -----------------------------------------------------------------------------------------------------
@@ -185,9 +182,11 @@ class SiteAutomations:
 
     def __init__(self, deployments: SiteDeployments, notify: str | None = KEEP) -> None:
         self._of, self._notify = deployments, notify
+        self._made: dict[str, AutomationCore] = {}  # with the real ids, once a look has found something to make
 
     async def wanted(self, client: PrefectClient) -> Mapping[str, Fields]:
         """Return the automations. Raises NotFoundError for a notification block that is not there."""
+        self._made = {}
         return {name: automation_fields(want) for name, want in (await self._wanted(client)).items()}
 
     async def seen(self, client: PrefectClient, made: Mapping[str, str]) -> Mapping[str, Seen]:
@@ -197,8 +196,8 @@ class SiteAutomations:
 
     async def put(self, client: PrefectClient, name: str, found: Seen | None) -> None:
         """Create an automation, or change it."""
-        want = await self._wanted(client, ensure=True)
-        await put_automation(client, want[name], found)
+        self._made = self._made or await self._wanted(client, ensure=True)
+        await put_automation(client, self._made[name], found)
 
     async def remove(self, client: PrefectClient, name: str, found: Seen) -> None:
         """Remove an automation."""
@@ -223,11 +222,7 @@ class SiteAutomations:
 
 async def read_automations(client: PrefectClient, tags: list[str]) -> list[Automation]:
     """Return the automations that have all these tags."""
-    found: list[Automation] = []
-    chosen = AutomationFilter(tags=AutomationFilterTags(all_=tags))
-    while page := await client.read_automations(automations=chosen, limit=PAGE, offset=len(found)):
-        found += page
-    return found
+    return await every(client.read_automations, automations=AutomationFilter(tags=AutomationFilterTags(all_=tags)))
 
 
 def automation_fields(found: Automation | AutomationCore) -> Fields:

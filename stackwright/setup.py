@@ -68,15 +68,16 @@ async def bring(
         done += [change for change in changes if change.act not in ("remove", "hold")]
     for resource in reversed(resources):
         changes, seen = await _compare(client, resource, remove)
+        left = dict(seen)
         for change in changes:
             if change.act == "hold":
                 await resource.hold(client, change.name, seen[change.name])
                 done.append(change)
             elif change.act == "remove" and (removals is None or (change.kind, change.name) in removals):
-                await resource.remove(client, change.name, seen[change.name])
+                await resource.remove(client, change.name, left.pop(change.name))
                 done.append(change)
         if resource.noted:
-            await _settle(client, resource)
+            await _settle(client, resource, left)
     return done
 
 
@@ -118,9 +119,8 @@ async def note(client: PrefectClient, kind: str, made: Mapping[str, str]) -> Non
         await client.update_variable(VariableUpdate(name=name, value=dict(made)))
 
 
-async def _settle(client: PrefectClient, resource: Resource) -> None:
+async def _settle(client: PrefectClient, resource: Resource, seen: Mapping[str, Seen]) -> None:
     made = await made_of(client, resource.kind)
-    seen = await resource.seen(client, made)
     want = noted(made, await resource.wanted(client), seen)
     if want != made:
         await note(client, resource.kind, want)

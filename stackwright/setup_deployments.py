@@ -31,10 +31,10 @@ from prefect.utilities.callables import parameter_schema
 
 from stackwright.domain.schedules import TAG
 from stackwright.domain.setup import Fields, Seen, owned
+from stackwright.paging import every
 from stackwright.runs import CATALOGUE, HOME, catalogue
 from stackwright.setup import made_of
 
-PAGE = 200
 COPIED = (
     "path", "entrypoint", "pull_steps", "work_pool_name", "work_queue_name", "job_variables", "description",
     "parameter_openapi_schema", "enforce_parameter_schema",
@@ -75,8 +75,7 @@ class Deployments:
 
     async def put(self, client: PrefectClient, name: str, found: Seen | None) -> None:
         """Create a deployment, or change it; its runs and what waits of them stay."""
-        flow: Flow[..., Any] = _flow(catalogue()[name])
-        await put_deployment(client, await client.create_flow(flow), name, (await self.wanted(client))[name])
+        await put_deployment(client, await client.create_flow_from_name(name), name, (await self.wanted(client))[name])
 
     async def remove(self, client: PrefectClient, name: str, found: Seen) -> None:
         """Remove a deployment. Its runs stay, with their flow, logs and artifacts; those still to come go."""
@@ -187,7 +186,7 @@ async def pool_loss(client: PrefectClient, pool: str, queue: str | None = None) 
     if count := await _unfinished(client, **where):
         return f"{count} run(s) in it have not ended"
     ours = set((await made_of(client, Deployments.kind)).values())
-    users = await client.read_deployments(limit=PAGE, **where)
+    users = await every(client.read_deployments, **where)
     others = [one.name for one in users if str(one.id) not in ours and TAG not in one.tags]
     return f"deployment(s) that are not ours use it: {', '.join(others[:3])}" if others else ""
 
@@ -195,8 +194,6 @@ async def pool_loss(client: PrefectClient, pool: str, queue: str | None = None) 
 async def _unfinished(client: PrefectClient, **where: Any) -> int:
     at_work = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=AT_WORK)))
     waiting = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])))
-    count, seen = await client.count_flow_runs(flow_run_filter=at_work, **where), 0
-    while page := await client.read_flow_runs(flow_run_filter=waiting, limit=PAGE, offset=seen, **where):
-        seen += len(page)
-        count += sum(not run.auto_scheduled for run in page)
-    return count
+    count = await client.count_flow_runs(flow_run_filter=at_work, **where)
+    asked_for = await every(client.read_flow_runs, flow_run_filter=waiting, **where)
+    return count + sum(not run.auto_scheduled for run in asked_for)

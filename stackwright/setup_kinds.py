@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -14,18 +14,18 @@ from uuid import UUID
 from prefect.blocks.core import Block
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate, WorkPoolUpdate
-from prefect.client.schemas.objects import BlockType, WorkPool, WorkQueue
+from prefect.client.schemas.objects import BlockType, WorkQueue
 from prefect.exceptions import ObjectNotFound
 
 from stackwright.domain.errors import Problem, ProblemsError
 from stackwright.domain.server_file import DEFAULT_QUEUE, Pool, ServerFile, parse_server_file
 from stackwright.domain.setup import Fields, Seen, owned
+from stackwright.paging import every
 from stackwright.runs import HOME, ensure_work_pool
 from stackwright.setup_deployments import pool_loss
 
 SERVER_FILE = HOME / "deployments" / "server.yaml"
 SLUGS = "stackwright-"
-PAGE = 200
 
 
 class _Kind:
@@ -124,11 +124,11 @@ class WorkPools(_Kind):
     async def seen(self, client: PrefectClient, made: Mapping[str, str]) -> Mapping[str, Seen]:
         """Return the pools that are declared or ours."""
         found: dict[str, Seen] = {}
-        async for pool in _pools(client):
+        for pool in await every(client.read_work_pools):
             ours, why = owned(made, pool.name, str(pool.id))
             if pool.name in self._pools or ours:
                 loss = why or ("" if pool.name in self._pools else await pool_loss(client, pool.name))
-                fields = {**pool.model_dump(include={"description", "concurrency_limit", "base_job_template"})}
+                fields = pool.model_dump(include={"description", "concurrency_limit", "base_job_template"})
                 found[pool.name] = Seen(str(pool.id), {**fields, "description": pool.description or ""}, ours, loss)
         return found
 
@@ -140,7 +140,7 @@ class WorkPools(_Kind):
                 f"give the pool another name, or drain it and `prefect work-pool delete {pool.name}`, then start again",
                 self._pools[pool.name].type, pool.type,
             )
-            async for pool in _pools(client)
+            for pool in await every(client.read_work_pools)
             if pool.name in self._pools and pool.type != self._pools[pool.name].type
         ]  # fmt: skip
 
@@ -149,7 +149,7 @@ class WorkPools(_Kind):
         pool = self._pools[name]
         fields = dict(self._fields(pool))
         if found is None:
-            await ensure_work_pool(name, pool.type, fields.pop("base_job_template", None) or _template(pool.type))
+            await ensure_work_pool(name, pool.type, fields.pop("base_job_template", None))
         await client.update_work_pool(name, WorkPoolUpdate(**fields))
 
     async def remove(self, client: PrefectClient, name: str, found: Seen) -> None:
@@ -177,14 +177,6 @@ def _read_template(folder: Path, pool: Pool) -> dict[str, Any]:
         problem = Problem(str(path), "is no readable JSON", "name a file beside this one", seen=type(error).__name__)
         raise ProblemsError("the job template was refused", [problem], where=str(path)) from error
     return dict(found)
-
-
-async def _pools(client: PrefectClient) -> AsyncIterator[WorkPool]:
-    seen = 0
-    while page := await client.read_work_pools(limit=PAGE, offset=seen):
-        seen += len(page)
-        for pool in page:
-            yield pool
 
 
 class WorkQueues(_Kind):
@@ -231,7 +223,7 @@ class WorkQueues(_Kind):
 
 async def _queues(client: PrefectClient, pool: str) -> list[WorkQueue]:
     try:
-        return await client.read_work_queues(work_pool_name=pool, limit=PAGE)
+        return await every(client.read_work_queues, work_pool_name=pool)
     except ObjectNotFound:  # the pool is only planned
         return []
 
@@ -254,15 +246,12 @@ class Limits(_Kind):
     async def seen(self, client: PrefectClient, made: Mapping[str, str]) -> Mapping[str, Seen]:
         """Return the limits that are declared or ours. One that runs hold slots of is held."""
         found: dict[str, Seen] = {}
-        offset = 0
-        while page := await client.read_global_concurrency_limits(limit=PAGE, offset=offset):
-            offset += len(page)
-            for limit in page:
-                ours, why = owned(made, limit.name, str(limit.id))
-                if limit.name in self._sizes or ours:
-                    held = f"{limit.active_slots} of its slots are taken" if limit.active_slots else ""
-                    fields = {"limit": limit.limit, "active": limit.active}
-                    found[limit.name] = Seen(str(limit.id), fields, ours, why or held)
+        for limit in await every(client.read_global_concurrency_limits):
+            ours, why = owned(made, limit.name, str(limit.id))
+            if limit.name in self._sizes or ours:
+                held = f"{limit.active_slots} of its slots are taken" if limit.active_slots else ""
+                fields = {"limit": limit.limit, "active": limit.active}
+                found[limit.name] = Seen(str(limit.id), fields, ours, why or held)
         return found
 
     async def put(self, client: PrefectClient, name: str, found: Seen | None) -> None:

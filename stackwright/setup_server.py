@@ -55,9 +55,7 @@ async def _set_up(asked: Asked, blocks: BlocksOf | None, show: Callable[[list[Ch
         resources = await _resources(client, asked, blocks)
         changes = await look(client, resources, remove=asked.remove)
         show(changes)
-        if asked.dry_run or all(change.act in ("keep", "hold") for change in changes):
-            if not asked.dry_run:
-                await bring(client, resources, remove=asked.remove, removals=())  # holds, and keeps its notes
+        if asked.dry_run:
             return changes
         shown = {(change.kind, change.name) for change in changes if change.act == "remove"}
         return await bring(client, resources, remove=asked.remove, removals=shown)

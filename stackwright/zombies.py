@@ -20,8 +20,9 @@ from prefect.events.actions import ChangeFlowRunState, SendNotification
 
 from stackwright.domain.schedules import TAG
 from stackwright.domain.setup import Fields, Seen
+from stackwright.paging import PAGE
 from stackwright.runs import catalogue
-from stackwright.schedules import NEW, PAGE, WATCH, automation_fields, put_automation, read_automations
+from stackwright.schedules import NEW, WATCH, automation_fields, put_automation, read_automations
 
 ZOMBIES, FAILED_ACTIONS = "stackwright crash-zombies", "stackwright failed-actions"
 OWN_TAG = "stackwright"

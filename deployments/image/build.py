@@ -110,7 +110,7 @@ def lay_out(context: Path, python: str) -> None:
         script.chmod(0o755)
     for name in ("Dockerfile", "sbom.py"):
         shutil.copy2(HERE / name, context / name)
-    (context / ".dockerignore").write_text("requirements.txt\nrequirements-*\n**/__pycache__.tmp\n")
+    (context / ".dockerignore").write_text("requirements.txt\nrequirements-*\n")
 
 
 def install(requirements: str, lib: Path, python: str) -> None:
