@@ -83,7 +83,6 @@ class Watch:
         history = await client.read_flow_run_states(run.id)
         flow = await client.read_flow(run.flow_id)
         return LostRun(
-            run.name,
             flow.name,
             state.type.value,
             state.timestamp.timestamp(),

@@ -12,6 +12,7 @@ from stackwright.clients.site import Site
 from stackwright.domain.cluster import Obj, rollout_of
 from stackwright.domain.errors import ApiError, ApiUnavailableError, NotFoundError
 from stackwright.domain.layers.security import ADMISSION_RULE, API
+from stackwright.domain.results import DAY_S
 from stackwright.domain.security_facts import (
     ADMISSION,
     LOG_SIZE,
@@ -28,7 +29,7 @@ from stackwright.domain.security_facts import (
     parse_groups,
     would_refuse,
 )
-from stackwright.domain.security_life import DAY_S, need_life, targets
+from stackwright.domain.security_life import need_life, targets
 from tasks.security import Call, admin_session, asked, pages
 from tasks.security_record import read_life_record
 

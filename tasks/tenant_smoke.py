@@ -6,11 +6,12 @@ import logging
 
 from stackwright.clients.clearml import Clearml
 from stackwright.clients.clearml_types import TaskInfo
-from stackwright.clients.site import Site, wait_until
-from stackwright.clients.workload import WorkloadFailedError, script_text
+from stackwright.clients.site import Site
+from stackwright.clients.workload import WorkloadFailedError, script_fields, script_text
 from stackwright.domain.errors import StackError
 from stackwright.domain.spec import Queue, Tenant
 from tasks.tenants import tenant_client
+from tasks.work_jobs import wait_for
 
 log = logging.getLogger(__name__)
 
@@ -40,19 +41,12 @@ def run_smoke(site: Site, tenant: Tenant, request_id: str) -> str:
         last[:] = [task.status]
         return task if task.ended else None
 
-    done = wait_until(
-        look,
-        "the job's end",
-        timeout_s=site.spec.validation.workload_timeout_s,
-        poll_s=site.spec.rke2.poll_s,
-        clock=site.clock,
-        where=f"tenant {tenant.name}, queue {queue.name}, task {task_id}",
-        last=lambda: f"the task is {', '.join(last)}",
-    )
+    where = f"tenant {tenant.name}, queue {queue.name}, task {task_id}"
+    done = wait_for(site, look, "the job's end", where=where, last=lambda: f"the task is {', '.join(last)}")
     if done.status != "completed":
         raise WorkloadFailedError(
             "the job did not complete",
-            where=f"tenant {tenant.name}, queue {queue.name}, task {task_id}",
+            where=where,
             wanted="completed",
             seen=f"{done.status} {done.status_reason}: {' / '.join(own.task_log(task_id)[-3:])}",
         )
@@ -72,18 +66,8 @@ def _task(own: Clearml, tenant: Tenant, queue: Queue, name: str) -> str:
     place = own.find_queue(queue.name)
     if place is None:
         raise WorkloadFailedError("the queue is not listed", where=f"tenant {tenant.name}", wanted=queue.name)
-    task_id = found.id if found else own.create_task(own.ensure_project(PROJECT), name, _script())
+    script = script_fields(script_text("queue_smoke"), "")
+    task_id = found.id if found else own.create_task(own.ensure_project(PROJECT), name, script)
     own.enqueue_task(task_id, place.id)
     log.info("tenant %s: job %s sent through queue %s", tenant.name, task_id, queue.name)
     return task_id
-
-
-def _script() -> dict[str, object]:
-    return {
-        "diff": script_text("queue_smoke"),
-        "entry_point": "workload.py",
-        "working_dir": ".",
-        "repository": "",
-        "binary": "python3",
-        "requirements": {"pip": ""},
-    }

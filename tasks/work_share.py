@@ -27,7 +27,7 @@ RUNNING, WAITING = "in_progress", "queued"
 
 def look_share(site: Site, tenant: Tenant) -> list[Evidence]:
     """Look at quota and spill-over by one set of jobs."""
-    share = chosen_share(site.spec, tenant)
+    share = chosen_share(tenant)
     try:
         outcomes = _outcomes(site, tenant, share)
     except StackError as error:

@@ -7,8 +7,6 @@ Source: ClearML API reference (Enterprise): system, auth, users, queues, workers
 
 from __future__ import annotations
 
-import base64
-import json
 import logging
 import re
 import secrets
@@ -48,6 +46,7 @@ from stackwright.clients.clearml_types import (
 )
 from stackwright.clients.http import UNAVAILABLE, Resolve, make_client, tls_context, wire_errors
 from stackwright.domain.errors import ApiError, ApiUnavailableError, ConflictError, NotFoundError
+from stackwright.domain.tokens import claims_of
 
 log = logging.getLogger(__name__)
 
@@ -172,7 +171,7 @@ class ClearmlClient(PlatformCalls):
     def login(self, expiration_s: int = 600) -> Login:
         """Exchange the key pair for a token, as the SDK and a browser do; its claims are read, not checked."""
         token = str(self._call("auth.login", expiration_sec=expiration_s).get("token") or "")
-        return Login(SecretStr(token), str(_claims(token).get("feature_set") or ""))
+        return Login(SecretStr(token), str((claims_of(token) or {}).get("feature_set") or ""))
 
     def login_modes(self) -> LoginModes:
         """Return how people may log in. ClearML API reference: login.supported_modes."""
@@ -448,18 +447,6 @@ class ClearmlClient(PlatformCalls):
         if tolerate and answer.status_code == 400:
             return {}
         return read_envelope(answer, endpoint, where, hide=(self._secret, *hide))
-
-
-def _claims(token: str) -> Mapping[str, Any]:
-    """Return what a token says of itself; nothing where it is not a JWT."""
-    parts = token.split(".")
-    if len(parts) != 3:
-        return {}
-    try:
-        claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
-    except ValueError:
-        return {}
-    return claims if isinstance(claims, dict) else {}
 
 
 def exactly(name: str) -> str:

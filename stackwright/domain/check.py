@@ -33,7 +33,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a look made of a check: its verdict and the measured value."""
+    """What a look made of a check: its verdict and the measured value; for unknown and skipped it is the reason."""
 
     verdict: Verdict
     seen: str

@@ -49,7 +49,11 @@ MEANINGS: dict[Status, str] = {
 # Results beside those of the guide's answers: clause to kind, prefix of the evidence's ids, and what it is.
 BESIDE: dict[str, tuple[str, str, str]] = {
     "rke2-cis": ("measured here", "cis/", "the CIS profile as RKE2 has it"),
-    "security-scan": ("measured here", "scan/*/scan", "SUSE Security's Kubernetes CIS benchmark has run"),
+    "security-scan": (
+        "measured here",
+        "scan/*/scan",
+        "SUSE Security has scanned the nodes (Kubernetes CIS benchmark) and the running images",
+    ),
     "security-templates": ("measured here", "scan/*/findings", "what SUSE Security's Kubernetes CIS benchmark finds"),
     "security-enforce": ("flow", "security/", "promote-security: namespaces and admission control that enforce"),
     "rke2-offsite": ("flow", "backup/", "snapshot-etcd: the bundles in the store"),

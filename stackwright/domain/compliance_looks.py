@@ -207,7 +207,8 @@ def _flows_not_asked(look: _Look) -> Iterator[Evidence]:
     if not security.enabled or security.life is None:
         place = "a section layers.security.life"
         about = _About("security/not-asked", "security: not asked for", place, BY_NAME["security"].title, "5.5")
-        yield look.judged(about, False, False, "", "the site file has no section layers.security.life")
+        why = "the site file has no section layers.security.life"
+        yield look.judged(about, False, False, "", why if security.enabled else "layers.security.enabled is false")
 
 
 def _left(targets: Iterable[str], good: str) -> str:

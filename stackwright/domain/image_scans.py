@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from stackwright.domain.evidence import Evidence, Verdict
@@ -99,7 +99,8 @@ def image_evidence(spec: StackSpec, images: tuple[ImageScan, ...], why: str, at:
     now = at.timestamp()
     unknown = [one.image for one in images if one.why]
     critical = [f"{one.image} ({one.critical})" for one in images if not one.why and one.critical]
-    old = [f"{one.image} ({_age(one, now):.0f} days)" for one in images if not one.why and _age(one, now) > OLD_DAYS]
+    ages = [(one.image, age_days(one, now)) for one in images if not one.why]
+    old = [f"{image} ({days:.0f} days)" for image, days in ages if days > OLD_DAYS]
     rows: list[tuple[str, str, str, list[str], Verdict, str]] = [
         ("scan", "Every running image is scanned", "a finished scan of each", unknown, "unknown", _SCAN),
         ("critical", "No running image has critical vulnerabilities", "none", critical, "fail", _PATCH),
@@ -127,7 +128,7 @@ _SCAN = "Look at the scanners, and switch on automatic scanning in SUSE Security
 _PATCH = "Renew the images, or note why the organization accepts it."
 
 
-def _age(one: ImageScan, now: float) -> float:
+def age_days(one: ImageScan, now: float) -> float:
     """Return a scan's age in days; one without a time is as old as can be."""
     return (now - one.scanned_at) / DAY_S if one.scanned_at else float("inf")
 
@@ -135,8 +136,3 @@ def _age(one: ImageScan, now: float) -> float:
 def _some(names: list[str]) -> str:
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
-
-
-def scanned_text(one: ImageScan) -> str:
-    """Return when an image was scanned, for people; empty where that is not known."""
-    return f"{datetime.fromtimestamp(one.scanned_at, UTC):%Y-%m-%d %H:%M}" if one.scanned_at else ""

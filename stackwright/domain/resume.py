@@ -25,7 +25,6 @@ class LostRun:
     of the same deployment and parameters that was asked for after it.
     """
 
-    name: str
     flow: str
     state: str
     since: float

@@ -13,7 +13,6 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from stackwright.domain.layers import enabled
-from stackwright.domain.layers.security import NAMESPACE as OWN_NAMESPACE
 from stackwright.domain.spec import StackSpec
 
 Mode = Literal["Discover", "Monitor", "Protect"]
@@ -229,8 +228,3 @@ def would_refuse(result: Mapping[str, Any]) -> str:
     if not denies and result.get("allowed") is False:
         return str(result.get("message") or "denied")
     return "; ".join(dict.fromkeys(denies))
-
-
-def is_own_product(namespace: str) -> bool:
-    """Tell whether a namespace is SUSE Security's own: it makes no group of itself."""
-    return namespace == OWN_NAMESPACE

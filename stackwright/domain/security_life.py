@@ -14,11 +14,12 @@ from typing import Literal
 from stackwright.domain.errors import PlanRefusedError, Problem
 from stackwright.domain.evidence import Evidence, Verdict
 from stackwright.domain.layers.security import LAYER, is_system
+from stackwright.domain.layers.security import NAMESPACE as OWN_NAMESPACE
 from stackwright.domain.plan import Effect, Plan, Step, digest_of
-from stackwright.domain.security_facts import ADMISSION, Event, Group, LifeFacts, is_own_product
+from stackwright.domain.results import DAY_S
+from stackwright.domain.security_facts import ADMISSION, Event, Group, LifeFacts
 from stackwright.domain.spec import SecurityLife, StackSpec
 
-DAY_S = 86400.0
 GUIDE = "5.5"
 SHOWN = 12
 Action = Literal["promote", "step back", "learn again"]
@@ -143,7 +144,7 @@ def _to_protect(life: SecurityLife, facts: LifeFacts, name: str, ask: Ask) -> _F
     groups = _open(facts.of(name))
     notes = [f"{group.name} is left alone: a custom resource holds it" for group in facts.of(name) if group.by_resource]
     if not facts.of(name):
-        why = "SUSE Security protects itself and makes no group of itself" if is_own_product(name) else (
+        why = "SUSE Security protects itself and makes no group of itself" if name == OWN_NAMESPACE else (
             "SUSE Security knows no group of this namespace")  # fmt: skip
         return _Found(problems=(Problem(name, why, "Look whether its pods run.", "groups", "none"),))
     if not groups:

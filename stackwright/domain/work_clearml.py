@@ -200,7 +200,6 @@ class WorkloadSeen:
     last_loss: float | None
     accuracy: float | None
     artifacts: tuple[str, ...]
-    message: str = ""
     version: str = ""
     samples: int = 0
     plots: tuple[str, ...] = ()
@@ -213,8 +212,7 @@ def judge_workload(seen: WorkloadSeen) -> dict[str, Outcome]:
     what = f" (training {seen.version}, {seen.samples} samples)" if seen.version else ""
     done = judge(
         seen.status == "completed",
-        f"task {seen.task_id}{what} {seen.status} after {seen.seconds:.1f} s"
-        f"{': ' if seen.message else ''}{seen.message}",
+        f"task {seen.task_id}{what} {seen.status} after {seen.seconds:.1f} s",
     )
     if seen.first_loss is None or seen.last_loss is None:
         loss = Outcome("fail", "no loss was reported")

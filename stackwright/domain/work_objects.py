@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from stackwright.domain.cluster import NodeStatus, Obj
+from stackwright.domain.layers import gpu_operator
 from stackwright.domain.layers.shared import MANAGED_BY, PSA
 from stackwright.domain.spec import StackSpec
 from stackwright.domain.tenant_objects import PULL_HOST
@@ -22,6 +23,7 @@ VERSION_LABEL = "stackwright.io/work-version"
 LIFE_NOTE = "stackwright.io/work-life-s"
 PROGRAM_ENV = "WORK_PROGRAM"
 PREFIX = "stackwright-work-"
+GPU = gpu_operator.RESOURCES["nvidia"]
 CLAIM, SIZE, BYTES = "data", "256Mi", 4 << 20
 BLOCKING = ("NoSchedule", "NoExecute")
 NOT_PULLED = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
@@ -183,10 +185,10 @@ def pull_pod(space: str, name: str, image: str, secret: str, life_s: float) -> O
 
 def cuda_job(space: str, name: str, node: str, spec: StackSpec, runtime_class: str, life_s: float) -> Obj:
     """Make the Job that lists its GPU and computes on it. The image's own program is run: no path is guessed."""
-    resources = {"limits": {"nvidia.com/gpu": "1"}}
+    resources = {"limits": {GPU: "1"}}
     image = spec.validation.cuda_image
     device = {"name": "device", "image": image, "command": ["nvidia-smi", "-L"], "resources": resources}
-    taints = {taint.key for one in spec.nodes for taint in one.taints} | {"nvidia.com/gpu"}
+    taints = {taint.key for one in spec.nodes for taint in one.taints} | {GPU}
     more: dict[str, Any] = {
         "affinity": pinned(node),
         "initContainers": [device],

@@ -16,10 +16,9 @@ from stackwright.domain.check import GPUS, KUBERNETES, Check, Outcome, judge
 from stackwright.domain.cluster import NodeStatus, Obj
 from stackwright.domain.quantities import quantity
 from stackwright.domain.spec import StackSpec
-from stackwright.domain.work_objects import CUDA, PULL
+from stackwright.domain.work_objects import CUDA, GPU, PULL
 
 STORAGE, SECURITY, OBSERVABILITY = "SUSE Storage", "SUSE Security", "SUSE Observability"
-GPU = "nvidia.com/gpu"
 AHEAD_S = 120.0  # clocks differ a little; a sample further in the future is of a clock that is wrong
 
 CHECKS: tuple[Check, ...] = (

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from stackwright.domain.check import Outcome, judge
-from stackwright.domain.spec import Queue, StackSpec, Tenant
+from stackwright.domain.spec import Queue, Tenant
 from stackwright.domain.tenant_gpus import cost, on_gpus
 from stackwright.domain.work_clearml import spills
 
@@ -21,7 +22,7 @@ class Share:
     limit: str
 
 
-def share_of(spec: StackSpec, tenant: Tenant, queue: Queue) -> Share:
+def share_of(tenant: Tenant, queue: Queue) -> Share:
     """Return the tightest of the limits that hold for a queue's jobs: its pods, the tenant's GPUs, its policy."""
     found = [(queue.max_pods, f"maxPods {queue.max_pods}")]
     if on_gpus(queue):
@@ -37,12 +38,9 @@ def _fit(gpus: float, queue: Queue) -> int:
     return math.floor(gpus / cost(queue) + 1e-9)
 
 
-def chosen_share(spec: StackSpec, tenant: Tenant) -> Share:
-    """Return the share that is tried: of a queue on GPUs where there is one, and the smallest, for it takes the least.
-
-    A tenant whose policy spills over is tried where that is seen.
-    """
-    shares = [share_of(spec, tenant, queue) for queue in tenant.queues]
+def chosen_share(tenant: Tenant) -> Share:
+    """Return the share that is tried: of a queue on GPUs where there is one, and the smallest: it takes the least."""
+    shares = [share_of(tenant, queue) for queue in tenant.queues]
     return min(shares, key=lambda share: (not on_gpus(share.queue), share.jobs))
 
 
@@ -92,5 +90,7 @@ def judge_spill(tenant: Tenant, share: Share, seen: ShareSeen) -> Outcome:
     price = cost(share.queue)
     own = min(share.jobs, _fit(policy.reservation, share.queue)) * price
     beyond = share.jobs * price - own
-    good = (held.get(tenant.name) or 0.0) == own and sum(held[name] or 0.0 for name in policy.pools) == beyond
+    # Shares of a GPU are fractions such as 1/7: their sums meet only within what a float can say.
+    same = partial(math.isclose, abs_tol=1e-6)
+    good = same(held.get(tenant.name) or 0.0, own) and same(sum(held[name] or 0.0 for name in policy.pools), beyond)
     return judge(good, f"GPUs in use: {text}; wanted {own:g} of the reservation and {beyond:g} beyond")

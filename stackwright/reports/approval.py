@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from stackwright.domain.plan import Plan
+from stackwright.reports.markdown import one_line
 
 STEPS = 24  # of one effect, shown in the form
 
@@ -24,5 +25,5 @@ def approval_markdown(plan: Plan, until: str) -> str:
 
 def decision_markdown(told: Mapping[str, str]) -> str:
     """Return a decision: the plan's hash, what was said, by whom, why and when."""
-    lines = (f"- **{key}**: {' '.join(value.replace('<', '&lt;').split())}" for key, value in told.items())
+    lines = (f"- **{key}**: {one_line(value)}" for key, value in told.items())
     return "\n".join(lines) + "\n"

@@ -12,6 +12,7 @@ from jinja2 import Environment, StrictUndefined
 from stackwright.domain.compliance import MEANINGS, ORDER, Answered, Clause, Status
 from stackwright.domain.evidence import Evidence, worst_first
 from stackwright.domain.hardening import BAD, BY_HAND
+from stackwright.domain.image_scans import age_days
 from stackwright.domain.results import Result, is_stale
 from stackwright.reports.compliance import ComplianceReport, Verdict, age_text, findings_of
 from stackwright.reports.compliance_markup import PAGE
@@ -157,8 +158,9 @@ def compliance_markdown(report: ComplianceReport) -> str:
     lines += [f"- and {more} more, on the page"] if more else []
     parts.append("\n".join(["## What is open", "", *(lines or ["Nothing."])]))
     parts.append(f"## CIS profile `{report.profile}`\n\n{_told(report.of('cis/'))}")
-    images = [one for one in report.of("scan/") if one.evidence.id.startswith("scan/images/")]
-    parts.append(f"## SUSE Security's Kubernetes CIS benchmark\n\n{_told(_without(report.of('scan/'), images))}")
+    images = report.of("scan/images/")
+    nodes = [one for one in report.of("scan/") if not one.evidence.id.startswith("scan/images/")]
+    parts.append(f"## SUSE Security's Kubernetes CIS benchmark\n\n{_told(nodes)}")
     parts.append(f"## Vulnerabilities of running images\n\n{_told(images)}")
     return "\n\n".join(parts) + "\n"
 
@@ -267,18 +269,15 @@ def _scan_rows(report: ComplianceReport) -> list[tuple[str, str, str, list[str]]
     return rows
 
 
-def _without(results: Sequence[Result], others: Sequence[Result]) -> list[Result]:
-    return [one for one in results if one not in others]
-
-
 def _image_rows(report: ComplianceReport) -> list[tuple[str, str, str, list[str], str, str]]:
     """Return image, namespaces, tone, counts, age and database of each running image, worst first."""
     rows = []
     for one in report.images[:SHOWN_IMAGES]:
         tone = "unknown" if one.why else "fail" if one.critical else "skipped" if one.high else "pass"
         counts = ["?"] * 3 if one.why else [str(one.critical), str(one.high), str(one.medium)]
-        days = (report.at.timestamp() - one.scanned_at) / 86400 if one.scanned_at else None
-        age = one.why or ("time not known" if days is None else f"{days:.0f} day(s) ago" if days >= 1 else "today")
+        days = age_days(one, report.at.timestamp())
+        told = f"{days:.0f} day(s) ago" if days >= 1 else "today"
+        age = one.why or (told if one.scanned_at else "time not known")
         rows.append((one.image, _names(one.namespaces), tone, counts, age, one.database))
     return rows
 

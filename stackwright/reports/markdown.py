@@ -67,9 +67,10 @@ def listing(columns: tuple[str, ...], rows: Iterable[Iterable[str]]) -> str:
 
 
 def _item(columns: tuple[str, ...], row: list[str]) -> str:
-    parts = [f"{name}: {_text(value)}" if name else _text(value) for name, value in zip(columns, row, strict=True)]
+    named = zip(columns, map(one_line, row), strict=True)
+    parts = [f"{name}: {value}" if name else value for name, value in named]
     shown = [part for part, value in zip(parts[1:], row[1:], strict=True) if value.strip()]
-    return f"- **{_text(row[0])}** {'; '.join(shown)}".rstrip()
+    return f"- **{one_line(row[0])}** {'; '.join(shown)}".rstrip()
 
 
 def _plan_body(plan: Plan) -> str:
@@ -80,24 +81,25 @@ def _plan_body(plan: Plan) -> str:
     count = f"{len(plan.steps)} step(s), worst effect: **{plan.worst.label}**, hash `{plan.hash}`."
     parts = [f"{count}{notes}"]
     for target, steps in groupby(plan.steps, key=lambda step: step.target):
-        parts.append("\n".join([f"### {_text(target)}", "", *map(_step, steps)]))
+        parts.append("\n".join([f"### {one_line(target)}", "", *map(_step, steps)]))
     return "\n\n".join(parts)
 
 
 def _step(step: Step) -> str:
     """Return one step as a list's item: the UI does not wrap a table's cells, and the effect must be seen."""
     effect = step.effect.label if step.effect < Effect.SERVICE_RESTART else f"**{step.effect.label}**"
-    return f"- `{step.id}`: {_text(step.summary)}. Effect: {effect}; guide {step.guide}; seen by: {_text(step.verify)}"
+    said, seen_by = one_line(step.summary), one_line(step.verify)
+    return f"- `{step.id}`: {said}. Effect: {effect}; guide {step.guide}; seen by: {seen_by}"
 
 
 def _check(check: Evidence) -> str:
     """Return one check as a list's item; what is to be done stands with what did not pass."""
     must = "" if check.must else " (optional)"
-    where = f", {_text(check.target)}" if check.target else ""
-    remedy = f" **{_text(check.remedy)}**" if check.remedy and check.verdict in ("fail", "unknown") else ""
-    stand_in = f"; stand-in for {_text(check.stand_in)}" if check.stand_in else ""
-    head = f"- {MARKS[check.verdict]}{must}: **{_text(check.title)}** (`{check.id}`{where})"
-    said = f"wanted: {_text(check.wanted)}; seen: {_text(check.seen)}"
+    where = f", {one_line(check.target)}" if check.target else ""
+    remedy = f" **{one_line(check.remedy)}**" if check.remedy and check.verdict in ("fail", "unknown") else ""
+    stand_in = f"; stand-in for {one_line(check.stand_in)}" if check.stand_in else ""
+    head = f"- {MARKS[check.verdict]}{must}: **{one_line(check.title)}** (`{check.id}`{where})"
+    said = f"wanted: {one_line(check.wanted)}; seen: {one_line(check.seen)}"
     return f"{head}, {said}.{remedy} Guide {check.guide}{stand_in}"
 
 
@@ -176,10 +178,10 @@ def _ended(ok: bool) -> str:
 
 def _cell(text: str) -> str:
     """Keep pipes and line ends inside the cell, and show what looks like HTML as text."""
-    return _text(text.replace("\\", "\\\\").replace("|", "\\|")) or " "
+    return one_line(text.replace("\\", "\\\\").replace("|", "\\|")) or " "
 
 
-def _text(text: str) -> str:
+def one_line(text: str) -> str:
     """Keep a text on one line, and show what looks like HTML as text."""
     return " ".join(text.replace("<", "&lt;").split())
 

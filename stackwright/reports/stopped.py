@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from stackwright.domain.errors import Problem, ProblemsError, StackError
-from stackwright.reports.markdown import listing
+from stackwright.reports.markdown import listing, one_line
 from stackwright.reports.model import Group
 
 UNCHANGED = "Nothing was changed."
@@ -20,12 +20,13 @@ def stopped_markdown(
     before it changed anything.
     """
     mark = "⛔" if refused else "❌"
-    parts = [f"# {mark} {flow} of {site}: {error.what}", _parts(error)]
+    parts = [f"# {mark} {flow} of {site}: {error.what}"]
+    parts.append(_values(error.where, error.wanted, error.seen, error.how_to_fix))
     if isinstance(error, ProblemsError):
         parts += [_problem(problem) for problem in error.problems]
     notes = list(getattr(error, "__notes__", ()))
     if notes:
-        parts.append("## Beside it\n\n" + "\n".join(f"- {_text(note)}" for note in notes))
+        parts.append("## Beside it\n\n" + "\n".join(f"- {one_line(note)}" for note in notes))
     parts += [_progress(groups, planned)] if planned else [UNCHANGED] if refused else []
     return "\n\n".join(parts) + "\n"
 
@@ -40,17 +41,13 @@ def stopped_line(error: StackError, groups: Sequence[Group] = (), planned: int =
     return "\n".join(lines)
 
 
-def _parts(error: StackError) -> str:
-    return _values(error.where, error.wanted, error.seen, error.how_to_fix)
-
-
 def _problem(problem: Problem) -> str:
-    return f"### {_text(problem.what)}\n\n{_values(problem.where, problem.wanted, problem.seen, problem.remedy)}"
+    return f"### {one_line(problem.what)}\n\n{_values(problem.where, problem.wanted, problem.seen, problem.remedy)}"
 
 
 def _values(where: str, wanted: str, seen: str, remedy: str) -> str:
     rows = (("Where", where), ("Wanted", wanted), ("Seen", seen), ("Remedy", remedy))
-    return "\n".join(f"- **{name}**: {_text(value)}" for name, value in rows if value)
+    return "\n".join(f"- **{name}**: {one_line(value)}" for name, value in rows if value)
 
 
 def _progress(groups: Sequence[Group], planned: int) -> str:
@@ -59,7 +56,3 @@ def _progress(groups: Sequence[Group], planned: int) -> str:
     rows = ([g.target, g.area, "done" if g.ok else "**FAILED**", f"{g.seconds:.1f}"] for g in bad_first)
     left = f"{done} of {planned} steps were done. Start the flow again when the cause is mended: it continues."
     return f"## How far it came\n\n{left}\n\n{listing(('Target', 'Chapter', 'Ended', 'Took, s'), rows)}"
-
-
-def _text(text: str) -> str:
-    return " ".join(text.replace("<", "&lt;").split())

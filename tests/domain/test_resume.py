@@ -9,7 +9,7 @@ import pytest
 from stackwright.domain.resume import Fate, LostRun, ResumeRules, decide_fate, later_run
 
 RULES = ResumeRules(("deploy-stack",), within_s=3600, most=5, pending_s=300)
-RUN = LostRun("deploy-berlin", "deploy-stack", "CRASHED", since=1000, starts=1, by_worker=True)
+RUN = LostRun("deploy-stack", "CRASHED", since=1000, starts=1, by_worker=True)
 
 
 @pytest.mark.parametrize(

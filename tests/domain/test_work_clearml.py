@@ -32,9 +32,7 @@ SPEC = StackSpec.model_validate(lab_document())
 RED, BLUE = SPEC.tenants
 NOW = datetime(2026, 5, 20, 12, tzinfo=UTC)
 TOLD = {"train/loss": [0.69, 0.2], "test/accuracy": [0.5, 0.96]}
-GOOD = WorkloadSeen(
-    "t1", "completed", 3.2, 0.69, 0.2, 0.96, ("model",), "", "1", 60_000, ("confusion/test",), TOLD, TOLD
-)
+GOOD = WorkloadSeen("t1", "completed", 3.2, 0.69, 0.2, 0.96, ("model",), "1", 60_000, ("confusion/test",), TOLD, TOLD)
 
 
 def page(**change) -> PageSeen:
@@ -224,15 +222,15 @@ def tenant(queues, gpus=4, policy=None):
 )
 def test_the_tightest_limit_is_a_queues_share(queue, gpus, policy, jobs, limit):
     """Pods, GPUs and policy each allow a number of jobs: the least holds, and is named."""
-    share = share_of(SPEC, tenant((queue,), gpus, policy), queue)
+    share = share_of(tenant((queue,), gpus, policy), queue)
     assert share.jobs == jobs and limit in share.limit
 
 
 def test_a_queue_on_gpus_is_tried_before_others():
     """It is what is scarce; of several the one that takes the least."""
     queues = (Queue(name="cpu", max_pods=1), Queue(name="one", gpus=1, max_pods=9), Queue(name="two", gpus=2))
-    assert chosen_share(SPEC, tenant(queues)).queue.name == "two"
-    assert chosen_share(SPEC, tenant(queues[:1], 0)).queue.name == "cpu"
+    assert chosen_share(tenant(queues)).queue.name == "two"
+    assert chosen_share(tenant(queues[:1], 0)).queue.name == "cpu"
 
 
 FULL = ShareSeen(2, ("k8s max pod limit",), 1.5)
@@ -250,7 +248,7 @@ FULL = ShareSeen(2, ("k8s max pod limit",), 1.5)
 )
 def test_a_quota_must_hold_and_let_go(change, verdict, seen):
     """Neither more nor fewer than the share run, none fails, and the next one starts."""
-    share = share_of(SPEC, RED, RED.queues[1])
+    share = share_of(RED, RED.queues[1])
     outcome = judge_quota(share, replace(FULL, **change))
     assert outcome.verdict == verdict and seen in outcome.seen
 
@@ -272,8 +270,19 @@ def test_a_quota_must_hold_and_let_go(change, verdict, seen):
 def test_spill_over_is_seen_in_the_pools(policy, pools, verdict, seen):
     """The reservation is in the tenant's own pool, the rest beyond; a pool that tells nothing leaves it unknown."""
     who = RED.model_copy(update={"policy": policy})
-    outcome = judge_spill(who, share_of(SPEC, who, who.queues[1]), replace(FULL, pools=pools))
+    outcome = judge_spill(who, share_of(who, who.queues[1]), replace(FULL, pools=pools))
     assert outcome.verdict == verdict and seen in outcome.seen
+
+
+def test_slices_of_a_gpu_add_up_although_floats_do_not():
+    """Six slices of a seventh: the pool's sum differs from their product in the last bit."""
+    slices = Queue(name="slices", mig="1g.10gb", max_pods=6)
+    policy = Policy(limit=1, reservation=0, pools=("a",))
+    who = RED.model_copy(update={"policy": policy, "queues": (slices,)})
+    used = sum([1 / 7] * 6)
+    assert used != 6 * (1 / 7) and share_of(who, slices).jobs == 6
+    assert judge_spill(who, share_of(who, slices), replace(FULL, pools={"a": used})).verdict == "pass"
+    assert judge_spill(who, share_of(who, slices), replace(FULL, pools={"a": used - 1 / 7})).verdict == "fail"
 
 
 def test_every_check_says_what_it_wants_and_what_mends_it():

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from stackwright.domain.check import Outcome
 from stackwright.domain.node_facts import FactUnknownError
 from stackwright.domain.preflight.hosts import (
     CLEARML_NODES,
@@ -16,7 +17,6 @@ from stackwright.domain.preflight.hosts import (
 )
 from stackwright.domain.preflight.model import (
     Check,
-    Outcome,
     bad,
     every_node,
     every_server,

@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 from statistics import median
 
 from stackwright.domain import node_checks, node_wants
+from stackwright.domain.check import Outcome
 from stackwright.domain.node_checks import LEAST_CPUS, LEAST_MEMORY_GIB, MOST_CLOCK_SPREAD_S, SUPPORTED
 from stackwright.domain.node_facts import FactUnknownError, NodeFacts
 from stackwright.domain.node_plan import plan_node
 from stackwright.domain.preflight.model import (
     Check,
-    Outcome,
     bad,
     every_gpu_node,
     every_node,

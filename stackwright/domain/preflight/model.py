@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from stackwright.domain.check import Outcome
 from stackwright.domain.evidence import Evidence, Verdict, worst_first
 from stackwright.domain.node_facts import FactUnknownError
 from stackwright.domain.preflight.seen import Case
@@ -19,14 +20,6 @@ Source = Literal["facts", "probe", "controller", "cluster"]
 controller's own look at names, registries and blocks, or the running cluster."""
 Subjects = Callable[[StackSpec], Sequence[str]]
 MOST_NAMES = 6
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What one check says of one subject. `seen` is the measured value; for unknown and skipped it is the reason."""
-
-    verdict: Verdict
-    seen: str
 
 
 def good(seen: object) -> Outcome:

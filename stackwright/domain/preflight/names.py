@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from stackwright.domain.check import Outcome
 from stackwright.domain.preflight import wants
-from stackwright.domain.preflight.model import Check, Outcome, bad, good, names, skipped, unknown, whole_site
+from stackwright.domain.preflight.model import Check, bad, good, names, skipped, unknown, whole_site
 from stackwright.domain.preflight.seen import Case, Host
 from stackwright.domain.spec import StackSpec
 

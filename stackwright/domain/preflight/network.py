@@ -11,12 +11,12 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from stackwright.domain.check import Outcome
 from stackwright.domain.node_facts import FactUnknownError
 from stackwright.domain.preflight import wants
 from stackwright.domain.preflight.hosts import CNI_LINKS, mended, named, problem_of
 from stackwright.domain.preflight.model import (
     Check,
-    Outcome,
     bad,
     every_node,
     every_server,
@@ -61,7 +61,8 @@ def ingress_balancer(case: Case, subject: str) -> Outcome:
 
     MetalLB announces the address only when the cluster runs: before that nobody can answer there.
     """
-    outcome = _paths(case, subject, lambda one: one.peer == wants.ingress_name(case.spec))
+    name = wants.ingress_name(case.spec)
+    outcome = _paths(case, subject, lambda one: one.peer == name)
     facts = case.host(subject).facts
     if outcome.verdict == "fail" and case.spec.layers.metallb.enabled and not (facts and facts.rke2_runs):
         return skipped(f"{outcome.seen}: MetalLB announces the address once the cluster runs")

@@ -6,13 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from stackwright.domain.check import Outcome
 from stackwright.domain.layers.shared import STORAGE_CLASS, ingress_class
 from stackwright.domain.node_facts import FactUnknownError
 from stackwright.domain.preflight import wants
 from stackwright.domain.preflight.hosts import named
 from stackwright.domain.preflight.model import (
     Check,
-    Outcome,
     bad,
     every_node,
     good,

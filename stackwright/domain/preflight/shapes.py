@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 import re
 from collections.abc import Iterator, Mapping
 
@@ -13,6 +10,7 @@ from pydantic import SecretStr
 from stackwright.domain.kinds import Kind
 from stackwright.domain.preflight.seen import BlockSeen
 from stackwright.domain.preflight.wants import FIELDS
+from stackwright.domain.tokens import claims_of
 
 PEM_FIELDS = ("private_key", "certificate", "kubeconfig")
 PLACEHOLDER = re.compile(r"^(<.*>|\$\{.*\}|change-?me|todo|xxx+|secret|password|token|your[-_ ].*)$", re.IGNORECASE)
@@ -60,11 +58,10 @@ def _token_flaws(text: str, now_s: float) -> Iterator[str]:
     parts = text.strip().split(".")
     if len(parts) != 3 or not text.startswith("eyJ"):
         return
-    try:
-        claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
-    except (binascii.Error, ValueError):
+    claims = claims_of(text.strip())
+    if claims is None:
         yield "looks like a token and cannot be read"
         return
-    until = claims.get("exp") if isinstance(claims, dict) else None
+    until = claims.get("exp")
     if isinstance(until, int | float) and until <= now_s:
         yield "is a token that has expired"

@@ -289,7 +289,8 @@ def targets(spec: StackSpec, node: Node) -> tuple[Target, ...]:
     balancer = spec.rke2.registration_address
     address = spec.dns.hosts.get(balancer, balancer)
     found += [Target(balancer, address, port) for port in (SUPERVISOR, spec.rke2.api_port)]
-    found += [Target(ingress_name(spec), ingress_address(spec), port) for port in ingress_ports(spec)]
+    name = ingress_name(spec)
+    found += [Target(name, spec.dns.hosts.get(name, name), port) for port in ingress_ports(spec)]
     return tuple(dict.fromkeys(found))
 
 
@@ -298,11 +299,6 @@ def ingress_name(spec: StackSpec) -> str:
     if spec.rke2.ingress_controller == "none":
         return ""
     return next((name for name in platform_names(spec) if name != spec.rke2.registration_address), "")
-
-
-def ingress_address(spec: StackSpec) -> str:
-    """Return what the hosts ask for it: its name, or the address that the site file gives it."""
-    return spec.dns.hosts.get(ingress_name(spec), ingress_name(spec))
 
 
 def ingress_ports(spec: StackSpec) -> tuple[int, ...]:
