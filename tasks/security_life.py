@@ -26,7 +26,7 @@ from stackwright.domain.security_life import Ask, against_intent, life_evidence,
 from tasks.common import in_thread, only_transient
 from tasks.security import Call, SecurityApiError, admin_session, asked
 from tasks.security_look import CRD_KIND, dry_runs, read_group, read_life, workloads_of
-from tasks.security_record import read_life_record, write_life_record
+from tasks.security_record import LifeRecordError, read_life_record, write_life_record
 
 log = logging.getLogger(__name__)
 
@@ -140,13 +140,14 @@ def promote(site: Site, lease: LeaseHandle, target: str, groups: tuple[str, ...]
     """Enforce one target, watch it, and take it back when that hurts. Begun already: go on with what is left."""
     kube = site.kube()
     record = read_life_record(kube)
-    if record.intent is None:
+    intent = record.intent
+    if intent is None:
         # In whole seconds, as the product dates its events: none of the first second may be missed.
         intent = Intent(target=target, groups=groups, began=float(int(site.clock.now())))
         record = write_life_record(kube, record.model_copy(update={"intent": intent}), lease)
-    elif record.intent.target != target:
+    elif intent.target != target:
         raise StackError(
-            "another promotion is under way", where=target, wanted="none, or this one", seen=record.intent.target,
+            "another promotion is under way", where=target, wanted="none, or this one", seen=intent.target,
             remedy="Start promote-security again: it ends that one first.",
         )  # fmt: skip
     passed_over = _refused_before(site) if target == ADMISSION else frozenset()
@@ -154,15 +155,14 @@ def promote(site: Site, lease: LeaseHandle, target: str, groups: tuple[str, ...]
         set_admission(site, lease, "protect")
     else:
         set_mode(site, lease, groups, "Protect")
-    why = watch(site, lease, accepted, passed_over)
+    why = watch(site, lease, record, accepted, passed_over)
     if why:
-        take_back(site, lease, target, why[0])
+        take_back(site, lease, target, why[0], record)
         raise SteppedBackError(
             "the promotion was taken back", where=target, wanted="no known-good work blocked, all ready",
             seen="; ".join(why[:10]),
         )  # fmt: skip
-    record = read_life_record(kube)
-    done = record.intent.groups if record.intent and target != ADMISSION else (ADMISSION,)
+    done = (ADMISSION,) if target == ADMISSION else intent.groups
     mode = "protect" if target == ADMISSION else "Protect"
     _end(site, lease, record, mode, done, f"{target} is enforced")
     log.info("%s: enforced, and watched without a finding", target)
@@ -180,12 +180,13 @@ def _refused_before(site: Site) -> frozenset[str]:
 
 
 def watch(
-    site: Site, lease: LeaseHandle, accepted: frozenset[str], passed_over: frozenset[str] = frozenset()
+    site: Site, lease: LeaseHandle, record: LifeRecord, accepted: frozenset[str], passed_over: frozenset[str]
 ) -> list[str]:
     """Look again and again for as long as the site file says; return what speaks against the promotion, if anything.
 
     Blocked work counts at once, a workload that is not ready when two looks in turn see it so. Not being able to look
-    counts too, after a while. Raises FencedError when another run has taken over.
+    counts too, after a while; and so does a record that is not this run's any more, for nobody could take this back
+    after its death. Raises FencedError when another run has taken over.
     """
     ends = site.clock.now() + need_life(site.spec).watch_minutes * 60
     poll_s = max(site.spec.rke2.poll_s, POLL_S)
@@ -195,7 +196,9 @@ def watch(
         lease.check()
         over = site.clock.now() >= ends
         try:
-            facts = read_life(site, passed_over=passed_over)
+            if not _is_kept(site, record):
+                return ["its record was removed or changed by somebody else"]
+            facts = read_life(site, record=record, passed_over=passed_over)
         except (ApiError, RemoteStepError) as error:
             unread = f"it could not be watched: {error.what}"
             if over or site.clock.now() - seen_at >= BLIND_S:
@@ -207,6 +210,14 @@ def watch(
                 return why
             before, seen_at = facts, site.clock.now()
         site.clock.wait(min(poll_s, max(ends - site.clock.now(), 1.0)))
+
+
+def _is_kept(site: Site, record: LifeRecord) -> bool:
+    try:
+        return read_life_record(site.kube()).version == record.version
+    except LifeRecordError as error:
+        log.warning("%s", error)
+        return False
 
 
 def _twice(facts: LifeFacts, before: LifeFacts | None) -> LifeFacts:
@@ -222,9 +233,12 @@ def _workload(line: str) -> str:
     return line.partition(":")[0]
 
 
-def take_back(site: Site, lease: LeaseHandle, target: str, why: str) -> None:
-    """Bring a target back to Monitor, and end its intent. Run again, it changes nothing."""
-    record = read_life_record(site.kube())
+def take_back(site: Site, lease: LeaseHandle, target: str, why: str, record: LifeRecord | None = None) -> None:
+    """Bring a target back to Monitor, and end its intent. Run again, it changes nothing.
+
+    `record` is the one that this run has kept; without it the cluster's is read.
+    """
+    record = record or read_life_record(site.kube())
     if target == ADMISSION:
         groups: tuple[str, ...] = (ADMISSION,)
         set_admission(site, lease, "monitor")

@@ -39,14 +39,19 @@ ASSESSED_AT_ONCE = 50
 CRD_KIND = "NvAdmissionControlSecurityRule"
 
 
-def read_life(site: Site, *, admission: bool = False, passed_over: frozenset[str] = frozenset()) -> LifeFacts:
+def read_life(
+    site: Site, *, admission: bool = False, passed_over: frozenset[str] = frozenset(), record: LifeRecord | None = None
+) -> LifeFacts:
     """Look at everything that the life's plan needs. `admission`: have the running workloads assessed as well.
 
-    `passed_over` are workloads whose dry run something else refuses, such as a quota: it was so before.
+    `passed_over` are workloads whose dry run something else refuses, such as a quota: it was so before. With the
+    `record` of a promotion under way the logs are read since it began; without, the cluster's record is read, and the
+    logs of all days that count.
     """
     life = need_life(site.spec)
     kube, now = site.kube(), site.clock.now()
-    record = read_life_record(kube)
+    began = record.intent.began if record and record.intent else None
+    record = record or read_life_record(kube)
     admission = admission or bool(record.intent and record.intent.target == ADMISSION)
     with admin_session(site, kube) as call:
         workloads = list(pages(call, "/v2/workload", "workloads"))
@@ -56,6 +61,7 @@ def read_life(site: Site, *, admission: bool = False, passed_over: frozenset[str
         own = own_namespaces(site.spec) | set(spaces)
         since = now - life.observe_days * DAY_S
         since = min(since, record.intent.began) if record.intent else since
+        since = since if began is None else began
         events, full = _events(call, since, own)
         config = asked(call, "GET", "/v2/system/config").get("config") or {}
         watched = sorted(own) if admission else spaces

@@ -312,7 +312,7 @@ def against_intent(facts: LifeFacts, accepted: frozenset[str] = frozenset()) -> 
     """Say why a promotion that is under way must be taken back; empty where nothing speaks against it."""
     intent = facts.record.intent
     if intent is None:
-        return []
+        return ["no promotion is under way: its intent is not kept"]
     if intent.target == ADMISSION:
         refused = [f"{one.workload} is refused: {one.why}" for one in facts.admission.refused]
         return refused + [f"not ready: {line}" for lines in facts.unready.values() for line in lines]

@@ -323,6 +323,33 @@ def test_what_cannot_be_watched_is_not_left_enforced(fake, monkeypatch):
     assert "it could not be watched" in step_back_of(fake)
 
 
+@pytest.mark.parametrize("removed", [True, False])
+def test_a_record_that_is_lost_while_it_is_watched_leaves_nothing_enforced(fake, monkeypatch, removed):
+    """Removed, or no record any more: nobody could take the promotion back after this run's death."""
+    observed(fake)
+
+    def lose():
+        if removed:
+            fake.kube.delete("v1", "ConfigMap", "security-life", "stackwright")
+        else:
+            fake.kube.objects[("v1", "ConfigMap", "stackwright", "security-life")]["data"] = {"record": "none"}
+
+    during_the_watch(fake, monkeypatch, lose)
+    plan = plan_now(fake.site, SHOP)
+    with pytest.raises((LifeRecordError, SteppedBackError)):
+        carry_out(fake, plan)
+    assert set(fake.modes("shop").values()) == {"Monitor"}
+
+
+def test_the_watch_reads_the_logs_since_it_began_alone(fake, monkeypatch):
+    observed(fake)
+    plan, asked_before = plan_now(fake.site, SHOP), len(fake.kube.asked)
+    began = int(fake.clock.now())
+    carry_out(fake, plan)
+    logs = [path for _, path in fake.kube.asked[asked_before:] if path.startswith("/v1/log/")]
+    assert logs and all(f"gte%2C{began}" in path for path in logs)
+
+
 def test_a_short_silence_is_outlived(fake, monkeypatch):
     observed(fake)
     silent = [3]
