@@ -6,8 +6,11 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 
 from blocks.site import load_site
-from stackwright.domain.deploy import check_maintenance_window, plan_deploy
-from stackwright.domain.removal import asks_approval, leaving_nodes
+from stackwright.clients.site import Site
+from stackwright.domain.deploy import StackFacts, check_maintenance_window, plan_deploy
+from stackwright.domain.plan import Plan
+from stackwright.domain.removal import leaving_nodes
+from tasks.approval import decide
 from tasks.common import gather_all, in_thread
 from tasks.layers import ensure_layer, ensure_layers
 from tasks.lease import hold_lease
@@ -16,12 +19,17 @@ from tasks.outcome import explained
 from tasks.parameters import PlanHash, SiteName, Unattended
 from tasks.preflight import check_before_deploy
 from tasks.progress import Progress
-from tasks.publish import publish_plan, publish_report
-from tasks.removal import approve_removal, ensure_removed
+from tasks.publish import publish_report
+from tasks.removal import ensure_removed, must_ask
 from tasks.rke2 import ensure_agents, ensure_server
 from tasks.stack import read_stack
 from tasks.tenants import ensure_tenant
 from tasks.validation import is_proven, validate_site
+
+
+async def _plan(site: Site) -> tuple[Plan, StackFacts]:
+    facts = await read_stack(site)
+    return plan_deploy(site.spec, facts), facts
 
 
 @flow(name="deploy-stack", flow_run_name="deploy-{site}")
@@ -41,13 +49,9 @@ async def deploy_stack(site: SiteName, plan_hash: PlanHash = None, unattended: U
     spec, place = await in_thread(load_site, site)
 
     # Look, then decide. Nothing above the lease changes anything.
-    facts = await read_stack(place)
-    plan = plan_deploy(spec, facts)
-    await publish_plan(plan)
-    if plan_hash is None and asks_approval(plan):
-        plan_hash = await approve_removal(plan, unattended)
-        facts = await read_stack(place)
-        plan = plan_deploy(spec, facts)
+    plan, facts, plan_hash = await decide(
+        lambda: _plan(place), plan_hash, dry_run=False, needs=lambda plan: must_ask(plan, unattended)
+    )
     check_maintenance_window(spec, facts, plan, place.clock.now())
     await check_before_deploy(place, facts, plan)
 

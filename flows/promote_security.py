@@ -6,9 +6,11 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 
 from blocks.site import load_site
+from stackwright.clients.site import Site
+from stackwright.domain.plan import Plan
 from stackwright.domain.security_life import Ask, cuts
 from stackwright.domain.windows import check_window
-from tasks.approval import approve
+from tasks.approval import decide
 from tasks.catchup import give_way
 from tasks.common import in_thread
 from tasks.lease import hold_lease
@@ -24,8 +26,12 @@ from tasks.parameters import (
     Unattended,
 )
 from tasks.progress import Progress
-from tasks.publish import publish_plan, publish_report
+from tasks.publish import publish_report
 from tasks.security_life import ensure_life, judge_life, look_at_life, name_of_run
+
+
+async def _plan(site: Site, ask: Ask) -> tuple[Plan, None]:
+    return await look_at_life(site, ask), None
 
 
 @flow(name="promote-security", flow_run_name=name_of_run)
@@ -65,13 +71,9 @@ async def promote_security(
     ask = Ask(action, tuple(namespaces or ()), admission, enforce, frozenset(accepted or ()))
 
     # Look, then decide. Nothing above the lease changes anything.
-    plan = await look_at_life(place, ask)
-    await publish_plan(plan)
+    plan, _, approved = await decide(lambda: _plan(place, ask), plan_hash, dry_run=dry_run, needs=cuts)
     if dry_run:
         return await publish_report(place, plan, [])
-    approved = await approve(plan, plan_hash) if cuts(plan) else plan_hash
-    if approved != plan_hash:  # somebody took time to decide: look again
-        plan = await look_at_life(place, ask)
     check_window(spec.maintenance, plan.worst, place.clock.now(), site)
 
     async with hold_lease(place, plan, approved) as lease, Progress(plan) as progress:

@@ -63,17 +63,6 @@ class Decision:
         return f"{self.approver} decided at {self.at}: {self.decision} ({self.reason})"
 
 
-async def approve(plan: Plan, plan_hash: str | None) -> str | None:
-    """Return the hash under which the plan may be carried out, after asking for it in the UI if it was not given.
-
-    The run waits for the form up to a day. Read the facts and plan again afterwards: the lease refuses a plan that has
-    another hash by then. Nothing is asked for an empty plan. Raises NotApprovedError.
-    """
-    if plan_hash is not None or plan.empty:
-        return plan_hash
-    return (await ask(plan)).plan
-
-
 async def ask(plan: Plan) -> Decision:
     """Show the form, wait, keep the decision, and return it when it is to carry the plan out. Raises NotApprovedError.
 
@@ -135,17 +124,19 @@ async def decide(
     *,
     dry_run: bool,
     admit: Callable[[Plan, Facts], Awaitable[Plan]] | None = None,
+    needs: Callable[[Plan], bool] = lambda plan: not plan.empty,
 ) -> Decided[Facts]:
     """Look and plan, show the plan, have it approved, and plan again where somebody took time for that.
 
     `look` returns the plan of now and what was seen. `admit` may refuse the plan, or add notes to it, before it is
-    shown. In a dry run nobody is asked. Raises NotApprovedError, and what `look` and `admit` raise.
+    shown; `needs` says whether somebody has to approve it. In a dry run nobody is asked.
+    Raises NotApprovedError, and what `look`, `admit` and `needs` raise.
     """
     plan, facts = await look()
     if admit is not None:
         plan = await admit(plan, facts)
     await publish_plan(plan)
-    if dry_run or plan_hash is not None or plan.empty:
+    if dry_run or plan_hash is not None or not needs(plan):
         return Decided(plan, facts, None if dry_run else plan_hash)
     decided = await ask(plan)
     again, facts = await look()

@@ -30,7 +30,7 @@ from stackwright.domain.hardening import (
     scan_evidence,
 )
 from stackwright.domain.image_scans import ImageScan, image_evidence, parse_images
-from stackwright.domain.layers import enabled, security
+from stackwright.domain.layers import enabled
 from stackwright.domain.layers.model import LayerDef
 from stackwright.domain.layers.planning import proof_objects
 from stackwright.domain.results import latest
@@ -38,7 +38,7 @@ from stackwright.reports.compliance import ComplianceReport
 from tasks.common import in_thread
 from tasks.gates import Look, evidence_of
 from tasks.results import kept_results
-from tasks.security import Call, admin_session, pages, security_session
+from tasks.security import Call, admin_session, pages
 from tasks.stack import read_stack
 from tasks.validation import validate_site, with_asked
 
@@ -131,9 +131,8 @@ def read_scans(site: Site) -> tuple[tuple[NodeScan, ...], str]:
     layer = site.spec.layers.security
     if not layer.enabled:
         return (), ""
-    place = (security.NAMESPACE, security.API_SERVICE, security.API_PORT, layer.admin_block)
     try:
-        with security_session(site, site.kube(), *place) as call:
+        with admin_session(site) as call:
             answer = call("GET", "/v1/host")
             if not answer.ok:
                 return (), f"the list of nodes {bench_error(answer.status, answer.json())}"

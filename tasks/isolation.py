@@ -13,8 +13,8 @@ from functools import partial
 from stackwright.clients.kube import KubeClient
 from stackwright.clients.site import Site, wait_until
 from stackwright.domain.check import Outcome
-from stackwright.domain.cluster import Obj
-from stackwright.domain.errors import ApiError, ApiUnavailableError, NotFoundError, StackError
+from stackwright.domain.cluster import image_of
+from stackwright.domain.errors import StackError
 from stackwright.domain.evidence import Evidence
 from stackwright.domain.spec import Tenant
 from stackwright.domain.tenant_isolation import (
@@ -40,6 +40,7 @@ from stackwright.domain.tenant_isolation import (
 from stackwright.domain.tenant_objects import TENANT_LABEL
 from stackwright.domain.validation import evidence_of
 from tasks.looking import look_at, now_of, unread
+from tasks.work_ground import refusal_of
 
 log = logging.getLogger(__name__)
 
@@ -71,20 +72,9 @@ def look_access(site: Site, tenant: Tenant) -> list[Evidence]:
 def look_quota(site: Site, tenant: Tenant) -> Outcome:
     """Try pods that ask for more than the whole quota, as dry runs."""
     kube = site.kube()
-    return judge_quota({what: _refusal(kube, pod) for what, pod in beyond_quota(site.spec, tenant).items()})
-
-
-def _refusal(kube: KubeClient, pod: Obj) -> str:
-    """Return the API server's words of refusal; empty where it would have let the pod in."""
-    try:
-        kube.create_dry_run(pod)
-    except (ApiUnavailableError, NotFoundError):
-        raise
-    except ApiError as error:
-        if error.status != QUOTA_STATUS:
-            raise
-        return error.seen or error.what
-    return ""
+    return judge_quota(
+        {what: refusal_of(kube, pod, (QUOTA_STATUS,)) for what, pod in beyond_quota(site.spec, tenant).items()}
+    )
 
 
 def look_account(site: Site, tenant: Tenant) -> Outcome:
@@ -142,8 +132,7 @@ def try_network(site: Site, tenant: Tenant) -> dict[Target, Reached]:
         _other_spaces(kube, tenant),
     )
     name = f"{PROBE_PREFIX}{secrets.token_hex(3)}"
-    image = found["spec"]["template"]["spec"]["containers"][0]["image"]
-    kube.create(probe_job(tenant, name, image, targets))
+    kube.create(probe_job(tenant, name, image_of(found), targets))
     log.info("tenant %s: %d connection(s) tried by Job %s", tenant.name, len(targets), name)
     try:
         return wait_until(

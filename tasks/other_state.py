@@ -35,7 +35,7 @@ from stackwright.domain.site_blocks import block_names
 from tasks.bundles import backup_identity, backup_of, recipients_of, stores
 from tasks.common import in_thread, only_transient
 from tasks.prefect_key import check_key
-from tasks.security import security_session
+from tasks.security import admin_session
 from tasks.streams import Summed, drain
 
 log = logging.getLogger(__name__)
@@ -157,9 +157,8 @@ def blocks_document(site: Site) -> bytes:
 
 def security_document(site: Site) -> bytes:
     """Return SUSE Security's configuration as it exports it, with the Secret that opens its sealed fields."""
-    kube, layer = site.kube(), site.spec.layers.security
-    place = (security.NAMESPACE, security.API_SERVICE, security.API_PORT, layer.admin_block)
-    with security_session(site, kube, *place) as call:
+    kube = site.kube()
+    with admin_session(site, kube) as call:
         answer = call("GET", "/v1/file/config")
     if not answer.ok or not answer.body:
         raise StackError(

@@ -15,13 +15,13 @@ from stackwright.clients.site import LeaseHandle, Site, wait_until
 from stackwright.clients.ssh import NodeShell
 from stackwright.domain.errors import ApiError, PlanRefusedError, RemoteStepError
 from stackwright.domain.plan import Effect, Plan, Step, check_steps_approved
-from stackwright.domain.removal import AREA, REMOVE, REMOVED, Case, Departure, has_left, plan_removal
+from stackwright.domain.removal import AREA, REMOVE, REMOVED, Case, Departure, asks_approval, has_left, plan_removal
 from stackwright.domain.removal_checks import check_removal
 from stackwright.domain.removal_facts import etcd_call, password_name, uninstall_script
 from stackwright.domain.rke2 import Rke2Change
 from stackwright.domain.shell import Batch, Command
 from stackwright.domain.spec import Node
-from tasks.approval import NotApprovedError, approve
+from tasks.approval import NotApprovedError
 from tasks.common import in_thread, only_transient
 from tasks.drain import cordon, drain
 from tasks.removal_facts import look_at_removal
@@ -166,13 +166,14 @@ def _forget(site: Site, node: Node) -> None:
     )  # fmt: skip
 
 
-async def approve_removal(plan: Plan, unattended: bool) -> str | None:
-    """Return the hash under which a plan that takes nodes out may be carried out, after asking for it in the UI.
+def must_ask(plan: Plan, unattended: bool) -> bool:
+    """Tell whether somebody has to approve a plan: one that takes nodes out.
 
     Raises NotApprovedError at once where nobody can answer.
     """
-    if not unattended:
-        return await approve(plan, None)
+    asked_for = asks_approval(plan)
+    if not (asked_for and unattended):
+        return asked_for
     names = dict.fromkeys(step.target for step in plan.steps if step.id.startswith(f"{AREA}/"))
     raise NotApprovedError(
         "the plan takes nodes out of the cluster, and nobody has approved it", where=plan.site,

@@ -90,7 +90,11 @@ def admin_session(site: Site, kube: KubeClient | None = None) -> Iterator[Call]:
 
 def asked(call: Call, method: str, path: str, body: Any = None, *, text: str = "") -> dict[str, Any]:
     """Call, and return the answer's body. Raises SecurityApiError with the product's own words."""
-    answer = call(method, path, body, text=text) if text else call(method, path, body)
+    return body_of(call(method, path, body, text=text), method, path)
+
+
+def body_of(answer: HttpAnswer, method: str, path: str) -> dict[str, Any]:
+    """Return an answer's body. Raises SecurityApiError with the product's own words."""
     found = answer.json() if answer.body else {}
     if answer.ok and isinstance(found, dict):
         return found

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
 
 from prefect import task
@@ -24,6 +23,7 @@ from stackwright.domain.plan import Plan, Step
 from stackwright.domain.security_facts import ADMISSION, Intent, LifeFacts, LifeRecord, own_namespaces
 from stackwright.domain.security_life import Ask, against_intent, life_evidence, need_life, plan_life
 from tasks.common import in_thread, only_transient
+from tasks.looking import now_of
 from tasks.security import Call, SecurityApiError, admin_session, asked
 from tasks.security_look import CRD_KIND, dry_runs, read_group, read_life, workloads_of
 from tasks.security_record import LifeRecordError, read_life_record, write_life_record
@@ -83,8 +83,7 @@ async def judge_life(site: Site) -> list[Evidence]:
 
 
 def evidence_now(site: Site) -> list[Evidence]:
-    at = datetime.fromtimestamp(site.clock.now(), UTC).isoformat(timespec="seconds")
-    return life_evidence(site.spec, read_life(site), at)
+    return life_evidence(site.spec, read_life(site), _stamp(site))
 
 
 # --- carrying out ----------------------------------------------------------------------------------------------------
@@ -264,7 +263,7 @@ def _end(site: Site, lease: LeaseHandle, record: LifeRecord, mode: str, names: I
 
 
 def _stamp(site: Site) -> str:
-    return datetime.fromtimestamp(site.clock.now(), UTC).isoformat(timespec="seconds")
+    return now_of(site).isoformat(timespec="seconds")
 
 
 def set_mode(site: Site, lease: LeaseHandle, names: Iterable[str], mode: str) -> None:

@@ -30,7 +30,7 @@ from stackwright.domain.security_facts import (
     would_refuse,
 )
 from stackwright.domain.security_life import need_life, targets
-from tasks.security import Call, admin_session, asked, pages
+from tasks.security import Call, admin_session, asked, body_of, pages
 from tasks.security_record import read_life_record
 
 LOGS: tuple[Kind, ...] = ("violation", "incident", "threat")
@@ -80,7 +80,7 @@ def read_group(call: Call, name: str) -> Group | None:
     answer = call("GET", f"/v1/group/{quote(name, safe='')}")
     if answer.status == 404:
         return None
-    found = parse_groups([asked(lambda *_, **__: answer, "GET", f"/v1/group/{name}").get("group") or {}], ())
+    found = parse_groups([body_of(answer, "GET", f"/v1/group/{name}").get("group") or {}], ())
     return found[0] if found else None
 
 

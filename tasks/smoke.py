@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from stackwright.clients.kube import KubeClient
+from stackwright.domain.cluster import image_of
 from stackwright.domain.layers.gates import VolumeSmokeGate
 
 MANAGER_DAEMON_SET = "longhorn-manager"
@@ -29,7 +30,7 @@ def look_volume(kube: KubeClient, gate: VolumeSmokeGate) -> tuple[bool, str]:
     if kube.get("v1", "PersistentVolumeClaim", claim, space) is None:
         kube.create(_claim(claim, gate))
     bound = kube.rollout("PersistentVolumeClaim", claim, space)
-    image = _image(kube, space)
+    image = manager_image(kube, space)
     if image is None:
         return False, f"DaemonSet {MANAGER_DAEMON_SET} does not exist"
     for number, name in enumerate(pods):
@@ -53,12 +54,10 @@ def remove_volume(kube: KubeClient, gate: VolumeSmokeGate) -> None:
     kube.delete("v1", "PersistentVolumeClaim", claim, gate.namespace)
 
 
-def _image(kube: KubeClient, space: str) -> str | None:
+def manager_image(kube: KubeClient, space: str) -> str | None:
+    """Return the storage manager's image: it is on the nodes already, also without a network, and has a shell."""
     manager = kube.get("apps/v1", "DaemonSet", MANAGER_DAEMON_SET, space)
-    if manager is None:
-        return None
-    image: str = manager["spec"]["template"]["spec"]["containers"][0]["image"]
-    return image
+    return None if manager is None else image_of(manager)
 
 
 def _claim(name: str, gate: VolumeSmokeGate) -> dict[str, Any]:

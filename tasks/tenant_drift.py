@@ -151,7 +151,7 @@ async def look_one(site: Site, tenant: Tenant) -> TenantSeen:
 async def look_at_tenants(site: Site) -> Night:
     """Look at all tenants, the site file's and those that were asked for, and at what nobody asked for."""
     records = await in_thread(read_records, site)
-    whole = await in_thread(with_tenants, site)
+    whole = replace(site, spec=with_records(site.spec, records))
     seen = await gather_all(watched(whole.spec, records), lambda tenant: look_one(whole, tenant), WIDTH)
     around = await in_thread(look_around, whole)
     found = [finding for one in seen for finding in judge_tenant(whole.spec, one)]
@@ -247,7 +247,7 @@ async def look_apart(site: Site, tenant: Tenant) -> list[Evidence]:
 
 async def publish_tenants(site: Site, night: Night) -> State[None]:
     """Show the tenants' page as artifact and report, and return the state that the evidence earns."""
-    whole = replace(site, spec=(await in_thread(with_tenants, site)).spec)
+    whole = await in_thread(with_tenants, site)
     awake = [seen.tenant for seen in night.seen if not seen.tenant.suspended and not seen.unread]
     proofs = await gather_all(awake, lambda tenant: look_apart(whole, tenant), WIDTH)
     evidence = [

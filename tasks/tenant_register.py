@@ -63,12 +63,11 @@ def write_record(site: Site, record: TenantRecord, lease: LeaseHandle) -> Tenant
     Go on with what is returned: another write of the old value would raise RecordMovedError.
     """
     record = record.model_copy(update={"reason": clipped(record.reason)})
-    text, labels = _text_of(record), {**MANAGED_BY, RECORD_LABEL: "tenant", STATE_LABEL: record.state}
+    labels = {**MANAGED_BY, RECORD_LABEL: "tenant", STATE_LABEL: record.state, SITE_LABEL: record.site}
+    data = {KEY: _text_of(record)}
     lease.check()
     try:
-        version = keep(
-            site.kube(), f"{PREFIX}{record.name}", {**labels, SITE_LABEL: record.site}, {KEY: text}, record.version
-        )
+        version = keep(site.kube(), f"{PREFIX}{record.name}", labels, data, record.version)
     except (ConflictError, NotFoundError) as error:
         raise RecordMovedError(
             "the record is not what was read any more", where=f"tenant {record.name}", wanted=record.version or "none"

@@ -183,12 +183,12 @@ def preview(site: Site, request: TenantRequest, *, adopt: bool = False) -> tuple
 def _carry(work: Work) -> Outcome:
     record, request = work.record, work.request
     resuming = record is not None and record.doing is not None and record.doing.id == request.id
-    asked_again = not resuming and record is not None and record.wanted == _asked(request)
-    if asked_again and record is not None and record.state == "ready":
-        return _complete_again(work, record)
-    if asked_again and record is not None and record.state == "held":
-        record = work.update(state="onboarding", doing=request, request=request.id)
-        resuming = True
+    if record is not None and not resuming and record.wanted == _asked(request):  # it is asked for again
+        if record.state == "ready":
+            return _complete_again(work, record)
+        if record.state == "held":
+            record = work.update(state="onboarding", doing=request, request=request.id)
+            resuming = True
     if not resuming:
         problems = check_state(record, request)
         if problems:

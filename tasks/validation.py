@@ -91,19 +91,14 @@ def stages(spec: StackSpec, light: bool, tenants: tuple[Tenant, ...] | None = No
     first += [] if tenants is not None else work_platform.groups(spec, not works)
     if not spec.layers.clearml.enabled:
         return [first]
-    chosen = tuple(tenant for tenant in (spec.tenants if tenants is None else tenants) if not tenant.suspended)
     first.append(CheckGroup("clearml", look_server))
-    awake = [tenant for tenant in chosen if not tenant.suspended]
-    first += [CheckGroup(f"tenant-{tenant.name}", _bound(look_tenant, tenant)) for tenant in awake]
+    awake = [tenant for tenant in (spec.tenants if tenants is None else tenants) if not tenant.suspended]
+    first += [CheckGroup(f"tenant-{tenant.name}", partial(look_tenant, tenant=tenant)) for tenant in awake]
     first += [group for tenant in awake for group in work_clearml.groups(spec, tenant, not works)]
-    last = [CheckGroup(f"access-{tenant.name}", _bound(look_access, tenant)) for tenant in awake]
-    last += [CheckGroup(f"network-{tenant.name}", _bound(look_network, tenant)) for tenant in awake if works]
-    last += [CheckGroup(f"isolation-{tenant.name}", _bound(look_isolation, tenant)) for tenant in awake]
+    last = [CheckGroup(f"access-{tenant.name}", partial(look_access, tenant=tenant)) for tenant in awake]
+    last += [CheckGroup(f"network-{tenant.name}", partial(look_network, tenant=tenant)) for tenant in awake if works]
+    last += [CheckGroup(f"isolation-{tenant.name}", partial(look_isolation, tenant=tenant)) for tenant in awake]
     return [first, last]
-
-
-def _bound(look: Callable[[Site, Tenant], list[Evidence]], tenant: Tenant) -> Callable[[Site], list[Evidence]]:
-    return lambda site: look(site, tenant)
 
 
 # --- cluster and layers ----------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from html.parser import HTMLParser
 
@@ -42,7 +43,7 @@ from tasks.looking import CheckGroup, look_at, now_of, unread
 from tasks.public import public_get
 from tasks.tenant_policy import read_policy
 from tasks.tenants import served_queues, system_client
-from tasks.work_jobs import find_queue, our_job, own_client, remove_jobs, remove_leftovers
+from tasks.work_jobs import find_queue, our_job, own_client, remove_jobs, remove_leftovers, take_away
 from tasks.work_route import look_route
 from tasks.work_share import look_share
 
@@ -141,10 +142,7 @@ def _last(site: Site, tenant: Tenant) -> Outcome:
 
 def run_work(site: Site, tenant: Tenant) -> list[Evidence]:
     """Try everything that a tenant does, one after the other; what dead runs have left is removed first."""
-    try:
-        remove_leftovers(own_client(site, tenant))
-    except StackError as error:
-        log.warning("tenant %s: what earlier validations left is not removed: %s", tenant.name, error)
+    take_away(tenant, lambda: remove_leftovers(own_client(site, tenant)))
     found = run_training(site, tenant)
     if site.spec.validation.pipeline:
         found.append(look_at(site, "workload/pipeline", lambda: _pipeline(site, tenant), target=tenant.name))
@@ -161,10 +159,15 @@ def run_training(site: Site, tenant: Tenant) -> list[Evidence]:
         own = own_client(site, tenant)
         task = _run(site, own, tenant, TRAINING, "training", samples=site.spec.validation.samples)
         outcomes = judge_workload(_seen_of(own, task, site.clock.now() - began))
-        remove_jobs(own, [one.id for one in own.find_tasks(name=TRAINING, tag=TAG) if one.id != task.id])
     except StackError as error:
         outcomes = _broken(error)
+    else:
+        take_away(tenant, lambda: _remove_older(own, task))
     return [evidence_of(site.spec, check, out, now_of(site), target=tenant.name) for check, out in outcomes.items()]
+
+
+def _remove_older(own: Clearml, newest: TaskInfo) -> None:
+    remove_jobs(own, [one.id for one in own.find_tasks(name=TRAINING, tag=TAG) if one.id != newest.id])
 
 
 def _run(site: Site, own: Clearml, tenant: Tenant, name: str, script: str, **parameters: object) -> TaskInfo:
@@ -173,7 +176,7 @@ def _run(site: Site, own: Clearml, tenant: Tenant, name: str, script: str, **par
     done = run_in_queue(
         own,
         queue,
-        our_job(name, script, type="controller" if name == PIPELINE else "training", parameters=parameters),
+        replace(our_job(name, script), type="controller" if name == PIPELINE else "training", parameters=parameters),
         site.spec.validation.workload_timeout_s,
         poll=site.clock.wait,
         poll_s=site.spec.rke2.poll_s,
@@ -236,7 +239,7 @@ def _pipeline(site: Site, tenant: Tenant) -> Outcome:
     except (WorkloadFailedError, GateTimeoutError) as error:
         return Outcome("fail", unread(error).seen)
     finally:
-        remove_leftovers(own)
+        take_away(tenant, lambda: remove_leftovers(own))
 
 
 def _pipeline_seen(own: Clearml, task: TaskInfo, queue: str, seconds: float) -> PipelineSeen:

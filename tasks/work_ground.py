@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -186,19 +186,22 @@ def tried(work: Callable[[], Outcome]) -> Outcome:
     try:
         return work()
     except (WorkFailedError, GateTimeoutError) as error:
-        return Outcome("fail", f"{error.what}: {error.seen}" if error.seen else error.what)
+        return Outcome("fail", unread(error).seen)
     except StackError as error:
         return unread(error)
 
 
-def refusal_of(kube: KubeClient, pod: Obj) -> str:
-    """Return the API server's words where it refuses a pod in a dry run; empty where it would let it in."""
+def refusal_of(kube: KubeClient, pod: Obj, statuses: Collection[int] = REFUSALS) -> str:
+    """Return the API server's words where it refuses a pod in a dry run; empty where it would let it in.
+
+    Another answer than these statuses is no refusal, and is raised.
+    """
     try:
         kube.create_dry_run(pod)
     except (ApiUnavailableError, NotFoundError):
         raise
     except ApiError as error:
-        if error.status not in REFUSALS:
+        if error.status not in statuses:
             raise
         return error.seen or error.what
     return ""

@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import secrets
 from functools import partial
-from typing import Any
 
 from stackwright.clients.site import Site
 from stackwright.domain.check import Outcome
-from stackwright.domain.cluster import HttpAnswer, Obj
-from stackwright.domain.errors import ApiError
-from stackwright.domain.layers import security
+from stackwright.domain.cluster import Obj, image_of
 from stackwright.domain.preflight import wants
 from stackwright.domain.spec import Tenant
 from stackwright.domain.tenant_isolation import agent_deployment
@@ -39,7 +36,7 @@ from stackwright.domain.work_platform import (
     judge_refused_image,
 )
 from tasks.preflight_controller import login_of, look_at_pull
-from tasks.security import security_session
+from tasks.security import admin_session, asked
 from tasks.work_ground import Ground, ground, refusal_of
 
 RIGHT, WRONG = "right", "wrong"
@@ -76,8 +73,7 @@ def _tenants_image(site: Site) -> str:
     for tenant in site.spec.tenants:
         found = agent_deployment(site.kube().list("apps/v1", "Deployment", tenant.namespace))
         if found is not None:
-            image: str = found["spec"]["template"]["spec"]["containers"][0]["image"]
-            return image
+            return image_of(found)
     return ""
 
 
@@ -127,22 +123,14 @@ def refuse_image(site: Site) -> Outcome:
     if not site.spec.layers.security.enabled:
         return Outcome("skipped", "layers.security is disabled")
     kube = site.kube()
-    place = (security.NAMESPACE, security.API_SERVICE, security.API_PORT, site.spec.layers.security.admin_block)
-    with security_session(site, kube, *place) as call:
-        state = _body(call("GET", "/v1/admission/state")).get("state") or {}
+    with admin_session(site, kube) as call:
+        state = asked(call, "GET", "/v1/admission/state").get("state") or {}
         idle = judge_admission_state(state)
         if idle is not None:
             return idle
         image = site.spec.validation.refused_image
-        image = image or image_to_refuse(_body(call("GET", "/v1/admission/rules")).get("rules") or ())
+        image = image or image_to_refuse(asked(call, "GET", "/v1/admission/rules").get("rules") or ())
     if not image:
         return Outcome("unknown", "no deny rule tells an image to try: name one in validation.refused_image")
     space = site.spec.tenants[0].namespace if site.spec.tenants else "default"
     return judge_refused_image(image, refusal_of(kube, refused_pod(space, image)))
-
-
-def _body(answer: HttpAnswer) -> dict[str, Any]:
-    if not answer.ok or not isinstance(answer.json(), dict):
-        raise ApiError("SUSE Security does not answer as its API should", seen=f"status {answer.status}")
-    body: dict[str, Any] = answer.json()
-    return body

@@ -37,9 +37,9 @@ def find_queue(own: Clearml, tenant: Tenant, name: str) -> QueueInfo:
     return queue
 
 
-def our_job(name: str, script: str, **more: object) -> Job:
+def our_job(name: str, script: str) -> Job:
     """Return a job that is known as ours by its project, name and tag."""
-    return Job(name, script, PROJECT, tags=(TAG,), **more)  # type: ignore[arg-type]  # fields of Job
+    return Job(name, script, PROJECT, tags=(TAG,))
 
 
 def send(own: Clearml, tenant: Tenant, queue: QueueInfo, job: Job) -> str:
@@ -62,6 +62,14 @@ def wait_for(
         where=where,
         last=last,
     )
+
+
+def take_away(tenant: Tenant, remove: Callable[[], object]) -> None:
+    """Remove what a trial has made. What stands in the way is logged: it must not hide what the trial said."""
+    try:
+        remove()
+    except StackError as error:
+        log.warning("tenant %s: what a validation left is not removed: %s", tenant.name, error)
 
 
 def remove_jobs(own: Clearml, ids: Iterable[str]) -> None:

@@ -20,7 +20,7 @@ from stackwright.domain.validation import evidence_of
 from stackwright.domain.work_clearml import PAGE, RouteSeen, judge_route
 from tasks.looking import now_of, unread
 from tasks.public import public_get
-from tasks.work_jobs import find_queue, our_job, own_client, remove_jobs, send, wait_for
+from tasks.work_jobs import find_queue, our_job, own_client, remove_jobs, send, take_away, wait_for
 
 REMOVED_S = 60.0  # a gateway looks at its jobs every few seconds
 
@@ -60,7 +60,7 @@ def _try(site: Site, own: Clearml, tenant: Tenant) -> RouteSeen:
         gone_status, gone_served = _settled(site, lambda: get(cookie), tenant, lambda seen: not seen[1])
         return RouteSeen(url, bool(listed), status, served, bare_status, bare_served, gone_status, gone_served)
     finally:
-        remove_jobs(own, [task_id])
+        take_away(tenant, lambda: remove_jobs(own, [task_id]))
 
 
 def _address(site: Site, own: Clearml, tenant: Tenant, task_id: str) -> str:

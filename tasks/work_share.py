@@ -6,6 +6,8 @@ The jobs are of the tenant's own share and do nothing. Where the tenant has work
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from dataclasses import replace
 
 from stackwright.clients.clearml import Clearml
 from stackwright.clients.clearml_types import TaskInfo
@@ -18,7 +20,7 @@ from stackwright.domain.validation import evidence_of
 from stackwright.domain.work_clearml import SLOT, spills
 from stackwright.domain.work_share import Share, ShareSeen, chosen_share, judge_quota, judge_spill
 from tasks.looking import now_of, unread
-from tasks.work_jobs import find_queue, our_job, own_client, remove_jobs, send
+from tasks.work_jobs import find_queue, our_job, own_client, remove_jobs, send, take_away
 
 log = logging.getLogger(__name__)
 
@@ -56,12 +58,13 @@ def _not_tried(site: Site, own: Clearml, share: Share) -> str:
 
 def _try(site: Site, own: Clearml, tenant: Tenant, share: Share) -> ShareSeen:
     queue = find_queue(own, tenant, share.queue.name)
+    job = replace(our_job(SLOT, "slot"), requirements="")
     ids: list[str] = []
     try:
-        ids += [send(own, tenant, queue, our_job(SLOT, "slot", requirements="")) for _ in range(share.jobs + 1)]
+        ids += [send(own, tenant, queue, job) for _ in range(share.jobs + 1)]
         return _watch(site, own, tenant, share, ids)
     finally:
-        remove_jobs(own, ids)
+        take_away(tenant, lambda: remove_jobs(own, ids))
 
 
 def _watch(site: Site, own: Clearml, tenant: Tenant, share: Share, ids: list[str]) -> ShareSeen:
@@ -102,11 +105,13 @@ def _watch(site: Site, own: Clearml, tenant: Tenant, share: Share, ids: list[str
     return ShareSeen(most, waiting, None if after is None else site.clock.now() - began, failed, pools)
 
 
-def _until(site: Site, look: object, tenant: Tenant, timeout_s: float) -> dict[str, TaskInfo] | None:
+def _until(
+    site: Site, look: Callable[[], dict[str, TaskInfo] | None], tenant: Tenant, timeout_s: float
+) -> dict[str, TaskInfo] | None:
     """Look until something is seen; None when it was not in time, which is an outcome here."""
     try:
         return wait_until(
-            look,  # type: ignore[arg-type]  # a look of this module
+            look,
             "the jobs",
             timeout_s=timeout_s,
             poll_s=site.spec.rke2.poll_s,

@@ -39,7 +39,7 @@ from stackwright.domain.work_storage import (
     judge_volumes,
 )
 from tasks.preflight_controller import login_of
-from tasks.smoke import MANAGER_DAEMON_SET
+from tasks.smoke import MANAGER_DAEMON_SET, manager_image
 from tasks.work_ground import Ground, WorkFailedError, ground
 
 log = logging.getLogger(__name__)
@@ -150,11 +150,9 @@ def _start(place: Ground, name: str, node: str, program: str, other: str) -> Non
 
 
 def _image(kube: KubeClient) -> str:
-    """Return the storage manager's image: it is on the nodes already, also without a network, and has a shell."""
-    manager = kube.get("apps/v1", "DaemonSet", MANAGER_DAEMON_SET, NAMESPACE)
-    if manager is None:
+    image = manager_image(kube, NAMESPACE)
+    if image is None:
         raise NotFoundError("the storage manager does not exist", where=f"DaemonSet {NAMESPACE}/{MANAGER_DAEMON_SET}")
-    image: str = manager["spec"]["template"]["spec"]["containers"][0]["image"]
     return image
 
 

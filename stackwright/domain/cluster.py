@@ -165,3 +165,9 @@ def _why_not(obj: Mapping[str, Any], name: str, ready: bool) -> str:
         if not ready and condition.get("status") == "False" and condition.get("reason")
         else ""
     )
+
+
+def image_of(workload: Obj) -> str:
+    """Return the image of a workload's first container."""
+    image: str = workload["spec"]["template"]["spec"]["containers"][0]["image"]
+    return image

@@ -13,17 +13,21 @@ from prefect import flow
 from stackwright.domain.errors import StackError
 from stackwright.domain.plan import Effect, Plan, Step
 from tasks import approval
-from tasks.approval import approve
+from tasks.approval import decide
 
 STEP = Step("upgrade/s1/restart", "s1", "restart rke2-server", Effect.ETCD_MEMBER_DOWN, "5.2", "it votes", "x")
 PLAN = Plan("north", (STEP,))
+
+
+async def _look() -> tuple[Plan, None]:
+    return PLAN, None
 
 
 @flow(name="asks")
 async def asks(plan_hash: str | None = None) -> str:
     """Ask, and return what may be carried out."""
     try:
-        return f"approved {await approve(PLAN, plan_hash)}"
+        return f"approved {(await decide(_look, plan_hash, dry_run=False)).approved}"
     except StackError as error:
         return f"{type(error).__name__}: {error}"
 

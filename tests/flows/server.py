@@ -45,11 +45,16 @@ def ask(server: PrefectServer, path: str, body: dict[str, Any]) -> Any:
     return httpx.post(f"{server.url}{path}", json=body, timeout=30).raise_for_status().json()
 
 
-def events(server: PrefectServer, name: str, count: int = 1, site: str = "north") -> list[dict[str, Any]]:
-    """Wait until so many events of a site are there, and return them by time."""
+def events(server: PrefectServer, name: str, count: int = 1, site: str = "north", **said: Any) -> list[dict[str, Any]]:
+    """Wait until so many events of a site, with these words in their payload, are there, and return them by time."""
     about = {"event": {"name": [name]}, "resource": {"id": [f"stackwright.site.{site}"]}}
+
+    def look() -> list[dict[str, Any]]:
+        found = ask(server, "/events/filter", {"filter": about})["events"]
+        return [one for one in found if said.items() <= one["payload"].items()]
+
     deadline = time.monotonic() + 60
-    while len(found := ask(server, "/events/filter", {"filter": about})["events"]) < count:
+    while len(found := look()) < count:
         assert time.monotonic() < deadline, f"{len(found)} of {count} events {name} were seen"
         time.sleep(0.2)
     return sorted(found, key=lambda one: one["occurred"])

@@ -9,13 +9,13 @@ from tasks.clearml_limit import _Gate
 
 
 def test_runs_of_several_loops_wait_in_turn_and_a_cancelled_one_leaves_no_gap():
-    gate, order, go = _Gate(2), [], threading.Event()
+    gate, order, go = _Gate(2), [], {word: threading.Event() for word in "abcde"}
 
     def start(word, patience_s=60):
         async def work():
             async with gate.held():
                 order.append(word)
-                await asyncio.to_thread(go.wait)
+                await asyncio.to_thread(go[word].wait)
 
         async def run():
             try:
@@ -37,10 +37,15 @@ def test_runs_of_several_loops_wait_in_turn_and_a_cancelled_one_leaves_no_gap():
     wait_for(lambda: len(gate._waiting) == 1)
     threads += [start("e")]
     wait_for(lambda: len(gate._waiting) == 2)
-    go.set()
+    for leaves, comes in (("a", "d"), ("b", "e")):  # one slot at a time, so that its turn is what decides
+        go[leaves].set()
+        wait_for(lambda comes=comes: order[-1] == comes)
+    assert order[3:] == ["d", "e"]
+    go["d"].set()
+    go["e"].set()
     for thread in threads:
         thread.join(10)
-    assert order[3:] == ["d", "e"] and gate._free == 2
+    assert gate._free == 2
 
 
 def wait_for(look):

@@ -77,7 +77,7 @@ def served(fake, monkeypatch, cluster):
     def session(*_):
         yield call
 
-    monkeypatch.setattr(compliance, "security_session", session)
+    monkeypatch.setattr(compliance, "admin_session", session)
     return stand_in, asked
 
 
@@ -136,7 +136,7 @@ def test_a_list_of_nodes_that_is_refused_is_the_reason(fake, monkeypatch):
     def session(*_):
         yield lambda method, path: HttpAnswer(403, {}, b'{"code":25,"error":"Object access denied","message":"x"}')
 
-    monkeypatch.setattr(compliance, "security_session", session)
+    monkeypatch.setattr(compliance, "admin_session", session)
     assert read_scans(fake.site) == ((), "the list of nodes answers 403: x")
 
 

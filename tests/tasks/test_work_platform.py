@@ -325,7 +325,7 @@ def admission(ground, monkeypatch):
     place = SimpleNamespace(state={"enable": True, "mode": "protect"}, refuses=True, status=200)
     place.rules = [{"rule_type": "deny", "criteria": [{"name": "image", "op": "containsAny", "value": "evil/*"}]}]
 
-    def call(method, path):
+    def call(method, path, *_, **__):
         bodies = {"/v1/admission/state": {"state": place.state}, "/v1/admission/rules": {"rules": place.rules}}
         return HttpAnswer(place.status, {}, json.dumps(bodies[path]).encode())
 
@@ -342,7 +342,7 @@ def admission(ground, monkeypatch):
     group, kind = "admissionregistration.k8s.io/v1", "ValidatingWebhookConfiguration"
     ground.kube.apply({"apiVersion": group, "kind": kind, "metadata": {"name": "nv"}, "webhooks": [hook]})
     ground.cluster.do(lambda: ground.state.webhooks.update({WEBHOOK: judge}))
-    monkeypatch.setattr(work_images, "security_session", lambda *args: nullcontext(call))
+    monkeypatch.setattr(work_images, "admin_session", lambda *args: nullcontext(call))
     yield place
     ground.kube.delete(group, kind, "nv")
 
