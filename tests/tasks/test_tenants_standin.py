@@ -8,13 +8,13 @@ from dataclasses import replace
 import pytest
 
 from stackwright.clients.site import SystemClock
-from stackwright.clients.workload import run_workload, workload_env
 from stackwright.domain.errors import ConflictError, NotFoundError
 from stackwright.domain.releases import plain_values
 from stackwright.domain.spec import StackSpec
 from stackwright.domain.tenants import credentials_label
 from stackwright.lab.clearml import AgentStandin, GatewayStandin
 from stackwright.lab.clearml.alone import DOMAIN, SYSTEM_KEY, SYSTEM_SECRET, clearml_alone
+from stackwright.lab.clearml.local_run import run_workload, workload_env
 from stackwright.lab.clearml.workers import limits_of
 from tasks.validation import look_isolation, look_server, look_tenant
 from tasks.work_clearml import run_training, run_work

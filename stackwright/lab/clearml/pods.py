@@ -21,7 +21,7 @@ from typing import Any
 
 import aiohttp
 
-from stackwright.clients.workload import ADDRESSES
+from stackwright.lab.clearml.local_run import ADDRESSES, SDK_SETTINGS
 from stackwright.lab.clearml.wire import AGENT_CLIENT, Connection, ServerRefusedError, Speaker
 
 log = logging.getLogger(__name__)
@@ -30,11 +30,6 @@ LOG_LINES = 200
 WATCH_S = 0.25
 HOST = "127.0.0.1"  # where the lab's jobs are reached by its gateways
 ABORTED = ("closed", "stopped", "failed", "published", "queued")
-# A pod of the lab gives up soon, and reports from a thread, which does not wait 5 s at each flush.
-SDK_SETTINGS = """\
-api.http.retries { total: 3, connect: 3, read: 3, backoff_factor: 0.2, backoff_max: 1.0 }
-sdk.development.report_use_subprocess: false
-"""
 
 
 async def end_pods(pods: dict[asyncio.Task[None], str]) -> None:

@@ -14,14 +14,13 @@ from stackwright.clients.workload import (
     Job,
     WorkloadFailedError,
     run_in_queue,
-    run_workload,
     script_fields,
     send_job,
-    workload_env,
 )
 from stackwright.domain.errors import GateTimeoutError
 from stackwright.lab.clearml import AgentStandin, GatewayStandin
 from stackwright.lab.clearml.alone import clearml_alone
+from stackwright.lab.clearml.local_run import run_workload, workload_env
 from stackwright.lab.clearml.wire import Connection
 from stackwright.lab.clearml.workers import QueueLimit, limits_of
 
