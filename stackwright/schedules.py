@@ -22,12 +22,11 @@ from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.events.actions import ActionTypes, CallWebhook, SendNotification
-from prefect.events.filters import AutomationFilter, AutomationFilterTags
-from prefect.events.schemas.automations import Automation
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import get_current_settings
 from pydantic import SecretStr
 
+from stackwright.automations import Automations, automation_fields, notified, put_automation, read_automations
 from stackwright.domain.errors import ApiUnavailableError, NotFoundError
 from stackwright.domain.schedules import FAILED, MISSED, TAG, Scheduled, read_scheduled, site_tag
 from stackwright.domain.setup import Change, Fields, Seen
@@ -174,11 +173,8 @@ async def _deployments(client: PrefectClient, tags: list[str]) -> list[Deploymen
 # --- automations -----------------------------------------------------------------------------------------------------
 
 
-class SiteAutomations:
+class SiteAutomations(Automations):
     """What watches a site's deployments. Ours are known by their tags."""
-
-    kind = "automation"
-    noted = False
 
     def __init__(self, deployments: SiteDeployments, notify: str | None = KEEP) -> None:
         self._of, self._notify = deployments, notify
@@ -199,13 +195,6 @@ class SiteAutomations:
         self._made = self._made or await self._wanted(client, ensure=True)
         await put_automation(client, self._made[name], found)
 
-    async def remove(self, client: PrefectClient, name: str, found: Seen) -> None:
-        """Remove an automation."""
-        await client.delete_automation(UUID(found.id))
-
-    async def hold(self, client: PrefectClient, name: str, found: Seen) -> None:
-        """Automations are never held."""
-
     async def _wanted(self, client: PrefectClient, *, ensure: bool = False) -> dict[str, AutomationCore]:
         block = await _notification_block(client, self._of.site, self._notify)
         if not self._of.rows:
@@ -218,25 +207,6 @@ class SiteAutomations:
             for automation in watching(self._of.site, row, ids[name], events, block)
         ]
         return {automation.name: automation for automation in found}
-
-
-async def read_automations(client: PrefectClient, tags: list[str]) -> list[Automation]:
-    """Return the automations that have all these tags."""
-    return await every(client.read_automations, automations=AutomationFilter(tags=AutomationFilterTags(all_=tags)))
-
-
-def automation_fields(found: Automation | AutomationCore) -> Fields:
-    """Return an automation as values that can be compared."""
-    core = AutomationCore(**found.model_dump(exclude={"id"}))
-    return {name: getattr(core, name) for name in AutomationCore.model_fields}
-
-
-async def put_automation(client: PrefectClient, want: AutomationCore, found: Seen | None) -> None:
-    """Create an automation, or change the one that was found."""
-    if found is None:
-        await client.create_automation(want)
-    else:
-        await client.update_automation(UUID(found.id), want)
 
 
 def watching(
@@ -322,9 +292,7 @@ def _actions(
 
 async def _notification_block(client: PrefectClient, site: str, notify: str | None) -> UUID | None:
     if notify == KEEP:
-        there = await read_automations(client, [TAG, site_tag(site)])
-        actions = [action for found in there for action in found.actions]
-        return next((action.block_document_id for action in actions if isinstance(action, SendNotification)), None)
+        return next(iter(await notified(client, [TAG, site_tag(site)])), None)
     if notify is None:
         return None
     kind, _, name = notify.partition("/")

@@ -18,11 +18,12 @@ from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState, SendNotification
 
+from stackwright.automations import Automations, automation_fields, notified, put_automation, read_automations
 from stackwright.domain.schedules import TAG
 from stackwright.domain.setup import Fields, Seen
 from stackwright.paging import PAGE
 from stackwright.runs import catalogue
-from stackwright.schedules import NEW, WATCH, automation_fields, put_automation, read_automations
+from stackwright.schedules import NEW, WATCH
 
 ZOMBIES, FAILED_ACTIONS = "stackwright crash-zombies", "stackwright failed-actions"
 OWN_TAG = "stackwright"
@@ -45,11 +46,8 @@ def declared_heartbeats() -> Heartbeats:
     return found
 
 
-class ServerAutomations:
+class ServerAutomations(Automations):
     """Both automations; ours are known by their tag. The second is wanted while a site notifies somebody."""
-
-    kind = "automation"
-    noted = False
 
     async def wanted(self, client: PrefectClient) -> Mapping[str, Fields]:
         """Return the automations as they should be."""
@@ -67,19 +65,12 @@ class ServerAutomations:
         """Create an automation, or change it."""
         await put_automation(client, (await self._wanted(client))[name], found)
 
-    async def remove(self, client: PrefectClient, name: str, found: Seen) -> None:
-        """Remove an automation."""
-        await client.delete_automation(UUID(found.id))
-
-    async def hold(self, client: PrefectClient, name: str, found: Seen) -> None:
-        """Automations are never held."""
-
     async def _wanted(self, client: PrefectClient) -> dict[str, AutomationCore]:
         names = sorted(catalogue())
         flows = await client.read_flows(flow_filter=FlowFilter(name=FlowFilterName(any_=names)), limit=PAGE)
         ids = [flow.id for flow in flows] + ([NEW] if len(flows) < len(names) else [])
         found = [zombies(declared_heartbeats(), ids)]
-        if blocks := await _notification_blocks(client):
+        if blocks := await notified(client, [TAG]):
             found.append(failed_actions(blocks))
         return {automation.name: automation for automation in found}
 
@@ -135,9 +126,3 @@ def failed_actions(blocks: Iterable[UUID]) -> AutomationCore:
             for block in sorted(set(blocks))
         ],
     )
-
-
-async def _notification_blocks(client: PrefectClient) -> set[UUID]:
-    """Return the blocks that the sites' schedules notify (`stackwright schedules SITE --notify`)."""
-    actions = (action for found in await read_automations(client, [TAG]) for action in found.actions)
-    return {action.block_document_id for action in actions if isinstance(action, SendNotification)}
