@@ -129,7 +129,7 @@ def restore_commands() -> list[str]:
 def test_one_machine_works_drains_and_comes_back_from_its_backup(
     made: Callable[[str, str], Site], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All units but the approvals start; setup is done once; the pool is drained and opened; a new machine has blocks again."""
+    """All units but the approvals start; setup is done once; the pool is drained; a new machine has blocks again."""
     key = Fernet.generate_key().decode()
     site = made("first", key)
     site.start_server()
