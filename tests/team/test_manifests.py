@@ -259,6 +259,8 @@ def test_the_teams_file_declares_the_pools_of_the_catalogue_and_of_the_workers(r
     assert command[command.index("--type") + 1] == pools["stackwright"].type
     assert command[command.index("--pool") + 1] in pools
     assert (pools[POOL].type, pools[POOL].job_template) == (TYPE, None)
+    dockerfile = (ROOT / "deployments" / "image" / "Dockerfile").read_text()
+    assert f"WORKDIR {declared.home}\n" in dockerfile and f"STACKWRIGHT_HOME={declared.home} " in dockerfile
 
 
 @pytest.mark.slow
@@ -292,6 +294,8 @@ def test_setup_makes_the_teams_pools_after_a_move_from_one_machine(tmp_path: Pat
         assert {one["name"]: one["work_pool_name"] for one in found} == {
             name: entry["work_pool"]["name"] for name, entry in catalogue().items()
         }
+        steps = {step["directory"] for one in found for row in one["pull_steps"] for step in row.values()}
+        assert steps == {"/opt/stackwright/app"}
         assert "--server" in said("stackwright.cli", "setup", code=2)
     finally:
         server.stop()
