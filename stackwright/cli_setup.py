@@ -24,7 +24,8 @@ def setup(
         Path | None, typer.Option(help="File of references from which blocks are made; it holds no value.")
     ] = None,
     server: Annotated[
-        Path | None, typer.Option(help="File that declares the work pools; deployments/server.yaml by itself.")
+        Path | None,
+        typer.Option(help="File that declares the work pools, for a team's size; else deployments/server.yaml."),
     ] = None,
     remove: Annotated[
         bool, typer.Option("--remove", help="Remove what is no longer declared also where runs have not ended.")

@@ -137,7 +137,8 @@ class WorkPools(_Kind):
         return [
             Problem(
                 f"work_pools.{pool.name}.type", "a pool's type cannot be changed",
-                f"give the pool another name, or drain it and `prefect work-pool delete {pool.name}`, then start again",
+                "name the file that declares it so with --server, as a team does (docs/team.md); or, to replace it, "
+                f"drain it and `prefect work-pool delete {pool.name}`, then start again",
                 self._pools[pool.name].type, pool.type,
             )
             for pool in await every(client.read_work_pools)

@@ -66,7 +66,7 @@ async def _resources(client: PrefectClient, asked: Asked, blocks: BlocksOf | Non
     pools = WorkPools(declared_server, folder)
     if problems := await pools.check(client):
         raise ProblemsError("the work pools cannot be as declared", problems, where=str(asked.server or folder))
-    deployments = Deployments()
+    deployments = Deployments(Path(declared_server.home)) if declared_server.home else Deployments()
     on = await sites_on(client)
     specs = _specs(sorted(on & set(site_names())))
     base = await deployments.wanted()

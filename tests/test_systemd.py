@@ -8,12 +8,15 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import typer.main
 from prefect.settings.legacy import _get_valid_setting_names
 from prefect.settings.models.root import Settings
 
+from stackwright import cli
 from tests.systemd_units import FOLDER, SERVICES, read_unit
+from tests.test_docs import complaint
 
-EXPOSURE = 20  # tenths: systemd's own scale goes from 0 to 100, below 20 is its best word
+EXPOSURE = 20  # tenths: systemd shows 2.0 and counts from 0.0 (best) to 10.0; the units' own comment names it
 tool = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 
 
@@ -67,13 +70,27 @@ def test_they_may_do_little(name: str) -> None:
     assert done.returncode == 0, done.stdout[-200:]
 
 
+def test_every_command_of_ours_exists() -> None:
+    """Each unit that starts `stackwright` gives it a command line that the program takes."""
+    given = [read_unit(name)["ExecStart"][0].split() for name in SERVICES]
+    ours = [words[1:] for words in given if words[0].endswith("/stackwright")]
+    group = typer.main.get_command(cli.app)
+    assert ["worker", "watch"] in ours and len(ours) == 3
+    assert [complaint(words, group) for words in ours] == [None, None, None]
+
+
+def test_each_comment_names_the_exposure_that_is_held() -> None:
+    for name in SERVICES:
+        assert f"rates it {EXPOSURE / 10} or better" in (FOLDER / name).read_text(), name
+
+
 def test_all_are_hardened_alike() -> None:
     """One list in all: a line that one service lacks is an oversight."""
     lists = {
         (FOLDER / name).read_text().split("# What the service may not do.")[1].split("[Install]")[0]
         for name in SERVICES
     }
-    assert len(lists) == 1 and len(SERVICES) == 5
+    assert len(lists) == 1 and len(SERVICES) == 6
 
 
 @pytest.mark.parametrize("name", SERVICES)

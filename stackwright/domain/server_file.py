@@ -1,4 +1,4 @@
-"""The file that declares the Prefect server's work pools: `deployments/server.yaml`, or one given to `setup`. Pure."""
+"""The file that declares work pools, and where their workers have the program: `deployments/server.yaml`. Pure."""
 
 from __future__ import annotations
 
@@ -38,6 +38,9 @@ class ServerFile(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    home: str | None = Field(
+        default=None, pattern="^/", description="Folder of the program where runs are; none is that of `setup` itself."
+    )
     work_pools: dict[str, Pool] = Field(min_length=1)
 
 

@@ -84,9 +84,9 @@ def test_the_servers_file_is_checked_whole() -> None:
     found = parse_server_file("work_pools: {p: {type: process, queues: {urgent: {priority: 1}}}}", "f")
     assert found.work_pools["p"].queues["urgent"].priority == 1
     with pytest.raises(ProblemsError) as caught:
-        parse_server_file("work_pools: {p: {typ: process, concurrency_limit: 0}}", "f")
+        parse_server_file("home: program\nwork_pools: {p: {typ: process, concurrency_limit: 0}}", "f")
     assert {problem.where for problem in caught.value.problems} == {
-        "work_pools.p.type", "work_pools.p.typ", "work_pools.p.concurrency_limit",
+        "home", "work_pools.p.type", "work_pools.p.typ", "work_pools.p.concurrency_limit",
     }  # fmt: skip
     for text in ("work_pools: {", "[]", "work_pools: {}"):
         with pytest.raises(ProblemsError):

@@ -33,6 +33,7 @@ from tests.tasks.layer_site import FakeSite
 PASSWORD, PLANTED = "planted-login-77", "planted-block-value-31"
 SERVER, WORKER = "stackwright-server.service", "stackwright-worker.service"
 TENANTS, WEBHOOKS = "stackwright-tenants.service", "stackwright-webhooks.service"
+WATCH = "stackwright-watch.service"
 
 
 def until(look: Callable[[], object], process: subprocess.Popen[bytes], log: Path) -> None:
@@ -128,7 +129,7 @@ def restore_commands() -> list[str]:
 def test_one_machine_works_drains_and_comes_back_from_its_backup(
     made: Callable[[str, str], Site], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All four units start; setup is done once; the pool is drained and opened; a new machine has blocks again."""
+    """All units but the approvals start; setup is done once; the pool is drained; a new machine has blocks again."""
     key = Fernet.generate_key().decode()
     site = made("first", key)
     site.start_server()
@@ -141,12 +142,14 @@ def test_one_machine_works_drains_and_comes_back_from_its_backup(
     port = site.machine.ports["8470"]
     site.start(WEBHOOKS, lambda: _answers(f"http://127.0.0.1:{port}/healthz"))
 
+    site.start(WATCH, lambda: list((site.folder / "state").rglob("watch.alive")))
+
     def paused() -> bool:
         return bool(site.ask("/work_pools/stackwright").json()["is_paused"])
 
     (closed,) = site.machine.run(WORKER, "ExecStop", site.secrets)
     assert closed.returncode == 0 and "0 run(s) still at work" in closed.stderr and paused()
-    for unit in (WORKER, TENANTS, WEBHOOKS):
+    for unit in (WORKER, WATCH, TENANTS, WEBHOOKS):
         assert site.stop(unit) in (0, -signal.SIGTERM, 128 + signal.SIGTERM), (site.folder / f"{unit}.log").read_text()
     (opened_again,) = site.machine.run(WORKER, "ExecStartPre", site.secrets)
     assert opened_again.returncode == 0 and not paused(), opened_again.stderr

@@ -15,8 +15,10 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from docker import from_env as docker_client
 
 from deployments.image import build as building
 from deployments.image.build import BUILD, ROOT, commit, needed, select, tracked
@@ -98,6 +100,33 @@ class TestImage:
             assert "python3" in docker("inspect", "--format", "{{.Config.Healthcheck.Test}}", image)
         finally:
             docker("kill", name)
+
+    def test_a_run_of_the_docker_pool_starts_in_its_container(self, image: str, tmp_path: Path) -> None:
+        """As Prefect's Docker worker would make it: past the entry point, sealed, with state and sites to hand."""
+        from prefect_docker.worker import DockerWorker  # the extra `docker`
+
+        from tests.team.test_docker_pool import configured
+
+        (tmp_path / "here.yaml").write_text("site: here\n")
+        tmp_path.chmod(0o755)
+        script = (
+            "id -u; ls /etc/stackwright/sites; echo >/var/lib/stackwright/x && echo kept; echo >/opt/x || echo sealed"
+        )
+        made = configured(
+            image=image, command=f"sh -c '{script}; prefect --version'", network_mode="none",
+            volumes=[f"{tmp_path}:/etc/stackwright/sites:ro", "stackwright-tried:/var/lib/stackwright"],
+        )  # fmt: skip
+        with contextlib.closing(docker_client()) as client:
+            settings = DockerWorker._build_container_settings(SimpleNamespace(), client, made)  # type: ignore[arg-type]
+            container = client.containers.create(**settings)
+            try:
+                container.start()
+                assert container.wait(timeout=120)["StatusCode"] == 0
+                said = container.logs().decode()
+            finally:
+                container.remove(force=True, v=True)
+                client.volumes.get("stackwright-tried").remove()
+        assert said.split()[:3] == ["10001", "here.yaml", "kept"] and "sealed" in said and "3.8.8" in said
 
     def test_the_root_cannot_be_written(self, image: str) -> None:
         script = "for at in /opt/stackwright/app /usr/local/bin /etc; do echo x >$at/x && echo wrote; done; true"

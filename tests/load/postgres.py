@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.postgres_programs import postgres_programs
+
 URL_VARIABLE = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
 
 
@@ -51,8 +53,8 @@ class Postgres:
 @contextmanager
 def prefects_database() -> Iterator[Postgres | None]:
     """Have every Prefect server that is started meanwhile use a PostgreSQL server; None where there is none here."""
-    programs = Path(shutil.which("initdb") or "").resolve().parent
-    if not (programs / "postgres").exists() or URL_VARIABLE in os.environ:
+    programs = postgres_programs()
+    if programs is None or URL_VARIABLE in os.environ:
         yield None
         return
     home = Path("/tmp") / f"stackwright-load-{uuid.uuid4().hex[:8]}"  # a socket's path must be short

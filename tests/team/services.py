@@ -24,6 +24,7 @@ import yaml
 from cryptography.fernet import Fernet
 
 from stackwright.lab.rig import ROOT
+from tests.postgres_programs import postgres_programs
 from tests.team.member import Member, free_port, wait_until
 
 SETTINGS = ROOT / "deployments" / "kubernetes" / "settings.yaml"
@@ -57,15 +58,9 @@ def settings(name: str) -> dict[str, str]:
     return next(dict(one["data"]) for one in documents if one["metadata"]["name"] == name)
 
 
-def find_postgres() -> str | None:
-    """Return the server program; Debian keeps it off the path."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
-    return str(found[-1]) if found else shutil.which("postgres")
-
-
 def missing_programs() -> list[str]:
     """Return the Debian packages that the team size needs and this machine lacks."""
-    found = {"postgres": find_postgres(), **{name: shutil.which(name) for name in ("redis-server", "haproxy")}}
+    found = {"postgres": postgres_programs(), **{name: shutil.which(name) for name in ("redis-server", "haproxy")}}
     return [PROGRAMS[name] for name, path in found.items() if path is None]
 
 
@@ -133,16 +128,20 @@ class Team:
 
     def _make_data(self) -> None:
         self._key = Fernet.generate_key().decode()
-        program = find_postgres()
-        assert program is not None
-        base = Path(program).parent
+        base = postgres_programs()
+        assert base is not None
         data = self.data / "postgres"
         words = [base / "initdb", "-D", data, "-U", "stack", "-A", "trust", "-N", "-E", "UTF8", "--locale", "C.UTF-8"]
         user = {"user": self.user} if self.user else {}
         subprocess.run(words, check=True, capture_output=True, timeout=180, cwd="/", **user)  # type: ignore[call-overload]
         port = self.ports["postgres"]
         more = ["-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={self.data}", "-c", "fsync=off"]
-        self._add("postgres", [program, "-D", str(data), "-p", str(port), *more], self._answers("postgres"), self.user)
+        self._add(
+            "postgres",
+            [str(base / "postgres"), "-D", str(data), "-p", str(port), *more],
+            self._answers("postgres"),
+            self.user,
+        )
         self.members["postgres"].ending = signal.SIGINT
         redis = self.data / "redis"
         redis.mkdir()

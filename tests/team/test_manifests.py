@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
+import httpx
 import pytest
 import typer.main
 import yaml
@@ -19,13 +22,17 @@ from prefect.client.schemas.objects import FlowRun
 
 from stackwright import cli
 from stackwright.lab.rig import ROOT
+from stackwright.lab.server import PrefectServer
 from stackwright.lab.tools import tools_in
 from stackwright.resume import declared_rules
 from stackwright.runs import catalogue
+from stackwright.setup_kinds import read_server_file
+from stackwright.worker import POOL, TYPE
 from tests.test_docs import complaint
 
 FOLDER = ROOT / "deployments" / "kubernetes"
 TEMPLATE = ROOT / "deployments" / "work-pools" / "kubernetes.json"
+TEAM = TEMPLATE.with_name("team.yaml")
 MODELS = {
     "v1": "V1", "apps/v1": "V1", "batch/v1": "V1", "policy/v1": "V1", "networking.k8s.io/v1": "V1",
     "rbac.authorization.k8s.io/v1": "V1",
@@ -237,6 +244,61 @@ def test_image_and_volumes_are_the_same_for_runs_and_workers(rendered: list[Docu
         ]["claimName"]
         in claims
     )
+
+
+# --- the pools that setup makes -------------------------------------------------------------------------------------
+
+
+def test_the_teams_file_declares_the_pools_of_the_catalogue_and_of_the_workers(rendered: list[Document]) -> None:
+    """The type is that of the worker that serves it; the template is ours; each pool of the catalogue is there."""
+    declared, folder = read_server_file(TEAM)
+    pools = declared.work_pools
+    assert {entry["work_pool"]["name"] for entry in catalogue().values()} == set(pools)
+    assert folder / str(pools["stackwright"].job_template) == TEMPLATE
+    command = pods(rendered)["stackwright-worker"]["spec"]["containers"][0]["command"]
+    assert command[command.index("--type") + 1] == pools["stackwright"].type
+    assert command[command.index("--pool") + 1] in pools
+    assert (pools[POOL].type, pools[POOL].job_template) == (TYPE, None)
+    dockerfile = (ROOT / "deployments" / "image" / "Dockerfile").read_text()
+    assert f"WORKDIR {declared.home}\n" in dockerfile and f"STACKWRIGHT_HOME={declared.home} " in dockerfile
+
+
+@pytest.mark.slow
+def test_setup_makes_the_teams_pools_after_a_move_from_one_machine(tmp_path: Path) -> None:
+    """As docs/team.md tells it: a pool that was moved is refused with the way out, and made anew once it is deleted.
+
+    The second time nothing is to be done; without the file nothing is changed either, and it says what to give.
+    """
+    server = PrefectServer(tmp_path / "prefect")
+    server.launch()
+    environment = {**os.environ, **server.environment, "PYTHONPATH": str(ROOT), "STACKWRIGHT_SITES": str(tmp_path)}
+
+    def said(*words: str, code: int = 0) -> str:
+        argv = [sys.executable, "-m", *words]
+        done = subprocess.run(argv, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    team = ("stackwright.cli", "setup", "--server", "deployments/work-pools/team.yaml")
+    try:
+        server.wait()
+        assert "to create" in said("stackwright.cli", "setup")  # one machine
+        refused = said(*team, code=2)
+        assert "wanted: kubernetes | seen: process" in refused and "prefect work-pool delete stackwright" in refused
+        said("prefect", "--no-prompt", "work-pool", "delete", "stackwright")
+        assert "stackwright" in said(*team)
+        assert "nothing to change" in said(*team)
+        pool = httpx.get(f"{server.url}/work_pools/stackwright", timeout=30).json()
+        assert pool["type"] == "kubernetes" and pool["base_job_template"] == json.loads(TEMPLATE.read_text())
+        found = httpx.post(f"{server.url}/deployments/filter", json={}, timeout=30).json()
+        assert {one["name"]: one["work_pool_name"] for one in found} == {
+            name: entry["work_pool"]["name"] for name, entry in catalogue().items()
+        }
+        steps = {step["directory"] for one in found for row in one["pull_steps"] for step in row.values()}
+        assert steps == {"/opt/stackwright/app"}
+        assert "--server" in said("stackwright.cli", "setup", code=2)
+    finally:
+        server.stop()
 
 
 def test_the_folder_holds_nothing_that_is_not_rendered() -> None:
