@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, ParamSpec
 
+from opentelemetry import trace
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
@@ -95,6 +96,8 @@ async def stopped(site: str, error: StackError, refused: str = REFUSED) -> State
     groups = [Group(**vars(done)) for done in progress.done] if progress else []
     planned = len(progress.plan.steps) if progress else 0
     name = refused if isinstance(error, REFUSALS) and not planned else STOPPED
+    # Prefect's span of the run ends as good as its function: that returns how the run ended.
+    trace.get_current_span().set_attribute("stackwright.outcome", name.lower())
     context = FlowRunContext.get()
     if context is not None and context.flow is not None:
         page = stopped_markdown(site, context.flow.name, error, groups, planned, refused=name == REFUSED)

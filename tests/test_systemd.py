@@ -73,7 +73,7 @@ def test_all_are_hardened_alike() -> None:
         (FOLDER / name).read_text().split("# What the service may not do.")[1].split("[Install]")[0]
         for name in SERVICES
     }
-    assert len(lists) == 1 and len(SERVICES) == 5
+    assert len(lists) == 1 and len(SERVICES) == 6
 
 
 @pytest.mark.parametrize("name", SERVICES)

@@ -55,11 +55,12 @@ class Trip:
     """One round trip. Its client may find it failed although nothing was raised."""
 
     outcome: str = OK
+    error: str = ""
 
     def answered(self, status: int) -> None:
         """Judge it by the status of an HTTP answer."""
         if status in NOT_NOW:
-            self.outcome = FAILED
+            self.outcome, self.error = FAILED, f"HTTP {status}"
 
 
 @contextmanager
@@ -73,7 +74,7 @@ def trip(client: str, call: str, node: str = "") -> Iterator[Trip]:
             yield made
         except BaseException as error:
             made.outcome = FAILED
-            span.set_status(Status(StatusCode.ERROR, type(error).__name__))
+            made.error = type(error).__name__
             raise
         finally:
             seconds = time.monotonic() - began
@@ -93,6 +94,8 @@ def _describe(span: Span, client: str, call: str, node: str, made: Trip, recorde
     span.set_attribute("stackwright.client", client)
     span.set_attribute("stackwright.call", call)
     span.set_attribute("stackwright.outcome", made.outcome)
+    if made.outcome == FAILED:
+        span.set_status(Status(StatusCode.ERROR, made.error))
     if node:
         span.set_attribute("stackwright.node", node)
     if recorder is not None and (attempt := recorder.attempt()):
