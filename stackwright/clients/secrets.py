@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -10,10 +11,10 @@ from pydantic import SecretStr
 from stackwright.domain.errors import SecretMissingError
 from stackwright.domain.kinds import Kind
 
-
 _OPENED: set[str] = set()
 """Every secret that this process has opened: a line of a log is held against them (hide_opened)."""
 _SHORTEST = 8
+_KEY_LINE = re.compile(r"[A-Za-z0-9+/=_-]{40,}")
 _NO_SECRETS = ("username", "certificate", "user")
 
 
@@ -43,6 +44,7 @@ def note_opened(fields: Mapping[str, SecretStr]) -> None:
         text = value.get_secret_value()
         if name not in _NO_SECRETS and len(text) >= _SHORTEST:
             _OPENED.add(text)
+            _OPENED.update(line for line in text.splitlines() if _KEY_LINE.fullmatch(line))
 
 
 def hide_opened(text: str) -> str:

@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest, ExportTraceServiceResponse
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,8 @@ class Collector:
             self.raw += body
             self.spans += [
                 Span(
-                    span.trace_id.hex(), span.span_id.hex(), span.parent_span_id.hex(), span.name, span.status.code == 2,
+                    span.trace_id.hex(), span.span_id.hex(), span.parent_span_id.hex(), span.name,
+                    span.status.code == 2,
                     (span.end_time_unix_nano - span.start_time_unix_nano) / 1e9,
                     {one.key: one.value.string_value for one in part.resource.attributes}["service.name"],
                     {one.key: getattr(one.value, one.value.WhichOneof("value") or "string_value")

@@ -50,7 +50,9 @@ def test_every_label_that_is_asked_for_is_one_of_the_metric() -> None:
         for name, chosen in re.findall(r"(stackwright_[a-z_]+)\{([^}]*)\}", expression):
             if (base := re.sub(r"_(bucket|sum|count)$", "", name)) in known:
                 assert set(re.findall(r"(\w+)[=!]", chosen)) <= known[base] | GIVEN, where
-        named = {base for one in NAME.findall(expression) if (base := re.sub(r"_(bucket|sum|count)$", "", one)) in known}
+        named = {
+            base for one in NAME.findall(expression) if (base := re.sub(r"_(bucket|sum|count)$", "", one)) in known
+        }
         grouped = {label for words in re.findall(r"by \(([^)]*)\)", expression) for label in re.split(r",\s*", words)}
         if named:
             assert grouped <= GIVEN.union(*(known[one] for one in named)), where
