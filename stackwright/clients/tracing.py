@@ -62,7 +62,7 @@ def start_tracing() -> bool:
     return True
 
 
-def run_labels(span: Span) -> dict[str, str]:
+def run_labels(span: Span) -> dict[str, bool | int | float | str]:
     """Return the labels with which a flow run is created so that it continues a span's trace; none untraced."""
     carrier: dict[str, str] = {}
     propagate.inject(carrier, context=trace.set_span_in_context(span))

@@ -153,9 +153,7 @@ class Counting:
         self._runs = {key: at for key, at in self._runs.items() if at > old}
         self._events = {key: at for key, at in self._events.items() if at > old}
         self._steps = {key: one for key, one in self._steps.items() if one.at > old}
-        self._lives = {
-            key: one for key, one in self._lives.items() if one.run in unfinished or one.at > old
-        }
+        self._lives = {key: one for key, one in self._lives.items() if one.run in unfinished or one.at > old}
 
     def document(self) -> dict[str, Any]:
         """Return it as what JSON can hold."""
