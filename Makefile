@@ -114,7 +114,7 @@ docs-site: $(STAMP) ## Build the documentation as a site of plain files, in buil
 lock: $(STAMP) ## Pin the dependencies again, with hashes and without index addresses
 	@$(BIN)/python -m pip install --quiet uv
 	@$(BIN)/uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --no-strip-extras \
-		--python-version 3.11 --extra lab --extra team --extra docker --extra dev pyproject.toml -o requirements.lock
+		--python-version 3.11 --extra lab --extra team --extra docker --extra tracing --extra dev pyproject.toml -o requirements.lock
 
 clean: ## Remove what was built
 	@rm -rf build $(VENV)

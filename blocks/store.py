@@ -12,6 +12,7 @@ from prefect.exceptions import ObjectNotFound
 from pydantic import SecretStr
 
 from blocks.types import BLOCKS
+from stackwright.clients.secrets import note_opened
 from stackwright.domain.errors import SecretsUnavailableError
 from stackwright.domain.kinds import Kind
 
@@ -35,12 +36,14 @@ class BlockSecrets:
             if block is None:
                 return None
             fields = {field: getattr(block, field) for field in BLOCKS[kind].model_fields}
+            note_opened(fields)
             self._seen[(kind, name)] = fields
             return fields
 
     def write(self, kind: Kind, name: str, fields: Mapping[str, SecretStr]) -> None:
         """Create or replace a block; known to every later run once this returns."""
         with self._lock:
+            note_opened(fields)
             BLOCKS[kind](**fields).save(name, overwrite=True, _sync=True)  # type: ignore[call-arg]
             self._seen[(kind, name)] = dict(fields)
 

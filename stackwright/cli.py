@@ -22,6 +22,7 @@ from stackwright.cli_backup import add_backup_commands
 from stackwright.cli_certificates import add_commands
 from stackwright.cli_compliance import print_compliance
 from stackwright.cli_lease import lease
+from stackwright.cli_metrics import metrics_app
 from stackwright.cli_restore import restore
 from stackwright.cli_schedules import schedules
 from stackwright.cli_setup import setup
@@ -61,6 +62,7 @@ app.command()(restore)
 app.command()(schedules)
 app.command()(setup)
 app.add_typer(webhooks_app, name="webhooks")
+app.add_typer(metrics_app, name="metrics")
 upgrade_app = typer.Typer(no_args_is_help=True, help="Upgrading RKE2 to the release of the site file.")
 app.add_typer(upgrade_app, name="upgrade")
 # Off a terminal lines are not wrapped: they are read by programs and greps.

@@ -31,11 +31,13 @@ def serve(
     import uvicorn
 
     from blocks.site import state_folder
+    from stackwright.clients.tracing import start_tracing
     from stackwright.runs import server_url
     from stackwright.webhooks.app import create_app
     from stackwright.webhooks.settings import read_settings, settings_file, store_url
 
     server_url()
+    start_tracing()
     settings = read_settings(settings_file())
     store = store_url(settings, state_folder("webhooks"))
     asyncio.run(_try_store(store))  # uvicorn would show what is wrong with it as a traceback

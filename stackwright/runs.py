@@ -23,6 +23,7 @@ from prefect.states import Pending
 
 from stackwright.domain.errors import ApiUnavailableError, NotFoundError, Problem, ProblemsError, StackError
 from stackwright.forms import offer_site
+from stackwright.logs import JsonHandler
 
 HOME = Path(__file__).parent.parent
 CATALOGUE = HOME / "prefect.yaml"
@@ -58,7 +59,8 @@ async def start_here(name: str, parameters: dict[str, Any]) -> tuple[FlowRun, St
     run = await _create_run(f"{flow.name}/{name}", parameters)
     for logger in ("", "prefect"):  # where Prefect hangs its console
         for handler in logging.getLogger(logger).handlers:
-            handler.addFilter(_ForPeople())
+            if not isinstance(handler, JsonHandler):
+                handler.addFilter(_ForPeople())
     state = await _carry_out(flow, run)
     return run, state
 

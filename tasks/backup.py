@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +15,7 @@ from prefect.flows import Flow
 
 from stackwright.clients.site import LeaseHandle, Site
 from stackwright.clients.store import Store, StoreError
+from stackwright.clients.threads import RunThreads
 from stackwright.domain.backup import (
     BackupFacts,
     StoreFacts,
@@ -92,7 +92,7 @@ def _or_problem(site: Site, store: Store, proven: str) -> StoreFacts:
 def _etcd_views(site: Site) -> dict[str, EtcdView | None]:
     """Return what each server's etcd says of itself; servers that cannot be reached are left out."""
     views = {}
-    with ThreadPoolExecutor(max_workers=min(len(site.spec.servers), site.spec.ssh.width) or 1) as pool:
+    with RunThreads(max_workers=min(len(site.spec.servers), site.spec.ssh.width) or 1) as pool:
         found = {node.name: pool.submit(_etcd_view, site, node) for node in site.spec.servers}
     for name, future in found.items():
         try:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 
 from prefect import task
 from prefect.artifacts import acreate_table_artifact
@@ -18,6 +17,7 @@ from prefect.logging import get_run_logger
 
 from stackwright.clients.kube import KubeClient
 from stackwright.clients.site import Site
+from stackwright.clients.threads import RunThreads
 from stackwright.clients.x509 import CertificateUnreadableError, parse_pem, served
 from stackwright.domain.certificate_places import (
     BUNDLE_KINDS,
@@ -95,7 +95,7 @@ def _found(site: Site, node: Node, seen: Mapping[str, Section]) -> Found:
 def read_certificates(site: Site, nodes: Iterable[Node]) -> Found:
     """Return what `read_node_certificates` sees on several nodes, read at once. Raises the first failure."""
     todo = list(nodes)
-    with ThreadPoolExecutor(max_workers=min(len(todo), site.spec.ssh.width) or 1) as pool:
+    with RunThreads(max_workers=min(len(todo), site.spec.ssh.width) or 1) as pool:
         return [one for found in pool.map(lambda node: read_node_certificates(site, node), todo) for one in found]
 
 
@@ -152,7 +152,7 @@ def scan_cluster(site: Site) -> Found:
 
     found += _or_unknown(objects, "cluster", "Ingresses and CA bundles", "bundle")
     addresses = served_addresses(site.spec, ingress_hosts(ingresses), site.resolve)
-    with ThreadPoolExecutor(max_workers=WIDTH) as pool:
+    with RunThreads(max_workers=WIDTH) as pool:
         return [*found, *pool.map(_served, addresses)]
 
 

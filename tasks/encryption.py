@@ -6,13 +6,13 @@ What is left to do is decided in stackwright/domain/encryption.py.
 from __future__ import annotations
 
 import logging
-from concurrent.futures import ThreadPoolExecutor
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from stackwright.clients.site import LeaseHandle, Site, wait_until
 from stackwright.clients.ssh import StepFailedError
+from stackwright.clients.threads import RunThreads
 from stackwright.domain.encryption import (
     ACTIVE,
     FINISHED,
@@ -59,7 +59,7 @@ def read_keys(site: Site) -> dict[str, ServerKeys]:
                 seen = shell.read(status_script())
             return parse_keys(seen, read_status(site, node), node.name)
 
-    with ThreadPoolExecutor(max_workers=len(servers)) as pool:
+    with RunThreads(max_workers=len(servers)) as pool:
         return dict(zip((node.name for node in servers), pool.map(read, servers), strict=True))
 
 

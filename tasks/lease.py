@@ -10,6 +10,7 @@ import contextvars
 import functools
 import logging
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -32,6 +33,7 @@ from stackwright.domain.lease import (
 from stackwright.domain.plan import Plan, check_hash
 from stackwright.domain.shell import NodeBusyError
 from tasks.common import in_thread
+from tasks.figures import note_lease
 from tasks.lease_holder import is_dead, this_process, this_run
 from tasks.lease_news import tell_takeover
 from tasks.lease_places import SILENT, Looks, fence_nodes, look_at_places
@@ -297,12 +299,14 @@ async def hold_lease(
         take = functools.partial(lease.take, plan, plan_hash, at_least, aside=aside)
         await _take(site, take, wait_s, holder.run)
         lease.keep()
+        note_lease(time.time())
         if lease.taken_over is not None:
             await tell_takeover(site.spec.site, lease.taken_over)
         yield lease
         finished = not aside
     finally:
         await asyncio.shield(in_thread(_give_back, lease, finished))
+        note_lease(0.0)
 
 
 async def _take(site: Site, take: Callable[[], None], wait_s: float, run: str) -> None:

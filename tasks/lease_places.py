@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 
 from stackwright.clients.kube import KubeClient
 from stackwright.clients.site import Site
 from stackwright.clients.ssh import NodeShell, StepFailedError, StepTimeoutError
+from stackwright.clients.threads import RunThreads
 from stackwright.domain.cluster import Obj
 from stackwright.domain.errors import (
     ApiError,
@@ -151,7 +151,7 @@ def fence_nodes(site: Site, number: int) -> None:
     A script of that holder that is still at work is waited for. A node that cannot be told is named in the log: it
     learns the number with the first change. Raises FencedError when a node knows a larger one.
     """
-    with ThreadPoolExecutor(max_workers=min(len(site.spec.nodes), site.spec.ssh.width)) as pool:
+    with RunThreads(max_workers=min(len(site.spec.nodes), site.spec.ssh.width)) as pool:
         list(pool.map(lambda node: _fence(site, node, number), site.spec.nodes))
 
 

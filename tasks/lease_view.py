@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
 from stackwright.clients.site import Site
+from stackwright.clients.threads import RunThreads
 from stackwright.domain.errors import StackError
 from stackwright.domain.lease import LeaseState, fence_section, lease_script, parse_lease
 from stackwright.domain.lease_object import API, KIND, NAMESPACE, lease_name, parse_object
@@ -53,7 +53,7 @@ class LeaseView:
 def read_lease(site: Site) -> LeaseView:
     """Look at every place and every node at once. What cannot be read is said, and never taken for free."""
     nodes = site.spec.nodes
-    with ThreadPoolExecutor(max_workers=min(len(nodes) + 2, site.spec.ssh.width)) as pool:
+    with RunThreads(max_workers=min(len(nodes) + 2, site.spec.ssh.width)) as pool:
         server = pool.submit(_server, site)
         cluster = pool.submit(_cluster, site)
         fences = tuple(pool.map(lambda node: _fence(site, node), nodes))

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from stackwright.clients.site import LeaseHandle, Site, wait_until
 from stackwright.clients.ssh import NodeShell
+from stackwright.clients.threads import RunThreads
 from stackwright.domain.errors import NodeUnreachableError, PlanRefusedError, RemoteStepError
 from stackwright.domain.node_checks import check_node
 from stackwright.domain.node_facts import NodeFacts, node_script, parse_node_facts
@@ -38,7 +38,7 @@ def read_node(site: Site, node: Node) -> NodeFacts:
 def read_nodes(site: Site, nodes: Iterable[Node]) -> dict[str, NodeFacts]:
     """Return the facts of several nodes, read at once. Raises the first failure with the others as notes."""
     todo = list(nodes)
-    with ThreadPoolExecutor(max_workers=min(len(todo), site.spec.ssh.width) or 1) as pool:
+    with RunThreads(max_workers=min(len(todo), site.spec.ssh.width) or 1) as pool:
         futures = {node.name: pool.submit(read_node, site, node) for node in todo}
     errors = [error for future in futures.values() if (error := future.exception())]
     if errors:

@@ -13,12 +13,14 @@ import traceback
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, ParamSpec
 
+from opentelemetry import trace
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.states import Failed
 
+from stackwright.clients.tracing import start_tracing
 from stackwright.domain.errors import (
     LeaseHeldError,
     PlanMovedError,
@@ -30,6 +32,7 @@ from stackwright.domain.windows import WindowClosedError
 from stackwright.reports.model import Group
 from stackwright.reports.stopped import stopped_line, stopped_markdown
 from tasks.approval import NotApprovedError
+from tasks.figures import watched_run
 from tasks.progress import CURRENT
 
 REFUSED = "Refused"  # before the first change: by a rule, a person, another run's lease
@@ -58,6 +61,7 @@ def explained_request(work: Callable[P, Awaitable[State]]) -> Callable[P, Corout
 
 def _told(work: Callable[P, Awaitable[State]], refused: str) -> Callable[P, Coroutine[Any, Any, State]]:
     signature = inspect.signature(work, eval_str=True)
+    start_tracing()  # while the flow is loaded: Prefect's span of the run begins before its function is called
 
     @functools.wraps(work)
     async def run(*args: P.args, **kwargs: P.kwargs) -> State:
@@ -65,10 +69,11 @@ def _told(work: Callable[P, Awaitable[State]], refused: str) -> Callable[P, Coro
         CURRENT.set(None)
         _shorten_tracebacks()
         await tag_run(f"site:{site}")
-        try:
-            return await work(*args, **kwargs)
-        except StackError as error:
-            return await stopped(site, error, refused)
+        with watched_run(site):
+            try:
+                return await work(*args, **kwargs)
+            except StackError as error:
+                return await stopped(site, error, refused)
 
     # Prefect reads names of types where a function is defined: here they are unknown, so it gets the types themselves.
     run.__signature__ = signature  # type: ignore[attr-defined]
@@ -91,6 +96,8 @@ async def stopped(site: str, error: StackError, refused: str = REFUSED) -> State
     groups = [Group(**vars(done)) for done in progress.done] if progress else []
     planned = len(progress.plan.steps) if progress else 0
     name = refused if isinstance(error, REFUSALS) and not planned else STOPPED
+    # Prefect's span of the run ends as good as its function: that returns how the run ended.
+    trace.get_current_span().set_attribute("stackwright.outcome", name.lower())
     context = FlowRunContext.get()
     if context is not None and context.flow is not None:
         page = stopped_markdown(site, context.flow.name, error, groups, planned, refused=name == REFUSED)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +17,7 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import SecretStr
 
 from stackwright.clients.site import Site
+from stackwright.clients.threads import RunThreads
 from stackwright.domain.deploy import StackFacts
 from stackwright.domain.errors import PlanRefusedError, Problem, StackError
 from stackwright.domain.evidence import Evidence
@@ -44,7 +44,7 @@ def read_case(site: Site, facts: Mapping[str, NodeFacts] | None = None, *, clust
     """
     controller = look_from_controller(site, cluster=cluster)
     nodes = site.spec.nodes
-    with ThreadPoolExecutor(max_workers=min(len(nodes), site.spec.ssh.width) or 1) as pool:
+    with RunThreads(max_workers=min(len(nodes), site.spec.ssh.width) or 1) as pool:
         seen = list(pool.map(lambda node: look_at_host(site, node, controller, (facts or {}).get(node.name)), nodes))
     return Case(site.spec, {host.node.name: host for host in seen}, controller)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import socket
 import subprocess
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as LateError
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from stackwright.clients import oci
 from stackwright.clients.connect import tool
 from stackwright.clients.site import Site
 from stackwright.clients.store import connect_store
+from stackwright.clients.threads import RunThreads
 from stackwright.clients.x509 import inspect_pair, parse_pem
 from stackwright.domain.errors import StackError
 from stackwright.domain.preflight import services, wants
@@ -38,7 +39,7 @@ def look_from_controller(site: Site, *, cluster: bool = True) -> Controller:
     if cluster:
         jobs["cluster", ""] = lambda: look_at_cluster(site)
     # Names have threads of their own: a name server that does not answer must not hold up the rest.
-    pools = {named: ThreadPoolExecutor(max_workers=64, thread_name_prefix="preflight") for named in (True, False)}
+    pools = {named: RunThreads(max_workers=64, thread_name_prefix="preflight") for named in (True, False)}
     futures: dict[tuple[str, str], Future[Any]] = {
         key: pools[key[0] == "name"].submit(job) for key, job in jobs.items()
     }

@@ -91,6 +91,8 @@ class Progress:
         get_run_logger().info(
             "%s %s: %s, %d step(s) in %.1f s; %d of %d steps done",
             area, steps[0].target, "done" if ok else "FAILED", len(steps), ended - started, self.finished, total,
+            extra={"layer": area, "target": steps[0].target, "outcome": "ok" if ok else "failed",
+                   "duration_s": round(ended - started, 3)},
         )  # fmt: skip
         if self._artifact is not None:
             async with self._lock:

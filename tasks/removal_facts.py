@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 
 from stackwright.clients.site import Site
+from stackwright.clients.threads import RunThreads
 from stackwright.domain.errors import HostKeyError, LoginRefusedError, NodeUnreachableError
 from stackwright.domain.node_facts import NodeFacts
 from stackwright.domain.removal import Case, is_other_machine
@@ -38,7 +38,7 @@ def read_removal(site: Site, nodes: Mapping[str, NodeFacts], cluster: ClusterFac
     replaced = [node for node in spec.nodes if node.replaced]
     if not spec.removed and not replaced:
         return RemovalFacts()
-    with ThreadPoolExecutor(max_workers=min(len(spec.removed), spec.ssh.width) or 1) as pool:
+    with RunThreads(max_workers=min(len(spec.removed), spec.ssh.width) or 1) as pool:
         seen = pool.map(lambda node: _look(site, node), spec.removed)
         looks = {node.name: look for node, look in zip(spec.removed, seen, strict=True)}
     lost = {node.name for node in spec.removed if node.lost}

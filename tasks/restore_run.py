@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 from stackwright.clients.site import LeaseHandle, Site
+from stackwright.clients.threads import RunThreads
 from stackwright.domain.plan import Plan, Step
 from stackwright.domain.restore import first_of
 from stackwright.domain.spec import Node
@@ -28,7 +28,7 @@ def prepare_all(site: Site, lease: LeaseHandle, plan: Plan) -> None:
     todo = [node for node in site.spec.nodes if preparation(plan, node)]
     if not todo:
         return
-    with ThreadPoolExecutor(max_workers=min(len(todo), site.spec.ssh.width)) as pool:
+    with RunThreads(max_workers=min(len(todo), site.spec.ssh.width)) as pool:
         list(pool.map(lambda node: prepare_host(site, node, lease, plan), todo))
 
 
@@ -47,7 +47,7 @@ def rejoin_servers(site: Site, lease: LeaseHandle, bundle: Bundle) -> None:
 def rejoin_agents(site: Site, lease: LeaseHandle, bundle: Bundle) -> None:
     """Bring the agents back, as many at once as the site file allows."""
     if site.spec.agents:
-        with ThreadPoolExecutor(max_workers=site.spec.rke2.agent_batch) as pool:
+        with RunThreads(max_workers=site.spec.rke2.agent_batch) as pool:
             list(pool.map(lambda node: rejoin_agent(site, node, lease, bundle), site.spec.agents))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, BinaryIO, Protocol
@@ -15,6 +14,7 @@ from pydantic import SecretStr
 from stackwright.clients.connect import connect
 from stackwright.clients.secrets import Secrets
 from stackwright.clients.site import Site
+from stackwright.clients.threads import RunThreads
 from stackwright.domain.bundle import BundleState, Manifest, file_content
 from stackwright.domain.errors import ApiError, NodeUnreachableError, StackError
 from stackwright.domain.kinds import Kind
@@ -140,7 +140,7 @@ def read_restore(site: Site, bundle: Bundle) -> RestoreFacts:
     """
     spec, manifest = site.spec, bundle.manifest
     asked = _other_addresses(spec, manifest)
-    with ThreadPoolExecutor(max_workers=min(len(spec.nodes), spec.ssh.width)) as pool:
+    with RunThreads(max_workers=min(len(spec.nodes), spec.ssh.width)) as pool:
         looks = list(pool.map(lambda node: _look(site, node, asked if node == spec.servers[0] else ()), spec.nodes))
     facts = {node.name: look[0] for node, look in zip(spec.nodes, looks, strict=True) if not isinstance(look, str)}
     runs = any(facts[node.name].rke2_runs for node in spec.servers if node.name in facts)

@@ -6,10 +6,10 @@ The looks are those of validation; what their outcomes mean for the tenant is in
 from __future__ import annotations
 
 import logging
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from stackwright.clients.site import LeaseHandle, Site
+from stackwright.clients.threads import RunThreads
 from stackwright.domain.evidence import Evidence
 from stackwright.domain.spec import Tenant
 from stackwright.domain.tenant_change import with_tenant
@@ -35,7 +35,7 @@ def prove_apart(site: Site, tenant: Tenant, lease: LeaseHandle) -> list[Evidence
         lease.check()
         remove_probes(whole, tenant)
         looks.append(look_network)
-    with ThreadPoolExecutor(len(looks)) as pool:  # at once: somebody waits for this tenant
+    with RunThreads(len(looks)) as pool:  # at once: somebody waits for this tenant
         found = [check for done in pool.map(lambda look: look(whole, tenant), looks) for check in done]
     log.info("tenant %s: %s", tenant.name, ", ".join(f"{check.id}: {check.verdict}" for check in found))
     return found

@@ -10,7 +10,6 @@ import json
 import logging
 import secrets as randomness
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 from prefect import task
@@ -19,6 +18,7 @@ from pydantic import SecretStr
 
 from stackwright.clients.secrets import need
 from stackwright.clients.site import LeaseHandle, Site
+from stackwright.clients.threads import RunThreads
 from stackwright.domain.errors import PlanMovedError, RemoteStepError, SecretMissingError
 from stackwright.domain.node_facts import NodeFacts
 from stackwright.domain.node_plan import SecretRef
@@ -61,7 +61,7 @@ log = logging.getLogger(__name__)
 def read_tokens(site: Site, nodes: Mapping[str, NodeFacts]) -> TokenFacts:
     """Return what all blocks and all nodes hold, as hashes. Raises what the first unreachable node raises."""
     every = site.spec.nodes
-    with ThreadPoolExecutor(max_workers=min(len(every), site.spec.ssh.width) or 1) as pool:
+    with RunThreads(max_workers=min(len(every), site.spec.ssh.width) or 1) as pool:
         found = dict(zip((node.name for node in every), pool.map(lambda one: _read(site, one), every), strict=True))
     return TokenFacts(
         present=_block_hash(site, site.spec.rke2.token_block),

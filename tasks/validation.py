@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 
@@ -18,6 +17,7 @@ from prefect.cache_policies import NO_CACHE
 
 from stackwright.clients.clearml import Clearml
 from stackwright.clients.site import Site
+from stackwright.clients.threads import RunThreads
 from stackwright.domain.check import Outcome
 from stackwright.domain.errors import ApiError, ApiUnavailableError, StackError
 from stackwright.domain.evidence import Evidence
@@ -73,7 +73,7 @@ NODE_JUDGES = {
 def validate(site: Site, light: bool) -> list[Evidence]:
     """Look at every check and return the evidence; `light` starts no workload. What cannot be read is unknown."""
     evidence: list[Evidence] = []
-    with ThreadPoolExecutor(WIDTH) as pool:
+    with RunThreads(WIDTH) as pool:
         for stage in stages(site.spec, light):
             for found in pool.map(lambda group: group.look(site), stage):
                 evidence += found
@@ -118,7 +118,7 @@ def look_cluster(site: Site) -> list[Evidence]:
 
 def look_layers(site: Site) -> list[Evidence]:
     """Look once at the gates of every layer that change nothing."""
-    with ThreadPoolExecutor(WIDTH) as pool:
+    with RunThreads(WIDTH) as pool:
         return [
             check for found in pool.map(lambda layer: _look_layer(site, layer), enabled(site.spec)) for check in found
         ]

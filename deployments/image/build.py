@@ -26,7 +26,7 @@ HERE = Path(__file__).parent
 BUILD = ROOT / "build" / "image"
 PARTS = ("flows", "tasks", "blocks", "stackwright", "deployments", "prefect.yaml", "prefect.toml")
 LEFT_OUT = ("stackwright/lab/", "deployments/image/", "deployments/kubernetes/")
-EXTRAS = ("team",)
+EXTRAS = ("team", "tracing")
 UNUSED = ("*/tests", "*/test", "bin", "*.pyi", "include", "share")
 """What distributions bring and nobody runs; numpy and others keep code that they import in `testing` or `_tests`."""
 SCRIPTS = {"stackwright": "stackwright.cli", "prefect": "prefect"}

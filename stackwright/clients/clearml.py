@@ -405,7 +405,7 @@ class ClearmlClient(PlatformCalls):
 
     def _open(self) -> httpx.Client:
         auth = (self.access_key, self._secret.get_secret_value())
-        return make_client(self.api_url, self._verify, self._resolve, self._timeout_s, auth)
+        return make_client(self.api_url, self._verify, self._resolve, self._timeout_s, auth, "clearml")
 
     def _pages(self, endpoint: str, key: str, *, act_as: str | None = None, **body: Any) -> Iterator[dict[str, Any]]:
         page = 0

@@ -27,7 +27,9 @@ import yaml
 from pydantic import SecretStr
 
 from stackwright.clients.kube import Kube
+from stackwright.clients.trips import trip
 from stackwright.domain.errors import ApiUnavailableError, ReleaseStateError, StackError, ToolError
+from stackwright.domain.figures import FAILED
 from stackwright.domain.releases import Release, ReleaseWant, plain_values, secrets_in, storage_secret
 
 log = logging.getLogger(__name__)
@@ -362,6 +364,18 @@ class Helm:
             *(("--kubeconfig", str(self._kubeconfig)) if cluster and self._kubeconfig else ()),
         ]
         self._on_command(command)
+        failure: StackError | None = None
+        with trip("helm", argv[0]) as made:
+            out, err, code = self._carry_out(command, argv[0], stdin, limit_s, where)
+            if code != 0:
+                failure = self._failure(argv[0], where, err or out, code)
+                made.outcome = FAILED if isinstance(failure, ApiUnavailableError) else made.outcome
+        if failure is not None:
+            raise failure
+        return out
+
+    def _carry_out(self, command: list[str], verb: str, stdin: str, limit_s: float, where: str) -> tuple[str, str, int]:
+        """Run a command to its end or its limit; return both outputs and the exit status."""
         try:
             process = subprocess.Popen(
                 [*_tied(self._binary), *command],
@@ -382,7 +396,7 @@ class Helm:
         except subprocess.TimeoutExpired:
             err = _stop(process)
             raise ToolError(
-                f"helm {argv[0]} did not end within {limit_s:.0f} s and was stopped",
+                f"helm {verb} did not end within {limit_s:.0f} s and was stopped",
                 where=where,
                 seen=self._last_lines(err),
                 remedy="Look at the release's hooks and events, then start the flow again: it looks first.",
@@ -390,9 +404,7 @@ class Helm:
         finally:
             if process.poll() is None:
                 _stop(process)
-        if process.returncode != 0:
-            raise self._failure(argv[0], where, err or out, process.returncode)
-        return out
+        return out, err, process.returncode
 
     def _failure(self, verb: str, where: str, text: str, code: int) -> StackError:
         seen, low = self._last_lines(text), text.lower()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import httpx
 
+from stackwright.clients.trips import trip
 from stackwright.domain.errors import ApiError, ApiUnavailableError
 
 Resolve = Mapping[str, tuple[str, int]]
@@ -24,11 +25,17 @@ class ResolvingTransport(httpx.BaseTransport):
     Port 0 keeps the port of the URL. Names that are not given are looked up as usual.
     """
 
-    def __init__(self, verify: ssl.SSLContext, resolve: Resolve, limits: httpx.Limits) -> None:
+    def __init__(self, verify: ssl.SSLContext, resolve: Resolve, limits: httpx.Limits, wire: str = "http") -> None:
         self._inner = httpx.HTTPTransport(verify=verify, trust_env=False, limits=limits)
-        self._resolve = resolve
+        self._resolve, self._wire = resolve, wire
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
+        with trip(self._wire, request.method.lower()) as made:
+            response = self._send(request)
+            made.answered(response.status_code)
+        return response
+
+    def _send(self, request: httpx.Request) -> httpx.Response:
         target = self._resolve.get(request.url.host)
         if target is None:
             return self._inner.handle_request(request)
@@ -58,13 +65,17 @@ def make_client(
     resolve: Resolve | None = None,
     timeout_s: float = 30.0,
     auth: httpx.Auth | tuple[str, str] | None = None,
+    wire: str = "http",
 ) -> httpx.Client:
-    """Make a client without proxies, redirects or retries: retrying is the task's business."""
+    """Make a client without proxies, redirects or retries: retrying is the task's business.
+
+    `wire` is what its round trips are counted as (domain/figures.py).
+    """
     verify = ca_file if isinstance(ca_file, ssl.SSLContext) else tls_context(ca_file)
     limits = httpx.Limits(max_connections=16, max_keepalive_connections=16)
     return httpx.Client(
         base_url=base_url,
-        transport=ResolvingTransport(verify, resolve or {}, limits),
+        transport=ResolvingTransport(verify, resolve or {}, limits, wire),
         timeout=httpx.Timeout(timeout_s, connect=min(timeout_s, 10.0)),
         auth=auth,
         trust_env=False,

@@ -16,6 +16,7 @@ import yaml
 from kubernetes import client as kubernetes_client
 from kubernetes import config as kubernetes_config
 
+from stackwright.clients.trips import trip
 from stackwright.domain.cluster import HttpAnswer
 from stackwright.domain.errors import ApiError, ApiUnavailableError, ConflictError, NotFoundError, ToolError
 
@@ -101,9 +102,11 @@ class KubeWire:
         limit = urllib3.Timeout(connect=min(self._timeout_s, 10.0), read=read_s or self._timeout_s)
         pool = self._client.rest_client.pool_manager
         try:
-            response: urllib3.BaseHTTPResponse = pool.request(
-                method, url, body=body, headers=sent, timeout=limit, retries=False, preload_content=False
-            )
+            with trip("kubernetes", method.lower()) as made:
+                response: urllib3.BaseHTTPResponse = pool.request(
+                    method, url, body=body, headers=sent, timeout=limit, retries=False, preload_content=False
+                )
+                made.answered(response.status)
         except urllib3.exceptions.SSLError as error:
             remedy = "Check the CA in the kubeconfig, and that the API certificate names the address that is used."
             raise ApiError("TLS with the API server failed", where=self.host, seen=str(error), remedy=remedy) from error

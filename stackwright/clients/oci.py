@@ -31,7 +31,7 @@ def ask(pull: Pull, login: Login | None, resolve: Mapping[str, str], timeout_s: 
     """Ask for one chart or image. Never raises for what the registry says: that is the answer."""
     places = {name: (address, 0) for name, address in resolve.items()}
     try:
-        with make_client(pull.base, pull.ca_file or None, places, timeout_s) as client:
+        with make_client(pull.base, pull.ca_file or None, places, timeout_s, wire="registry") as client:
             if pull.kind == "repository":
                 return _index(client, pull)
             return _manifest(client, pull, login)

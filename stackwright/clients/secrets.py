@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -9,6 +10,12 @@ from pydantic import SecretStr
 
 from stackwright.domain.errors import SecretMissingError
 from stackwright.domain.kinds import Kind
+
+_OPENED: set[str] = set()
+"""Every secret that this process has opened: a line of a log is held against them (hide_opened)."""
+_SHORTEST = 8
+_KEY_LINE = re.compile(r"[A-Za-z0-9+/=_-]{40,}")
+_NO_SECRETS = ("username", "certificate", "user")
 
 
 class Secrets(Protocol):
@@ -29,6 +36,23 @@ class Secrets(Protocol):
     def names(self, kind: Kind) -> tuple[str, ...]:
         """Return the names of all blocks of a kind, sorted: of every site that shares the Prefect server."""
         ...
+
+
+def note_opened(fields: Mapping[str, SecretStr]) -> None:
+    """Remember a block's secrets, so that no log of this process shows one."""
+    for name, value in fields.items():
+        text = value.get_secret_value()
+        if name not in _NO_SECRETS and len(text) >= _SHORTEST:
+            _OPENED.add(text)
+            _OPENED.update(line for line in text.splitlines() if _KEY_LINE.fullmatch(line))
+
+
+def hide_opened(text: str) -> str:
+    """Return a text with every secret that this process has opened replaced."""
+    for secret in tuple(_OPENED):
+        if secret in text:
+            text = text.replace(secret, "***")
+    return text
 
 
 def need(secrets: Secrets, kind: Kind, name: str) -> Mapping[str, SecretStr]:

@@ -27,6 +27,7 @@ from pydantic import SecretStr
 from stackwright.clients.fetching import PACKET, Fetched
 from stackwright.clients.fetching import WINDOW as FETCH_WINDOW
 from stackwright.clients.hostkeys import HostKeys
+from stackwright.clients.trips import Trip, trip
 from stackwright.domain import shell
 from stackwright.domain.errors import (
     FencedError,
@@ -108,7 +109,8 @@ class SshShells:
     @contextmanager
     def open(self, node: Node) -> Iterator[NodeShell]:
         """Connect, check the host key, log in. Raises NodeUnreachableError, HostKeyError, LoginRefusedError."""
-        transport = self._connect(node)
+        with trip("ssh", "connect", node.name):
+            transport = self._connect(node)
         try:
             yield SshNodeShell(node, transport, sudo=self._ssh.user != "root", wait_s=self._ssh.connect_timeout_s)
         finally:
@@ -276,7 +278,8 @@ class SshNodeShell:
         digest = _sha256(local)
         script = _PUT.format(target=shell.quote(remote), digest=digest, mode=f"{mode:04o}")
         deadline = time.monotonic() + 60 + local.stat().st_size / (1 << 20)  # 1 MiB/s at the least
-        with self._exec(f"{self._prefix}sh -c {shell.quote(script)}", self._wait_s) as channel:
+        command = f"{self._prefix}sh -c {shell.quote(script)}"
+        with self._watched("put"), self._exec(command, self._wait_s) as channel:
             channel.settimeout(max(60.0, local.stat().st_size / (200 << 20)))  # the far side sums an equal file up
             try:
                 word = channel.recv(16)
@@ -310,11 +313,18 @@ class SshNodeShell:
             return _unreachable(self._node, f"was lost while {path} was read", error)
 
         command = f"{self._prefix}sh -c {shell.quote(script)}"
-        with self._exec(command, self._wait_s, window_size=FETCH_WINDOW, max_packet_size=PACKET) as channel:
+        with (
+            self._watched("fetch"),
+            self._exec(command, self._wait_s, window_size=FETCH_WINDOW, max_packet_size=PACKET) as channel,
+        ):
             yield cast(BinaryIO, io.BufferedReader(Fetched(channel, ended, lost), CHUNK))
 
     def _script(self, script: str, timeout_s: float) -> _Finished:
         """Send one script, wait for its end, and make sure that it ran at all."""
+        with self._watched("script"):
+            return self._run(script, timeout_s)
+
+    def _run(self, script: str, timeout_s: float) -> _Finished:
         deadline = time.monotonic() + timeout_s
         with self._exec(f"{self._prefix}sh -s", self._wait_s) as channel:
             try:
@@ -354,6 +364,9 @@ class SshNodeShell:
         raise LoginRefusedError(
             "the login does not run commands", where=self._node.name, wanted="sh -s", seen=seen, remedy=remedy
         )
+
+    def _watched(self, call: str) -> AbstractContextManager[Trip]:
+        return trip("ssh", call, self._node.name)
 
     @contextmanager
     def _exec(

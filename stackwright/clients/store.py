@@ -36,6 +36,7 @@ from pydantic import SecretStr
 from urllib3.util.ssl_match_hostname import CertificateError
 
 from stackwright.clients.secrets import Secrets, need
+from stackwright.clients.trips import trip
 from stackwright.domain.errors import StackError
 from stackwright.domain.spec import BackupStore
 
@@ -190,13 +191,13 @@ class S3Store:
     def put(self, key: str, source: BinaryIO) -> int:
         watched = _Watched(source)
         config = TransferConfig(multipart_threshold=PART, multipart_chunksize=PART, max_concurrency=PARALLEL)
-        with self._errors("write", key, watched):
+        with self._asked("write", key, watched):
             self._s3.upload_fileobj(cast(BinaryIO, watched), self._bucket, key, Config=config)
         self._check_length(key, watched.bytes)
         return watched.bytes
 
     def write(self, key: str, data: bytes) -> None:
-        with self._errors("write", key):
+        with self._asked("write", key):
             self._s3.put_object(Bucket=self._bucket, Key=key, Body=data)
         self._check_length(key, len(data))
 
@@ -210,14 +211,14 @@ class S3Store:
 
     @contextmanager
     def open(self, key: str) -> Iterator[BinaryIO]:
-        with self._errors("read", key):
+        with self._asked("read", key):
             answer = self._s3.get_object(Bucket=self._bucket, Key=key)
         with closing(answer["Body"]) as body:
             yield cast(BinaryIO, io.BufferedReader(_Body(self, key, body, answer["ContentLength"]), 1 << 18))
 
     def list(self, prefix: str) -> list[StoredObject]:
         found = []
-        with self._errors("list", prefix):
+        with self._asked("list", prefix):
             pages = self._s3.get_paginator("list_objects_v2")
             for page in pages.paginate(Bucket=self._bucket, Prefix=prefix, PaginationConfig={"PageSize": AT_ONCE}):
                 for row in page.get("Contents", ()):
@@ -228,7 +229,7 @@ class S3Store:
         left = sorted(set(keys))
         while left:
             batch, left = left[:AT_ONCE], left[AT_ONCE:]
-            with self._errors("delete", batch[0]):
+            with self._asked("delete", batch[0]):
                 rows: Any = [{"Key": key} for key in batch]
                 answer = self._s3.delete_objects(Bucket=self._bucket, Delete={"Objects": rows, "Quiet": True})
             failed = answer.get("Errors", [])
@@ -241,7 +242,7 @@ class S3Store:
 
     def sweep(self, prefix: str, before_s: float) -> int:
         given_up = 0
-        with self._errors("sweep", prefix):
+        with self._asked("sweep", prefix):
             for page in self._s3.get_paginator("list_multipart_uploads").paginate(Bucket=self._bucket, Prefix=prefix):
                 for row in page.get("Uploads", ()):
                     if row["Key"].startswith(prefix) and row["Initiated"].timestamp() < before_s:
@@ -250,7 +251,7 @@ class S3Store:
         return given_up
 
     def _check_length(self, key: str, sent: int) -> None:
-        with self._errors("look at", key):
+        with self._asked("look at", key):
             kept = self._s3.head_object(Bucket=self._bucket, Key=key)["ContentLength"]
         if kept != sent:
             raise StoredShortError(
@@ -260,6 +261,12 @@ class S3Store:
 
     def _at(self, key: str) -> str:
         return f"{self.where}/{key}" if key else self.where
+
+    @contextmanager
+    def _asked(self, verb: str, key: str, source: _Watched | None = None) -> Iterator[None]:
+        """One thing asked of the store: a round trip, or a few where it is given in pages or parts."""
+        with self._errors(verb, key, source), trip("store", verb):
+            yield
 
     @contextmanager
     def _errors(self, verb: str, key: str, source: _Watched | None = None) -> Iterator[None]:

@@ -52,7 +52,7 @@ class Vault:
             headers["X-Vault-Namespace"] = self._namespace
         try:
             trust: str | ssl.SSLContext | None = self._ca or None
-            client = make_client(f"{parts.scheme}://{parts.netloc}", trust, timeout_s=TIMEOUT_S)
+            client = make_client(f"{parts.scheme}://{parts.netloc}", trust, timeout_s=TIMEOUT_S, wire="vault")
         except (OSError, ssl.SSLError) as error:
             raise ApiError("the CA file cannot be read", where=self._ca, seen=type(error).__name__,
                            remedy="Correct `vault.ca`.") from error  # fmt: skip

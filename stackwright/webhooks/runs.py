@@ -19,6 +19,8 @@ from prefect.events import emit_event
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.states import Crashed
 
+from stackwright.clients.tracing import run_labels
+from stackwright.clients.trips import TRACER
 from stackwright.domain.errors import StackError
 from stackwright.webhooks.ledger import Entry
 from stackwright.webhooks.settings import DEPLOYMENT
@@ -89,13 +91,16 @@ class PrefectRuns:
         request = entry.request
         async with _ours(f"request {request.id}"):
             try:
-                run = await self._client.create_flow_run_from_deployment(
-                    await self._deployment_id(),
-                    name=f"{request.action}-{request.tenant}-{request.site}",
-                    parameters={"site": request.site, "request": request.model_dump(mode="json")},
-                    idempotency_key=f"tenant:{request.id}:{entry.attempt}",
-                    tags=["tenant", f"tenant:{request.tenant}", f"site:{request.site}"],
-                )
+                with TRACER.start_as_current_span(f"dispatch {request.action}") as span:
+                    span.set_attribute("stackwright.request", request.id)
+                    run = await self._client.create_flow_run_from_deployment(
+                        await self._deployment_id(),
+                        name=f"{request.action}-{request.tenant}-{request.site}",
+                        parameters={"site": request.site, "request": request.model_dump(mode="json")},
+                        idempotency_key=f"tenant:{request.id}:{entry.attempt}",
+                        tags=["tenant", f"tenant:{request.tenant}", f"site:{request.site}"],
+                        labels=run_labels(span),  # the run goes on with this trace
+                    )
             except ObjectNotFound:
                 self._deployment = None  # it may have been made anew
                 raise

@@ -13,6 +13,7 @@ from typing import Any
 
 from stackwright.domain.errors import ProblemsError, StackError
 from stackwright.runs import start_here
+from tasks import figures
 from tasks.layers import ensure_layer
 from tasks.nodes import ensure_node
 from tasks.removal import ensure_removed
@@ -54,6 +55,7 @@ def main() -> None:
     """Answer line by line."""
     for task in RETRIED:
         task.retry_delay_seconds = 0.2
+    figures.EVERY_S = 0.5  # a run of seconds is to be seen at work
     answers, sys.stdout = sys.stdout, sys.stderr
     for line in sys.stdin:
         answers.write(json.dumps(asyncio.run(deploy(*line.split()[1:]))) + "\n")
