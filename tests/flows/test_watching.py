@@ -28,7 +28,7 @@ from tests.flows.otlp import Collector, Span, collecting
 from tests.flows.test_deploy import needles
 from tests.monitoring.scraping import Scrape
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.slow]  # three deploys; tests/flows/test_metrics.py is the quick one
 NODES = {"srv1", "srv2", "srv3", "wrk1", "wrk2", "wrk3"}
 DEPLOY = {"site": "lab", "action": "deploy-stack"}
 
