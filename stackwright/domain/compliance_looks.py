@@ -189,6 +189,8 @@ def _checks_not_asked(look: _Look) -> Iterator[Evidence]:
             why = why or "validation.workload is false"
         if check.id == "workload/pipeline" and not spec.validation.pipeline:
             why = why or "validation.pipeline is false"
+        if check.id == "platform/node-loss" and spec.validation.spare_node is None:
+            why = why or "validation.spare_node is not set: no node is stopped"
         if why:
             yield evidence_of(spec, check.id, Outcome("skipped", why), look.at)
 

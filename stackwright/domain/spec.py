@@ -444,6 +444,8 @@ class Validation(Model):
     """Prove storage, registry, admission control, GPUs and observability by work."""
     platform_timeout_s: int = Field(600, ge=30)
     """One workload of these may take so long; a dead run's is removed once it is older than three times this."""
+    spare_node: str | None = None
+    """An agent with storage that the full form may stop, to see a volume survive that. Empty: no node is stopped."""
     pull_image: str | None = None
     """Image in a registry that asks for a login, pulled to prove that. Empty: the image of a tenant's agent."""
     pull_block: BlockName | None = None
