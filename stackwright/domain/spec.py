@@ -434,6 +434,20 @@ class Tenant(Model):
         return f"clearml-tenant-{self.name}"
 
 
+class FineTune(Model):
+    image: str
+    """Image with Python, torch, transformers, peft and the ClearML SDK, where the nodes can pull it."""
+    model: str
+    """Base model in Hugging Face's layout: a path in the image or on a volume of the jobs' pods, or https://....tar.gz"""
+    data: str
+    """Texts to learn, likewise: *.jsonl with `text` (or `prompt` and `completion`), or *.txt."""
+    gpu_memory_gib: int = Field(16, ge=1)
+    """Memory of the GPU that the model needs; nodes with less are not used."""
+    steps: int = Field(30, ge=2, le=10_000)
+    timeout_s: int = Field(1800, ge=1)
+    """The job may take so long, the pull of its image included."""
+
+
 class Validation(Model):
     workload: bool = True
     """Run a training workload through each tenant's first queue."""
@@ -454,6 +468,8 @@ class Validation(Model):
     """Image that SUSE Security must refuse. Empty: one made up from a deny rule on images or registries."""
     cuda_image: str = "nvcr.io/nvidia/k8s/cuda-sample:vectoradd-cuda12.5.0"
     """Image with nvidia-smi and a CUDA sample that says `Test PASSED`; registries.yaml's mirrors serve it."""
+    fine_tune: FineTune | None = None
+    """A small LoRA fine-tune through each tenant's queue with whole GPUs. Empty: it is only looked for."""
     observability_metric: str = "container_cpu_usage"
     """A metric that the agent of every node sends all the time."""
     observability_label: str = "host"

@@ -13,6 +13,7 @@ from stackwright.domain.checks.nodes import LEAST_STORAGE_NODES
 from stackwright.domain.checks.syntax import is_dns_name, is_email
 from stackwright.domain.errors import Problem
 from stackwright.domain.spec import StackSpec
+from stackwright.domain.work_tune import check_fine_tune
 
 LEAST_LOSS_S = 540  # six minutes for the detachment, and time for the pod
 LEAST_CLEARML_NODES = 3  # Guide 5.7.1
@@ -23,7 +24,7 @@ _NAMESPACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 def check_platform(spec: StackSpec) -> list[Problem]:
     """Return every problem of what stands on the cluster, as far as the site file alone can tell."""
     problems = [*_names(spec), *_charts(spec), *_storage(spec), *_gpus(spec), *_clearml(spec)]
-    return [*problems, *_tenants(spec), *_backup(spec), *_spare(spec)]
+    return [*problems, *_tenants(spec), *_backup(spec), *_spare(spec), *check_fine_tune(spec)]
 
 
 def _names(spec: StackSpec) -> Iterator[Problem]:
