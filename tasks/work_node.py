@@ -43,6 +43,7 @@ from stackwright.domain.work_node import (
     back_after_s,
     death_plan,
     down_script,
+    is_mending,
     judge_death,
     spare_problems,
     up_script,
@@ -125,19 +126,19 @@ def _need_spare(site: Site, node: Node, ours: tuple[str, ...] = (), *, cordoned:
 def _end_earlier(site: Site, node: Node, lease: LeaseHandle) -> None:
     """End what a run that died, as the lease says, has begun: its node is brought back, its namespaces go."""
     kube, label = site.kube(), f"{WORK_LABEL}={DEATH.name}"
-    stopped = PROOF in _status(site, node).annotations
-    if stopped:
+    if PROOF in _status(site, node).annotations:
         log.info("%s: was stopped by a run that died, and is brought back first", node.name)
         _bring_back(site, node, lease)
-    left = kube.list("v1", "Namespace", label_selector=label)
-    for space in left:
+    for space in kube.list("v1", "Namespace", label_selector=label):
         kube.delete("v1", "Namespace", space["metadata"]["name"])
-    if not (stopped or left):
-        return
-    try:  # its volume goes after the namespace, and is degraded until then
+
+    def settled() -> bool | None:
+        left = kube.list("v1", "Namespace", label_selector=label)
+        return None if left or is_mending(read_drain_facts(site), node.name) else True
+
+    try:  # a volume goes after its namespace, and is degraded until then; others may be rebuilt just now
         wait_until(
-            lambda: None if kube.list("v1", "Namespace", label_selector=label) or _ill(site, node) else True,
-            "the end of an earlier run's volume", timeout_s=site.spec.validation.platform_timeout_s,
+            settled, "every volume on the node whole, or gone", timeout_s=site.spec.validation.platform_timeout_s,
             poll_s=min(site.spec.rke2.poll_s, POLL_S), clock=site.clock, where=node.name,
         )  # fmt: skip
     except GateTimeoutError as error:

@@ -19,7 +19,7 @@ from stackwright.domain.errors import Problem, ProblemsError
 from stackwright.domain.plan import Effect, Plan, Step
 from stackwright.domain.rke2_facts import DATA
 from stackwright.domain.spec import StackSpec
-from stackwright.domain.work_objects import DEATH, Sum
+from stackwright.domain.work_objects import DEATH, PREFIX, Sum
 
 CHECK = "platform/node-loss"
 GIVE_UP_S = 30
@@ -95,6 +95,16 @@ def spare_problems(
     mine = [pod for pod in here if pod.id in ours]
     found = Storage(facts.storage, nodes).check(frozenset({name}), mine, frozenset())
     return [*problems, *(one.problem for one in found)]
+
+
+def is_mending(facts: DrainFacts, name: str) -> bool:
+    """Tell whether waiting may mend a volume there: one that is rebuilt, or one of an earlier proof that still goes."""
+    if facts.storage is None:
+        return False
+    if any(volume.claim.startswith(f"{PREFIX}{DEATH.name}-") for volume in facts.storage.volumes):
+        return True
+    nodes = {node.name: node for node in facts.nodes}
+    return any(one.passing for one in Storage(facts.storage, nodes).check(frozenset({name}), (), frozenset()))
 
 
 def _node_problems(node: NodeStatus, *, cordoned: bool) -> list[Problem]:
