@@ -12,6 +12,7 @@ from tasks.outcome import explained
 from tasks.parameters import Light, SiteName
 from tasks.publish import publish_report
 from tasks.validation import validate_site
+from tasks.work_node import prove_node_loss
 
 
 @flow(name="validate-stack", flow_run_name="validate-{site}")
@@ -21,9 +22,13 @@ async def validate_stack(site: SiteName, light: Light = False) -> State:
 
     Args:
         site: The site, by the name of its file in deployments/sites. Not there: `stackwright setup` offers new ones.
-        light: Only look: no training workload is started and nothing is written.
+        light: Only look: no training workload is started, nothing is written, and no node is stopped.
     """
     if (other := await give_way()) is not None:
         return other
     _, place = await in_thread(load_site, site)
-    return await publish_report(place, None, await validate_site(place, light=light))
+    evidence = await validate_site(place, light=light)
+
+    # 5.4 The death of the spare node comes last and alone: every other check would see it.
+    evidence += await prove_node_loss(place, light=light)
+    return await publish_report(place, None, evidence)

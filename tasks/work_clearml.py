@@ -6,9 +6,8 @@ but for the newest training that completed: it is the proof that a person may lo
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from html.parser import HTMLParser
@@ -30,7 +29,6 @@ from stackwright.domain.work_clearml import (
     PageSeen,
     PipelineSeen,
     WorkloadSeen,
-    judge_fine_tune,
     judge_last,
     judge_modes,
     judge_page,
@@ -41,11 +39,11 @@ from stackwright.domain.work_clearml import (
 )
 from tasks.looking import CheckGroup, look_at, now_of, unread
 from tasks.public import public_get
-from tasks.tenant_policy import read_policy
-from tasks.tenants import served_queues, system_client
+from tasks.tenants import system_client
 from tasks.work_jobs import find_queue, our_job, own_client, remove_jobs, remove_leftovers, take_away
 from tasks.work_route import look_route
 from tasks.work_share import look_share
+from tasks.work_tune import look_fine_tune, printed_of
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +146,7 @@ def run_work(site: Site, tenant: Tenant) -> list[Evidence]:
         found.append(look_at(site, "workload/pipeline", lambda: _pipeline(site, tenant), target=tenant.name))
     found += look_route(site, tenant)
     found += look_share(site, tenant)
-    found.append(look_at(site, "workload/fine-tune", lambda: _fine_tune(site, tenant), target=tenant.name))
+    found += look_fine_tune(site, tenant)
     return found
 
 
@@ -187,7 +185,7 @@ def _run(site: Site, own: Clearml, tenant: Tenant, name: str, script: str, **par
 
 def _seen_of(own: Clearml, task: TaskInfo, seconds: float) -> WorkloadSeen:
     loss, accuracy = task.metric("train", "loss"), task.metric("test", "accuracy")
-    printed = _printed(own.task_log(task.id))
+    printed = printed_of(_lines(own, task))
     series = printed.get("series")
     return WorkloadSeen(
         task_id=task.id,
@@ -205,17 +203,8 @@ def _seen_of(own: Clearml, task: TaskInfo, seconds: float) -> WorkloadSeen:
     )
 
 
-def _printed(messages: Sequence[str]) -> dict[str, object]:
-    """Return the last JSON object among a task's console lines; empty without one."""
-    for line in reversed([line for message in messages for line in message.splitlines()]):
-        if line.startswith("{"):
-            try:
-                value = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(value, dict):
-                return value
-    return {}
+def _lines(own: Clearml, task: TaskInfo) -> list[str]:
+    return [line for message in own.task_log(task.id) for line in message.splitlines()]
 
 
 def _broken(error: StackError) -> dict[str, Outcome]:
@@ -243,18 +232,7 @@ def _pipeline(site: Site, tenant: Tenant) -> Outcome:
 
 
 def _pipeline_seen(own: Clearml, task: TaskInfo, queue: str, seconds: float) -> PipelineSeen:
-    total = _printed(own.task_log(task.id)).get("total")
+    total = printed_of(_lines(own, task)).get("total")
     steps = {step.name: step.status for step in own.find_tasks(parent_id=task.id)}
     number = float(total) if isinstance(total, int | float) else None
     return PipelineSeen(task.status, steps, number, queue, seconds, task.status_message)
-
-
-def _fine_tune(site: Site, tenant: Tenant) -> Outcome:
-    own = own_client(site, tenant)
-    queues = {queue.name for queue in tenant.queues if on_gpus(queue)}
-    names = {queue.id: queue.name for queue in own.queues()}
-    served = served_queues(tenant, own, names, read_policy(own, tenant)) if queues else {}
-    feature_set = own.login().feature_set
-    return judge_fine_tune(
-        site.spec, queues, {name for name, who in served.items() if who}, feature_set, own.company_features()
-    )

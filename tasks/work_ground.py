@@ -58,6 +58,7 @@ class Ground:
     kube: KubeClient
     work: Work
     space: str
+    lives: int = LIVES
 
     @property
     def limit_s(self) -> float:
@@ -65,7 +66,7 @@ class Ground:
 
     @property
     def life_s(self) -> float:
-        return LIVES * self.limit_s
+        return self.lives * self.limit_s
 
     def wait(self, look: Callable[[], T | None], what: str, last: Callable[[], str] = lambda: "") -> T:
         """Look until something is seen; the error at the deadline tells `last` and the newest warning events."""
@@ -141,13 +142,16 @@ def _state(name: str, pod: Obj | None) -> str:
 
 
 @contextmanager
-def ground(site: Site, work: Work) -> Iterator[Ground]:
-    """Make a workload's namespace after the left-over ones are gone, and take it away at the end, whatever happens."""
+def ground(site: Site, work: Work, lives: int = LIVES) -> Iterator[Ground]:
+    """Make a workload's namespace after the left-over ones are gone, and take it away at the end, whatever happens.
+
+    It may live for `lives` times the deadline of one wait.
+    """
     kube = site.kube()
     remove_left_over(kube)
-    life_s = LIVES * site.spec.validation.platform_timeout_s
+    life_s = lives * site.spec.validation.platform_timeout_s
     space = kube.create(namespace_of(work, secrets.token_hex(3), life_s))["metadata"]["name"]
-    place = Ground(site, kube, work, space)
+    place = Ground(site, kube, work, space, lives)
     log.info("%s: works in namespace %s", work, space)
     try:
         # Pods are refused until the namespace has its account.

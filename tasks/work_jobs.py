@@ -12,12 +12,12 @@ from stackwright.clients.site import Site, wait_until
 from stackwright.clients.workload import Job, WorkloadFailedError, send_job
 from stackwright.domain.errors import NotFoundError, StackError
 from stackwright.domain.spec import Tenant
-from stackwright.domain.work_clearml import PAGE, PIPELINE, PROJECT, SLOT, TAG, TRAINING
+from stackwright.domain.work_clearml import FINE_TUNE, PAGE, PIPELINE, PROJECT, SLOT, TAG, TRAINING
 from tasks.tenants import tenant_client
 
 log = logging.getLogger(__name__)
 
-OURS = (TRAINING, PIPELINE, SLOT, PAGE)
+OURS = (TRAINING, PIPELINE, SLOT, PAGE, FINE_TUNE)
 
 
 def own_client(site: Site, tenant: Tenant) -> Clearml:
@@ -50,13 +50,19 @@ def send(own: Clearml, tenant: Tenant, queue: QueueInfo, job: Job) -> str:
 
 
 def wait_for(
-    site: Site, look: Callable[[], TaskInfo | None], what: str, *, where: str, last: Callable[[], str] = lambda: ""
+    site: Site,
+    look: Callable[[], TaskInfo | None],
+    what: str,
+    *,
+    where: str,
+    last: Callable[[], str] = lambda: "",
+    timeout_s: float | None = None,
 ) -> TaskInfo:
-    """Wait for a job, as long as a workload may take. Raises GateTimeoutError."""
+    """Wait for a job, as long as a workload may take where nothing else is said. Raises GateTimeoutError."""
     return wait_until(
         look,
         what,
-        timeout_s=site.spec.validation.workload_timeout_s,
+        timeout_s=site.spec.validation.workload_timeout_s if timeout_s is None else timeout_s,
         poll_s=site.spec.rke2.poll_s,
         clock=site.clock,
         where=where,

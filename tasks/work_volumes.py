@@ -54,7 +54,7 @@ def share_volume(site: Site) -> Outcome:
         return short
     with ground(site, SHARED) as place:
         began = site.clock.now()
-        _claim(place, "ReadWriteMany")
+        claim(place, "ReadWriteMany")
         for name, node, other in ((ONE, nodes[0], TWO), (TWO, nodes[1], ONE)):
             _start(place, name, node, "exchange", other)
         state = partial(place.state, ONE, TWO)
@@ -81,11 +81,11 @@ def lose_node(site: Site) -> Outcome:
 
 def _lose(place: Ground, first: str, second: str) -> LossSeen:
     clock = place.site.clock
-    _claim(place, "ReadWriteOnce")
+    claim(place, "ReadWriteOnce")
     _start(place, ONE, first, "keep", ONE)
     wrote = place.wait(partial(place.said, ONE, partial(read_sum, verb="WROTE")), "the write", lambda: place.state(ONE))
-    volume = _volume_name(place)
-    before = _wait_whole(place, volume)
+    volume = volume_name(place)
+    before = wait_whole(place, volume)
     place.end(ONE)
     lost = next((copy for copy in before if copy.node == first), before[0])
     log.info("%s: copy %s on %s is removed", place.work, lost.name, lost.node)
@@ -105,7 +105,7 @@ def _whole_again(place: Ground, volume: str, lost: Copy, began: float, read: Sum
     if read != wrote:
         return None
     try:
-        _wait_whole(place, volume, lost.uid)
+        wait_whole(place, volume, lost.uid)
     except GateTimeoutError as error:
         log.warning("%s: %s", place.work, error)
         return None
@@ -132,7 +132,8 @@ def _too_few(site: Site, nodes: list[str]) -> Outcome | None:
     return Outcome("unknown", f"two nodes that take pods are needed, there are: {', '.join(nodes) or 'none'}")
 
 
-def _claim(place: Ground, mode: str) -> None:
+def claim(place: Ground, mode: str) -> None:
+    """Claim the volume, and bring the login for the pods' image."""
     place.kube.create(claim_of(place.space, STORAGE_CLASS, mode))
     login = login_of(place.site, place.site.spec.charts.credentials.get(APPCO_HOST, ""))
     if login is not None:
@@ -140,13 +141,16 @@ def _claim(place: Ground, mode: str) -> None:
         place.kube.create(pull_secret(place.space, APPCO_PULL_SECRET, config))
 
 
-def _start(place: Ground, name: str, node: str, program: str, other: str) -> None:
-    place.kube.create(
-        volume_pod(
-            place.work, place.space, name, node, _image(place.kube), program, place.life_s, own=name, other=other,
-            pulls=pull_names(place.site.spec, APPCO_HOST, APPCO_PULL_SECRET),
-        )
+def pod_of(place: Ground, name: str, node: str, program: str, other: str) -> Obj:
+    """Return a pod that has the claim open on one node, with the image of SUSE Storage's own manager."""
+    return volume_pod(
+        place.work, place.space, name, node, _image(place.kube), program, place.life_s, own=name, other=other,
+        pulls=pull_names(place.site.spec, APPCO_HOST, APPCO_PULL_SECRET),
     )  # fmt: skip
+
+
+def _start(place: Ground, name: str, node: str, program: str, other: str) -> None:
+    place.kube.create(pod_of(place, name, node, program, other))
 
 
 def _image(kube: KubeClient) -> str:
@@ -156,7 +160,7 @@ def _image(kube: KubeClient) -> str:
     return image
 
 
-def _volume_name(place: Ground) -> str:
+def volume_name(place: Ground) -> str:
     """Return Longhorn's name of the claim's volume."""
     claim = place.kube.get("v1", "PersistentVolumeClaim", CLAIM, place.space) or {}
     name = (claim.get("spec") or {}).get("volumeName", "")
@@ -167,7 +171,8 @@ def _volume_name(place: Ground) -> str:
     return handle
 
 
-def _wait_whole(place: Ground, volume: str, without: str = "") -> tuple[Copy, ...]:
+def wait_whole(place: Ground, volume: str, without: str = "") -> tuple[Copy, ...]:
+    """Wait until a volume has all its copies, and return them. Raises GateTimeoutError."""
     return place.wait(
         lambda: _whole(place, volume, without), f"all copies of volume {volume}", lambda: _copies_text(place, volume)
     )
@@ -175,7 +180,7 @@ def _wait_whole(place: Ground, volume: str, without: str = "") -> tuple[Copy, ..
 
 def _whole(place: Ground, volume: str, without: str) -> tuple[Copy, ...] | None:
     found = _find(place, volume)
-    copies = _copies(place, volume)
+    copies = copies_of_volume(place, volume)
     return copies if found is not None and is_whole(found, copies, without) else None
 
 
@@ -184,7 +189,8 @@ def _find(place: Ground, volume: str) -> Obj | None:
     return place.kube.get(API, "Volume", volume, NAMESPACE)
 
 
-def _copies(place: Ground, volume: str) -> tuple[Copy, ...]:
+def copies_of_volume(place: Ground, volume: str) -> tuple[Copy, ...]:
+    """Return the copies of a volume as SUSE Storage lists them."""
     return copies_of(place.kube.list(API, "Replica", NAMESPACE, label_selector=f"longhornvolume={volume}"), volume)
 
 
@@ -193,6 +199,7 @@ def _copies_text(place: Ground, volume: str) -> str:
     if found is None:
         return "SUSE Storage does not know the volume"
     copies = ", ".join(
-        f"{copy.node or 'nowhere'} {'healthy' if copy.healthy else 'not healthy'}" for copy in _copies(place, volume)
+        f"{copy.node or 'nowhere'} {'healthy' if copy.healthy else 'not healthy'}"
+        for copy in copies_of_volume(place, volume)
     )
     return f"{(found.get('status') or {}).get('robustness', 'no state')}, {copies or 'no copy'}"

@@ -97,6 +97,7 @@ class Clearml(ClearmlPlatform, Protocol):
         type: str = "testing",
         tags: tuple[str, ...] = (),
         parameters: Mapping[str, object] | None = None,
+        image: str = "",
     ) -> str: ...
     def enqueue_task(self, task_id: str, queue_id: str) -> bool: ...
     def stop_task(self, task_id: str, reason: str) -> None: ...
@@ -335,10 +336,15 @@ class ClearmlClient(PlatformCalls):
         type: str = "testing",
         tags: tuple[str, ...] = (),
         parameters: Mapping[str, object] | None = None,
+        image: str = "",
     ) -> str:
-        """Make a task that holds a script, not yet queued; return its id. `parameters` are its section General."""
+        """Make a task that holds a script, not yet queued; return its id. `parameters` are its section General.
+
+        `image` is the container image of its pod; empty: the agent's own.
+        """
         log.info("clearml: create task %s", name)
         more: dict[str, Any] = {"tags": list(tags)} if tags else {}
+        more |= {"container": {"image": image}} if image else {}
         if parameters:
             section = {
                 key: {"section": "General", "name": key, "value": str(value)} for key, value in parameters.items()

@@ -74,7 +74,14 @@ class KubeClient(Protocol):
         subresource: str = "",
     ) -> Obj: ...
     def delete(
-        self, api_version: str, kind: str, name: str, ns: str | None = None, *, propagation: str = "Background"
+        self,
+        api_version: str,
+        kind: str,
+        name: str,
+        ns: str | None = None,
+        *,
+        propagation: str = "Background",
+        grace_s: int | None = None,
     ) -> bool: ...
     def nodes(self) -> Nodes: ...
     def rollout(self, kind: str, name: str, ns: str) -> Rollout: ...
@@ -227,14 +234,23 @@ class Kube:
         return self._request("PATCH", path, body=dict(patch), query=query, content="application/merge-patch+json")
 
     def delete(
-        self, api_version: str, kind: str, name: str, ns: str | None = None, *, propagation: str = "Background"
+        self,
+        api_version: str,
+        kind: str,
+        name: str,
+        ns: str | None = None,
+        *,
+        propagation: str = "Background",
+        grace_s: int | None = None,
     ) -> bool:
-        """Delete an object; False where there is none. It may live on until its finalizers are done."""
+        """Delete an object; False where there is none. It may live on until its finalizers are done.
+
+        `grace_s` of 0 takes a pod off the API without its kubelet's word: only where that is known to be dead.
+        """
+        options: Obj = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": propagation}
+        options |= {} if grace_s is None else {"gracePeriodSeconds": grace_s}
         try:
-            path = self._path(api_version, kind, ns, name)
-            self._request(
-                "DELETE", path, body={"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": propagation}
-            )
+            self._request("DELETE", self._path(api_version, kind, ns, name), body=options)
         except NotFoundError:
             return False
         return True

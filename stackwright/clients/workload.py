@@ -34,7 +34,7 @@ class WorkloadFailedError(StackError):
 class Job:
     """A workload to be sent through a queue: a script of stackwright/workloads and how its task is made.
 
-    Its task carries `tags`, the script's version among them, and `parameters`.
+    Its task carries `tags`, the script's version among them, and `parameters`. Without `image` it runs in the agent's.
     """
 
     name: str
@@ -44,6 +44,7 @@ class Job:
     requirements: str = "clearml\n"
     tags: tuple[str, ...] = ()
     parameters: Mapping[str, object] = field(default_factory=dict)
+    image: str = ""
 
 
 def send_job(client: Clearml, queue: QueueInfo, job: Job) -> tuple[str, bool]:
@@ -56,6 +57,7 @@ def send_job(client: Clearml, queue: QueueInfo, job: Job) -> tuple[str, bool]:
         type=job.type,
         tags=(*job.tags, f"{job.script}-{version}"),
         parameters={**job.parameters, "version": version},
+        image=job.image,
     )
     return task_id, client.enqueue_task(task_id, queue.id)
 

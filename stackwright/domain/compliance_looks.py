@@ -189,6 +189,10 @@ def _checks_not_asked(look: _Look) -> Iterator[Evidence]:
             why = why or "validation.workload is false"
         if check.id == "workload/pipeline" and not spec.validation.pipeline:
             why = why or "validation.pipeline is false"
+        if check.id == "platform/node-loss" and spec.validation.spare_node is None:
+            why = why or "validation.spare_node is not set: no node is stopped"
+        if check.id == "workload/fine-tune-run" and spec.validation.fine_tune is None:
+            why = why or "validation.fine_tune is not set: nothing is trained on a GPU"
         if why:
             yield evidence_of(spec, check.id, Outcome("skipped", why), look.at)
 

@@ -434,6 +434,20 @@ class Tenant(Model):
         return f"clearml-tenant-{self.name}"
 
 
+class FineTune(Model):
+    image: str
+    """Image with Python, torch, transformers, peft and the ClearML SDK, where the nodes can pull it."""
+    model: str
+    """Base model in Hugging Face's layout: a path in the image or on a volume of the jobs' pods, or https://....tar.gz"""
+    data: str
+    """Texts to learn, likewise: *.jsonl with `text` (or `prompt` and `completion`), or *.txt."""
+    gpu_memory_gib: int = Field(16, ge=1)
+    """Memory of the GPU that the model needs; nodes with less are not used."""
+    steps: int = Field(30, ge=2, le=10_000)
+    timeout_s: int = Field(1800, ge=1)
+    """The job may take so long, the pull of its image included."""
+
+
 class Validation(Model):
     workload: bool = True
     """Run a training workload through each tenant's first queue."""
@@ -444,6 +458,8 @@ class Validation(Model):
     """Prove storage, registry, admission control, GPUs and observability by work."""
     platform_timeout_s: int = Field(600, ge=30)
     """One workload of these may take so long; a dead run's is removed once it is older than three times this."""
+    spare_node: str | None = None
+    """An agent with storage that the full form may stop, to see a volume survive that. Empty: no node is stopped."""
     pull_image: str | None = None
     """Image in a registry that asks for a login, pulled to prove that. Empty: the image of a tenant's agent."""
     pull_block: BlockName | None = None
@@ -452,6 +468,8 @@ class Validation(Model):
     """Image that SUSE Security must refuse. Empty: one made up from a deny rule on images or registries."""
     cuda_image: str = "nvcr.io/nvidia/k8s/cuda-sample:vectoradd-cuda12.5.0"
     """Image with nvidia-smi and a CUDA sample that says `Test PASSED`; registries.yaml's mirrors serve it."""
+    fine_tune: FineTune | None = None
+    """A small LoRA fine-tune through each tenant's queue with whole GPUs. Empty: it is only looked for."""
     observability_metric: str = "container_cpu_usage"
     """A metric that the agent of every node sends all the time."""
     observability_label: str = "host"

@@ -15,6 +15,7 @@ from stackwright.domain.spec import Policy, StackSpec, Tenant
 
 PROJECT, TAG = "Stackwright", "stackwright-validation"
 TRAINING, PIPELINE, SLOT, PAGE = "validation", "validation pipeline", "validation slot", "validation route"
+FINE_TUNE = "validation fine-tune"
 ACCURACY_FLOOR = 0.9
 # The server adds series up from numbers of 32 bits. ClearML server: bll/event, events' index in Elasticsearch.
 SAME_WITHIN = 1e-5
@@ -106,6 +107,12 @@ CHECKS: tuple[Check, ...] = (
         "workload/fine-tune", "Fine-tuning of a language model is offered", "6",
         "an Enterprise feature set with data management, and a served queue with GPUs",
         "Look at the company's features, and at the agent of the GPU queue.", GPUS, must=False, works=True,
+    ),
+    Check(
+        "workload/fine-tune-run", "A language model is fine-tuned on a GPU (LoRA)", "6",
+        "completed on a GPU, the loss on the same texts lower than before, every number read back",
+        "Read what was seen: what the image, model, data or GPU lacks is named. Settings: validation.fine_tune.",
+        GPUS, works=True,
     ),
 )  # fmt: skip
 
@@ -316,7 +323,8 @@ def judge_route(seen: RouteSeen) -> dict[str, Outcome]:
 def judge_fine_tune(
     spec: StackSpec, gpu_queues: Collection[str], served: Collection[str], feature_set: str, features: Collection[str]
 ) -> Outcome:
-    """The guide's example needs CUDA and Enterprise data sets: what it stands on is looked at; it is not run."""
+    """The guide's example needs CUDA and Enterprise data sets: what it stands on is looked at. What is run instead is
+    decided in work_tune.py."""
     if not any(node.gpu for node in spec.nodes):
         return Outcome("skipped", "no GPU here")
     if not gpu_queues:
@@ -327,7 +335,7 @@ def judge_fine_tune(
     missing += [f"no worker serves {queue}" for queue in sorted(set(gpu_queues) - set(served))]
     if not feature_set:
         return Outcome("unknown", "the token does not tell the feature set")
-    text = f"feature set {feature_set}, queue(s) {', '.join(sorted(gpu_queues))}; offered, not run"
+    text = f"feature set {feature_set}, queue(s) {', '.join(sorted(gpu_queues))}; offered, nothing is run here"
     return judge(not missing, "; ".join(missing) or text)
 
 

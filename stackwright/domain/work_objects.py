@@ -57,6 +57,7 @@ class Work:
 
 
 SHARED, LOSS, PULL, CUDA = Work("shared-volume", 1), Work("volume-loss", 1), Work("image-pull", 1), Work("cuda", 1)
+DEATH = Work("node-loss", 1)
 
 
 @dataclass(frozen=True)

@@ -28,9 +28,15 @@ CHECKS: tuple[Check, ...] = (
         "Look at the share-manager pod of the volume, and at NFS between the nodes.", STORAGE, works=True,
     ),
     Check(
-        "platform/volume-loss", "A volume survives the loss of a node", "5.4",
+        "platform/volume-loss", "A volume survives the loss of a copy", "5.4",
         "read on another node without the first node's copy, then rebuilt to healthy",
         "Look at the volume's replicas in SUSE Storage, and at its nodes' free space.", STORAGE, works=True,
+    ),
+    Check(
+        "platform/node-loss", "A volume survives the death of its node", "5.4",
+        "the node dead, the data read on another one; then the node back, and all volumes healthy",
+        "Look at the node: it must be back, and not be cordoned; then at the volume's replicas in SUSE Storage.",
+        STORAGE, works=True,
     ),
     Check(
         "platform/volumes", "All volumes have their copies", "5.4",

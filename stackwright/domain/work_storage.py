@@ -99,7 +99,7 @@ def judge_loss(seen: LossSeen) -> Outcome:
     """`whole_s` is None where the volume did not become healthy again in time."""
     text = (
         f"{LOSS}: written on {seen.first}, copies on {', '.join(seen.copies)}; pod ended there, copy on "
-        f"{seen.removed.node} removed; no node was stopped. Read on {seen.second} after {seen.read_s:.1f} s: "
+        f"{seen.removed.node} removed; no node was killed. Read on {seen.second} after {seen.read_s:.1f} s: "
         f"{_sum(seen.read)}"
     )
     if seen.read != seen.wrote:

@@ -20,7 +20,7 @@ from stackwright.reports.capacity import (
     share_rows,
     trend_rows,
 )
-from stackwright.reports.capacity_plots import plots
+from stackwright.reports.capacity_plots import SOURCES, plots
 from stackwright.reports.markdown import listing
 from stackwright.reports.page import STYLE
 
@@ -70,7 +70,12 @@ def capacity_html(report: CapacityReport) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     pictures = {title: _data(svg, "image/svg+xml") for title, svg in plots(report, "svg").items()}
     return environment.from_string(_PAGE.replace("{{ style }}", STYLE)).render(
-        report=report, sections=sections(report), pictures=pictures, lab=LAB if report.lab else "", at=_at(report)
+        report=report,
+        sections=sections(report),
+        pictures=pictures,
+        sources=SOURCES,
+        lab=LAB if report.lab else "",
+        at=_at(report),
     )
 
 
@@ -83,7 +88,10 @@ def capacity_markdown(report: CapacityReport) -> str:
     if report.lab:
         parts.append(f"> {LAB}")
     parts += [_advice(report), *(f"> Not read: {line}" for line in report.facts.unread)]
-    parts += [f"## {title}\n\n![{title}]({_data(png, 'image/png')})" for title, png in plots(report, "png").items()]
+    parts += [
+        f"## {title}\n\n![{title}]({_data(png, 'image/png')})\n\n{SOURCES[title]}"
+        for title, png in plots(report, "png").items()
+    ]
     for section in sections(report):
         if section.title == "Nodes" or not (section.rows or section.empty):
             continue
@@ -120,6 +128,7 @@ _PAGE = """<!doctype html>
 <style>{{ style }}
 .pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(420px, 1fr)); gap: 14px; align-items: start; }
 .pictures figure { background: #fff; color: #16211c; } .pictures img { width: 100%; height: auto; }
+.pictures .source { margin: 4px 0 6px; font-size: 12px; color: #55635c; }
 td.when { white-space: nowrap; width: 56px; } .urgent { color: var(--fail); font-weight: 600; }
 @media (max-width: 760px) { .pictures { grid-template-columns: 1fr; } }
 </style>
@@ -141,7 +150,7 @@ td.when { white-space: nowrap; width: 56px; } .urgent { color: var(--fail); font
 {% else %}<p>Nothing.</p>{% endif %}
 {% if pictures %}<h2>Pictures</h2>
 <div class="pictures">
-{% for title, data in pictures.items() %}<figure><figcaption>{{ title }}</figcaption><img alt="{{ title }}" src="{{ data }}"></figure>
+{% for title, data in pictures.items() %}<figure><figcaption>{{ title }}</figcaption><img alt="{{ title }}" src="{{ data }}"><p class="source">{{ sources[title] }} {{ at }} UTC</p></figure>
 {% endfor %}</div>{% endif %}
 {% for section in sections %}
 <h2>{{ section.title }}</h2>

@@ -19,6 +19,8 @@ MOST = 24  # bars in a picture
 INK, SOFT, LINE = "#16211c", "#55635c", "#d9dfdb"
 BLUE, GREEN, RED, AMBER = "#2c6fbb", "#0c8272", "#b3261e", "#b5581a"
 LINES = (BLUE, AMBER, GREEN, "#7a4fbf", "#5c6670")
+MARKS = ("o", "s", "^", "D", "v")  # with the colours, for who does not see those
+HATCHES = ("", "///", "...", "xxx", "\\\\\\")
 _STYLE: Any = {
     "font.size": 9, "axes.edgecolor": LINE, "axes.labelcolor": SOFT, "xtick.color": SOFT, "ytick.color": INK,
     "text.color": INK, "axes.spines.top": False, "axes.spines.right": False, "svg.fonttype": "none",
@@ -63,13 +65,23 @@ def _pools(report: CapacityReport, figure: Figure) -> bool:
     places = range(len(rows))
     axes.barh(places, [100 * row[1] for row in rows], color=BLUE, height=0.62, label="requested")
     if any(row[2] for row in rows):
-        axes.scatter([100 * row[2] for row in rows], places, color=AMBER, s=20, zorder=3, label="used")
+        axes.scatter(
+            [100 * row[2] for row in rows],
+            places,
+            color=AMBER,
+            s=22,
+            marker="D",
+            edgecolor="white",
+            linewidth=0.6,
+            zorder=3,
+            label="used",
+        )
     axes.set_yticks(places, [row[0] for row in rows])
     axes.invert_yaxis()
     axes.axvline(100, color=RED, linewidth=1)
     axes.set_xlim(0, max(105.0, *(108 * row[1] for row in rows)))
     axes.set_xlabel("% of allocatable")
-    axes.legend(loc="lower right", frameon=False, fontsize=8)
+    _legend_above(axes, len(rows))
     return True
 
 
@@ -95,13 +107,7 @@ def _gpus(report: CapacityReport, figure: Figure) -> bool:
     axes.invert_yaxis()
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("GPUs")
-    axes.legend(
-        loc="upper left",
-        bbox_to_anchor=(0, 1.0 + 0.35 / (0.24 * len(shares) + 0.9)),
-        ncols=3,
-        frameon=False,
-        fontsize=8,
-    )
+    _legend_above(axes, len(shares))
     return True
 
 
@@ -115,13 +121,14 @@ def _losses(report: CapacityReport, figure: Figure) -> bool:
     for number, tenant in enumerate(tenants):
         counts = [loss.homeless.get(tenant, 0) for loss in harmful]
         colour = LINES[number % len(LINES)]
-        axes.barh(range(len(harmful)), counts, left=starts, color=colour, height=0.62, label=tenant)
+        axes.barh(range(len(harmful)), counts, left=starts, color=colour, height=0.62, label=tenant,
+                  hatch=HATCHES[number % len(HATCHES)], edgecolor="white", linewidth=0)  # fmt: skip
         starts = [start + count for start, count in zip(starts, counts, strict=True)]
     axes.set_yticks(range(len(harmful)), [loss.node for loss in harmful])
     axes.invert_yaxis()
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("pods without another place if this node dies")
-    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    _legend_above(axes, len(harmful))
     return True
 
 
@@ -138,10 +145,11 @@ def _disks(report: CapacityReport, figure: Figure) -> bool:
     figure.set_size_inches(7.6, 2.9)
     axes = figure.add_subplot()
     axes.grid(axis="y", color=LINE, linewidth=0.6)
-    for (node, points), colour in zip(drawn, LINES, strict=False):
+    for (node, points), colour, mark in zip(drawn, LINES, MARKS, strict=False):
         times = [datetime.fromtimestamp(at, UTC) for at, _ in points]
         share = [100 * used / sizes[node] for _, used in points]
-        axes.plot(times, share, color=colour, linewidth=1.4, label=node)  # type: ignore[arg-type]
+        every = max(1, len(times) // 8)
+        axes.plot(times, share, color=colour, linewidth=1.4, label=node, marker=mark, markersize=4, markevery=every)  # type: ignore[arg-type]
         trend = report.disks.get(node)
         if trend and trend.known:
             ahead = min(trend.span_days, 90.0)
@@ -153,6 +161,7 @@ def _disks(report: CapacityReport, figure: Figure) -> bool:
     axes.axhline(100, color=RED, linewidth=1)
     axes.set_ylim(0, 105)
     axes.set_ylabel("% of the disks")
+    axes.set_xlabel("day (UTC); dotted: the forecast")
     axes.tick_params(length=0)
     for text in axes.get_xticklabels():
         text.set_rotation(0)
@@ -161,11 +170,25 @@ def _disks(report: CapacityReport, figure: Figure) -> bool:
     return True
 
 
+def _legend_above(axes: Axes, bars: int) -> None:
+    """Put the legend above the bars, where it hides none."""
+    axes.legend(
+        loc="lower left", bbox_to_anchor=(0, 1.0 + 0.02 / (0.24 * bars + 0.9)), ncols=4, frameon=False, fontsize=8
+    )
+
+
 def _soonest(report: CapacityReport, node: str) -> tuple[float, str]:
     trend = report.disks.get(node)
     return (trend.soonest if trend and trend.soonest is not None else 1e9, node)
 
 
+REQUESTS = "Source: requests and allocatable of the Kubernetes API"
+SOURCES = {
+    "What is requested, by pool": f"{REQUESTS}; used: the metrics API, where it answers.",
+    "GPUs by node": f"{REQUESTS}.",
+    "Pods without a place, by lost node": f"{REQUESTS}; placed anew by Stackwright's own arithmetic.",
+    "How full the storage nodes are": "Source: disks as SUSE Storage tells them, from the stored history.",
+}
 PLOTS: dict[str, Draw] = {
     "What is requested, by pool": _pools,
     "GPUs by node": _gpus,

@@ -26,6 +26,7 @@ h1 { font-size: 26px; line-height: 1.25; margin: 4px 0 6px; }
 h2 { font-size: 19px; margin: 36px 0 10px; }
 h3 { font-size: 15px; margin: 0; font-weight: 600; }
 p { margin: 6px 0; }
+p, h1, h2, h3, li, figcaption { overflow-wrap: anywhere; }
 .soft { color: var(--soft); }
 code, .id { font: 13px/1.45 ui-monospace, "SF Mono", Menlo, Consolas, "Liberation Mono", monospace; overflow-wrap: anywhere; }
 .verdict { background: var(--card); border: 1px solid var(--line); border-left: 8px solid var(--tone);

@@ -1,9 +1,10 @@
 """What SUSE Security's REST API promises our sessions: always against the stand-in, and against a real one when given.
 
-STACKWRIGHT_LIVE_SECURITY is its REST API's URL, STACKWRIGHT_LIVE_SECURITY_PASSWORD the administrator's password,
-STACKWRIGHT_LIVE_SECURITY_CA a PEM file if it needs one. There it is read, asked for what must be refused, and given one
-disabled admission rule, which is removed. STACKWRIGHT_LIVE_SECURITY_GROUP names a learned group in Discover that may be
-moved: it goes to Monitor and back.
+STACKWRIGHT_LIVE_SECURITY is its REST API's URL; STACKWRIGHT_LIVE_SECURITY_PASSWORD_FILE names a file with the
+administrator's password (or STACKWRIGHT_LIVE_SECURITY_PASSWORD holds it), STACKWRIGHT_LIVE_SECURITY_CA a PEM file if it
+needs one. Without them the live half is skipped, and says so. There it is read, asked for what must be refused, and
+given disabled admission rules, which are removed. STACKWRIGHT_LIVE_SECURITY_GROUP names a learned group in Discover
+that may be moved: it goes to Monitor and back.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -47,7 +49,18 @@ class Product:
         return found
 
 
-@pytest.fixture(scope="module", params=["stand-in", *(["live"] if LIVE else [])])
+def _password() -> str:
+    """Return the administrator's password, from its file or its variable."""
+    file = os.environ.get("STACKWRIGHT_LIVE_SECURITY_PASSWORD_FILE")
+    if file:
+        return Path(file).read_text(encoding="utf-8").strip()
+    return os.environ["STACKWRIGHT_LIVE_SECURITY_PASSWORD"]
+
+
+NOT_GIVEN = pytest.mark.skipif(not LIVE, reason="no real SUSE Security: STACKWRIGHT_LIVE_SECURITY is not set")
+
+
+@pytest.fixture(scope="module", params=["stand-in", pytest.param("live", marks=NOT_GIVEN)])
 def product(request, tmp_path_factory):
     if request.param == "live":
         ca = os.environ.get("STACKWRIGHT_LIVE_SECURITY_CA")
@@ -60,7 +73,7 @@ def product(request, tmp_path_factory):
                 return answer.status_code, answer.json() if answer.content else {}
 
             group = os.environ.get("STACKWRIGHT_LIVE_SECURITY_GROUP", "")
-            yield from _session(Product(send, os.environ["STACKWRIGHT_LIVE_SECURITY_PASSWORD"], group, False))
+            yield from _session(Product(send, _password(), group, False))
         return
     fake = SecuritySite(tmp_path_factory.mktemp("security"))
 
@@ -201,6 +214,25 @@ RULE = {
     "comment": "stackwright contract test", "criteria": [
         {"name": "image", "op": "containsAny", "value": "registry.stackwright.test/never:1"}],
 }  # fmt: skip
+
+
+def test_rules_come_in_the_products_order(product):
+    """Its own first, then those of the custom resource, then those of users; of each the exceptions first."""
+    exception = {**RULE, "rule_type": "exception", "comment": "stackwright contract test, exception"}
+    for body in (RULE, exception):
+        product.good("POST", "/v1/admission/rule", {"config": body})
+    rules = product.good("GET", "/v1/admission/rules")["rules"]
+    mine = [one for one in rules if one["comment"].startswith("stackwright contract test")]
+    try:
+        places = [
+            (0 if one["critical"] else 1 if one["cfg_type"] == "ground" else 2, one["rule_type"] != "exception")
+            for one in rules
+            if one["cfg_type"] != "federal"
+        ]
+        assert places == sorted(places) and [one["rule_type"] for one in mine] == ["exception", "deny"]
+    finally:
+        for one in mine:
+            product.good("DELETE", f"/v1/admission/rule/{one['id']}")
 
 
 def test_a_rule_is_added_assessed_and_removed(product):

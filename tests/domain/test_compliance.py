@@ -356,7 +356,7 @@ def test_checks_that_are_never_made_say_why():
     assert {one.id for one in found if one.id.startswith("tenant/")} >= {"tenant/login"}, "no tenant is named"
     lab = LAB.model_copy(update={"validation": LAB.validation.model_copy(update={"pipeline": False})})
     skipped = [one.id for one in look_evidence(lab, None, "x", NOW) if one.id.startswith("workload/")]
-    assert skipped == ["workload/pipeline"]
+    assert skipped == ["workload/pipeline", "workload/fine-tune-run"]
 
 
 # --- the CIS profile -------------------------------------------------------------------------------------------------

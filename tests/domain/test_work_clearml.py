@@ -176,7 +176,7 @@ def test_a_route_must_answer_its_owner_and_nobody_else(change, verdicts):
 @pytest.mark.parametrize(
     ("change", "verdict", "seen"),
     [
-        ({}, "pass", "offered, not run"),
+        ({}, "pass", "offered, nothing is run here"),
         ({"gpu_queues": set()}, "skipped", "no queue of the tenant has GPUs"),
         ({"feature_set": "basic"}, "skipped", "basic"),
         ({"feature_set": ""}, "unknown", "does not tell"),

@@ -77,7 +77,7 @@ def test_a_shared_volume_passes_only_both_ways(one, two, verdict):
 )
 def test_a_volume_that_lost_a_copy(read, whole_s, verdict):
     seen = LossSeen("n1", "n2", ("n1", "n3"), Copy("r", "n1", True), A, read, 2.0, whole_s)
-    assert judge_loss(seen).verdict == verdict and "no node was stopped" in judge_loss(seen).seen
+    assert judge_loss(seen).verdict == verdict and "no node was killed" in judge_loss(seen).seen
 
 
 @pytest.mark.parametrize(

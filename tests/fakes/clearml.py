@@ -81,6 +81,8 @@ class FakeServer:
     outcome: dict[str, Any] = field(default_factory=lambda: dict(LEARNED))
     series: dict[str, list[float]] = field(default_factory=lambda: dict(TOLD))
     plots: tuple[str, ...] = ("confusion/test",)
+    asked: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What was asked for by the newest task of each name."""
     printed: dict[str, Any] = field(default_factory=lambda: dict(FINISHED))
     steps: dict[str, str] = field(default_factory=lambda: {"make_numbers": "completed", "add_up": "completed"})
     modes: LoginModes | None = field(default_factory=lambda: LoginModes(True, ()))
@@ -248,7 +250,8 @@ class FakeClearml(PlatformFake):
     def ensure_project(self, name):
         return f"project-{name}"
 
-    def create_task(self, project_id, name, script, *, type="testing", tags=(), parameters=None):
+    def create_task(self, project_id, name, script, *, type="testing", tags=(), parameters=None, image=""):
+        self.server.asked[name] = {"script": script, "parameters": dict(parameters or {}), "image": image}
         task = TaskInfo(
             self.server.new_id("task"), name, "created", type, project_id, "", "", "", 0, (), (), tags=tuple(tags)
         )

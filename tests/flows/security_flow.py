@@ -15,7 +15,10 @@ from pathlib import Path
 
 from flows import promote_security as module
 from stackwright.domain import releases
+from stackwright.domain.security_life import Ask
 from tasks import approval
+from tasks.security_life import plan_now
+from tasks.work_platform import look_admission
 from tests.fakes.shells import LocalShells
 from tests.tasks.security_site import SecuritySite
 
@@ -54,15 +57,32 @@ def main(folder: Path) -> None:
 
     fake.clock.wait = wait_and_act
     run(plan_hash=module_plan(fake))  # hurts known-good work, and steps back
-    sys.stdout.write("\n" + json.dumps({"runs": told, "sessions": len(fake.product.sessions)}) + "\n")
+    fake.clock.wait = wait
+    fake.admission._add(BAD)
+    refusals = [refuse(fake)]
+    fake.days(4)
+    run(admission=True, plan_hash=module_plan(fake, Ask(admission=True)))
+    refusals.append(refuse(fake))
+    sys.stdout.write(
+        "\n" + json.dumps({"runs": told, "refusals": refusals, "sessions": len(fake.product.sessions)}) + "\n"
+    )
 
 
-def module_plan(fake) -> str:
+BAD = {
+    "cfg_type": "user_created", "rule_type": "deny", "criteria": [
+        {"name": "image", "op": "containsAny", "value": "registry.bad.example/any:1"}],
+}  # fmt: skip
+
+
+def refuse(fake) -> list[str]:
+    """Return what the validation's check on admission control says now: its verdict and its words."""
+    (found,) = [one for one in look_admission(fake.site) if one.id == "platform/image-refused"]
+    return [found.verdict, found.seen]
+
+
+def module_plan(fake, ask: Ask | None = None) -> str:
     """Return the hash of the plan of now."""
-    from stackwright.domain.security_life import Ask
-    from tasks.security_life import plan_now
-
-    return plan_now(fake.site, Ask()).hash
+    return plan_now(fake.site, ask or Ask()).hash
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from tests.flows.server import ask, wait_for
 from tests.tasks.security_site import PASSWORD
 
 CARRY_OUT = {"decision": "carry out", "approver": "Ada", "reason": "read the list"}
-pytestmark = pytest.mark.slow  # a process of its own that runs eight flows
+pytestmark = pytest.mark.slow  # a process of its own that runs nine flows
 REFUSE = {"decision": "refuse", "approver": "Ada", "reason": "not before the audit"}
 
 
@@ -67,8 +67,8 @@ NOTHING, LEARNED, FIRST = (
     {"shop": ["Monitor"], "red": ["Monitor"]},
     {"shop": ["Protect"], "red": ["Monitor"]},
 )
-RUNS = ["COMPLETED", "COMPLETED", "COMPLETED", "COMPLETED", "COMPLETED", "FAILED", "FAILED", "FAILED"]
-MODES = [NOTHING, LEARNED, LEARNED, LEARNED, FIRST, FIRST, FIRST, FIRST]
+RUNS = ["COMPLETED", "COMPLETED", "COMPLETED", "COMPLETED", "COMPLETED", "FAILED", "FAILED", "FAILED", "COMPLETED"]
+MODES = [NOTHING, LEARNED, LEARNED, LEARNED, FIRST, FIRST, FIRST, FIRST, FIRST]
 
 
 def test_each_run_ends_as_it_should_and_leaves_the_modes_that_it_should(told) -> None:
@@ -85,10 +85,17 @@ def test_the_form_shows_hash_effects_and_what_would_have_been_blocked(told) -> N
 
 
 def test_a_refusal_names_who_and_a_form_that_nobody_answers_carries_nothing_out(told) -> None:
-    refused, late, back = told["runs"][5:]
+    refused, late, back = told["runs"][5:8]
     assert "Ada: not before the audit" in refused["message"]
     assert "never resumed" in late["message"]  # by then the server has ended the run itself
     assert "known-good traffic was blocked: web.shop>train.red:8080" in back["message"]
+
+
+def test_the_validation_proves_the_refusal_once_admission_control_is_promoted(told) -> None:
+    """In monitor mode the check is skipped and says why; after the promotion a bad image is refused: it passes."""
+    before, after = told["refusals"]
+    assert before[0] == "skipped" and "monitor mode: it reports and refuses nothing" in before[1]
+    assert after[0] == "pass" and "registry.bad.example/any:1" in after[1] and "denied the request" in after[1]
 
 
 def test_runs_are_named_for_what_they_are_about(told, prefect_server: PrefectServer) -> None:

@@ -12,6 +12,7 @@ from stackwright.domain.cluster import HttpAnswer
 from stackwright.domain.errors import ApiError
 from stackwright.domain.security_facts import Stand
 from stackwright.lab.operators.security import NeuVector
+from stackwright.lab.operators.security_admission import WEBHOOK
 from stackwright.lab.operators.security_wire import NAMESPACE
 from stackwright.lab.operators.world import World
 from tasks.security_record import read_life_record, write_life_record
@@ -73,7 +74,9 @@ class SecurityKube(FakeKube):
     def create_dry_run(self, obj):
         response = self.product.admission.review({"object": obj, "dryRun": True})
         if response is not None:
-            raise ApiError("the API server refused POST", seen=f"403 {response['status']['message']}", status=403)
+            # As the API server words a webhook's refusal. Source: apiserver, webhook/errors/statuserror.go
+            said = f'admission webhook "{WEBHOOK}" denied the request: {response["status"]["message"]}'
+            raise ApiError("the API server refused POST", seen=f"403 {said}", status=403)
         return super().create_dry_run(obj)
 
     @property

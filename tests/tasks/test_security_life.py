@@ -505,7 +505,7 @@ def test_what_the_assessment_does_not_tell_the_dry_run_does(fake, monkeypatch):
     plan = plan_now(fake.site, ADMISSION)
     monkeypatch.setattr("tasks.security_look.would_refuse", lambda row: "")
     during_the_watch(fake, monkeypatch, lambda: fake.admission._add(BAD_RULE))
-    with pytest.raises(SteppedBackError, match="403 <Server Dry Run>"):
+    with pytest.raises(SteppedBackError, match=r"403 admission webhook .*denied the request: <Server Dry Run>"):
         carry_out(fake, plan)
 
 

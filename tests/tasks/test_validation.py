@@ -89,6 +89,8 @@ def test_a_good_platform_passes_every_check(place):
         "workload/red/spill-over",
         "workload/blue/spill-over",
         "workload/blue/fine-tune",
+        "workload/red/fine-tune-run",
+        "workload/blue/fine-tune-run",
     }
     assert passed(evidence)
     looked_at = {

@@ -150,7 +150,7 @@ def test_a_volume_survives_its_node(ground):
     (found,) = run(ground, "platform-volume-loss")
     assert found.verdict == "pass", found.seen
     assert "written on wrk1" in found.seen and "Read on wrk2" in found.seen
-    assert "no node was stopped" in found.seen and "healthy again after" in found.seen
+    assert "no node was killed" in found.seen and "healthy again after" in found.seen
 
 
 def test_the_reader_comes_up_elsewhere_when_the_node_dies(ground, monkeypatch):

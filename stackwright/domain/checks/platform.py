@@ -13,7 +13,9 @@ from stackwright.domain.checks.nodes import LEAST_STORAGE_NODES
 from stackwright.domain.checks.syntax import is_dns_name, is_email
 from stackwright.domain.errors import Problem
 from stackwright.domain.spec import StackSpec
+from stackwright.domain.work_tune import check_fine_tune
 
+LEAST_LOSS_S = 540  # six minutes for the detachment, and time for the pod
 LEAST_CLEARML_NODES = 3  # Guide 5.7.1
 _MIRROR = re.compile(r"oci://[a-z0-9][a-z0-9.-]*(:[0-9]{1,5})?(/[a-z0-9][a-z0-9._/-]*)?")
 _NAMESPACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -22,7 +24,7 @@ _NAMESPACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 def check_platform(spec: StackSpec) -> list[Problem]:
     """Return every problem of what stands on the cluster, as far as the site file alone can tell."""
     problems = [*_names(spec), *_charts(spec), *_storage(spec), *_gpus(spec), *_clearml(spec)]
-    return [*problems, *_tenants(spec), *_backup(spec)]
+    return [*problems, *_tenants(spec), *_backup(spec), *_spare(spec), *check_fine_tune(spec)]
 
 
 def _names(spec: StackSpec) -> Iterator[Problem]:
@@ -128,3 +130,23 @@ def _backup(spec: StackSpec) -> Iterator[Problem]:
     if backup is None:
         return
     yield from check_backup(spec, backup)
+
+
+def _spare(spec: StackSpec) -> Iterator[Problem]:
+    """Yield why the node that a validation may stop is not one to be stopped."""
+    path, name = "validation.spare_node", spec.validation.spare_node
+    if name is None:
+        return
+    node = next((one for one in spec.nodes if one.name == name), None)
+    if node is None or node.is_server or "storage" not in node.roles:
+        seen = "not a node of this site" if node is None else f"{name}: {', '.join(node.roles)}"
+        remedy = "Name an agent with the role `storage` and without work of anybody, or leave the key out."
+        yield Problem(path, "this node is never stopped", remedy, "an agent with the role storage", seen)
+    if not spec.layers.storage.enabled or spec.layers.storage.replicas < 2:
+        remedy = "Enable layers.storage with two replicas or more, or leave the key out."
+        yield Problem(path, "no volume would survive the node", remedy, "layers.storage with two replicas")
+    limit_s = spec.validation.platform_timeout_s
+    if spec.environment == "production" and limit_s < LEAST_LOSS_S:
+        remedy = f"Set validation.platform_timeout_s to {LEAST_LOSS_S} or more."
+        what = "Kubernetes takes six minutes to take a volume from a dead node"
+        yield Problem(path, what, remedy, f"{LEAST_LOSS_S} or more", str(limit_s))

@@ -63,7 +63,7 @@ STORAGE = rows(
      (Field("nodes[].disks"), Preflight("disk/dedicated"), Preflight("host/disk-there"),
       Preflight("host/disk-mounted"), Rule("disk path"), Rule("storage disk without role"))),
     ("storage-three", "High Availability", "Three storage nodes at least.",
-     (Rule("two storage nodes"), Check("platform/volume-loss"))),
+     (Rule("two storage nodes"), Check("platform/volume-loss"), Check("platform/node-loss"))),
     ("storage-domains", "High Availability", "Spread storage over failure domains.",
      (Field("nodes[].labels"), Layer("storage"))),
     ("storage-media", "Disk and Performance", "SSD or HDD as the workload needs.",

@@ -20,7 +20,6 @@ LOOK_S = 1.0  # a program that waits for another pod looks so often
 ENDS_NOTE = "lab.stackwright.io/ends"
 """Annotation of a pod: `killed` means that its program does not hear the signal and uses its whole grace."""
 UNREACHABLE = {"key": "node.kubernetes.io/unreachable", "effect": "NoExecute"}
-EVICT_AFTER_S = 300.0
 
 
 # --- how it runs -----------------------------------------------------------------------------------------------------
@@ -295,18 +294,23 @@ async def node(state: KubeState, _: str, name: str) -> float | None:
         state.forget_clocks(f"node/{name}")
         return None
     spent = state.controllers_clock(("lost", f"node/{name}"))
-    if spent < EVICT_AFTER_S:
-        return EVICT_AFTER_S - spent
+    rest = []
     for found in list(state.each_kept(PODS)):
-        tolerations = found.obj["spec"].get("tolerations") or ()
-        stays = any(tolerates(item, UNREACHABLE) and "tolerationSeconds" not in item for item in tolerations)
-        if (
-            found.obj["spec"].get("nodeName") == name
-            and not stays
-            and not found.obj["metadata"].get("deletionTimestamp")
-        ):
+        if found.obj["spec"].get("nodeName") != name or found.obj["metadata"].get("deletionTimestamp"):
+            continue
+        stays_s = _stays_s(found.obj)
+        if stays_s is not None and spent >= stays_s:
             lifecycle.begin(state, state.resources[PODS], found)
-    return None
+        elif stays_s is not None:
+            rest.append(stays_s - spent)
+    return min(rest, default=None)
+
+
+def _stays_s(obj: Obj) -> float | None:
+    """Return how long a pod stays on a lost node before it is given up; None for one that stays for ever."""
+    held = [item for item in obj["spec"].get("tolerations") or () if tolerates(item, UNREACHABLE)]
+    limits = [float(item["tolerationSeconds"]) for item in held if "tolerationSeconds" in item]
+    return 0.0 if not held else min(limits, default=None)
 
 
 def _lose(state: KubeState, found: Kept) -> None:

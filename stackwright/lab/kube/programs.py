@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from stackwright.domain.work_objects import PROGRAM_ENV, registry_of
+from stackwright.lab.kube.scheduling import node_ready
 from stackwright.lab.kube.values import dig, labels_of
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ Obj = dict[str, Any]
 PODS, CLAIMS, VOLUMES = ("", "pods"), ("", "persistentvolumeclaims"), ("", "persistentvolumes")
 SHARED = {"ReadWriteMany", "ReadOnlyMany"}
 GPU = "nvidia.com/gpu"
+OUT_OF_SERVICE = "node.kubernetes.io/out-of-service"
+DETACH_S = 360.0  # maxWaitForUnmountDuration of the attach-detach controller
 SIMULATED = "[simulated: the lab has no GPU, nothing was computed]"
 
 
@@ -79,6 +82,7 @@ def _files(state: KubeState, pod: Obj) -> dict[str, bytes]:
     """Return the files on the pod's first volume; those of volumes that are gone are forgotten."""
     for name in [name for name in state.volume_files if state.peek(VOLUMES, "", name) is None]:
         del state.volume_files[name]
+        state.attached.pop(name, None)
     return state.volume_files.setdefault(next(_volumes(state, pod), ("", {}))[0], {})
 
 
@@ -105,7 +109,11 @@ def _is_lost(state: KubeState, pod: Obj) -> bool:
 
 
 def attach_problem(state: KubeState, pod: Obj) -> str:
-    """Say which pod on another node has the pod's exclusive volume; empty where none has. Kubernetes: Multi-Attach."""
+    """Say why the pod's exclusive volume cannot be attached to its node, else attach it. Kubernetes: Multi-Attach.
+
+    A volume that was last used on a node that is lost is taken from it only after six minutes, or at once where that
+    node has the taint out-of-service. Source: "Non-graceful node shutdown"; kubernetes, attach_detach_controller.
+    """
     if pod["metadata"].get("ownerReferences"):
         return ""
     node = pod["spec"].get("nodeName")
@@ -117,7 +125,22 @@ def attach_problem(state: KubeState, pod: Obj) -> str:
             if holds and name in dict(_volumes(state, other)):
                 user = other["metadata"]["name"]
                 return f'Multi-Attach error for volume "{name}" Volume is already used by pod(s) {user}'
+        if _is_held(state, name, node):
+            text = "Volume is already exclusively attached to one node and can't be attached to another"
+            return f'Multi-Attach error for volume "{name}" {text}'
+        state.forget_clocks(f"detach/{name}")
+        state.attached[name] = node
     return ""
+
+
+def _is_held(state: KubeState, volume: str, node: str) -> bool:
+    """Tell whether a volume is still attached to another node that is lost."""
+    before = state.peek(("", "nodes"), "", state.attached.get(volume, ""))
+    if before is None or before["metadata"]["name"] == node or node_ready(before):
+        return False
+    if any(taint["key"] == OUT_OF_SERVICE for taint in dig(before, "spec", "taints", default=())):
+        return False
+    return state.controllers_clock(("wait", f"detach/{volume}")) < DETACH_S
 
 
 # --- GPUs ------------------------------------------------------------------------------------------------------------

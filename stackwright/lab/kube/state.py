@@ -73,6 +73,7 @@ class KubeState(Store):
         self.webhooks: dict[str, Webhook] = {}
         self.broken_images: set[str] = set()
         self.image_logins: dict[str, dict[str, str]] = {}  # registry host -> its users and passwords
+        self.attached: dict[str, str] = {}  # exclusive PersistentVolume -> node where a pod has had it
         self.volume_files: dict[str, dict[str, bytes]] = {}  # PersistentVolume -> files that pods wrote
         self.failing_jobs: set[str] = set()
         self.pod_logs: dict[tuple[str, str], str] = {}

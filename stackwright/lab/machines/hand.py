@@ -47,10 +47,18 @@ Command = Callable[["Machine", Call], Answer | Awaitable[Answer]]
 
 def commands() -> dict[str, tuple[str, Command]]:
     """Return every stand-in: name to (folder below /usr, what answers)."""
-    from stackwright.lab.machines import journalctl, kernel, packages, services, systemctl  # they need Answer and Call
+    from stackwright.lab.machines import (  # they need Answer and Call
+        journalctl,
+        kernel,
+        packages,
+        services,
+        systemctl,
+        timers,
+    )
 
     return {
         "systemctl": ("bin", systemctl.systemctl),
+        "systemd-run": ("bin", timers.systemd_run),
         "journalctl": ("bin", journalctl.journalctl),
         "hostnamectl": ("bin", services.hostnamectl),
         "timedatectl": ("bin", services.timedatectl),

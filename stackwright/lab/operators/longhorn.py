@@ -202,6 +202,8 @@ async def _volume(plant: Plant, name: str, claim: Obj, wanted: int) -> None:
     node = user["spec"]["nodeName"] if user else ""
     size = str(int(quantity(claim["spec"]["resources"]["requests"]["storage"])))
     await _place(plant, name, wanted, size)
+    if _is_kept_near(world, name) and node:
+        await _bring_near(plant, name, wanted, size, node)
     for copy in _copies(world, name):
         await _follow(plant, copy, attached=bool(node))
     copies = _copies(world, name)
@@ -251,12 +253,34 @@ async def _place(plant: Plant, volume: str, wanted: int, size: str) -> None:
         and name in plant.running
     ]
     for node in sorted(free, key=lambda name: (held.count(name), name))[: max(0, wanted - len(copies))]:
-        name = f"{volume}-r-{hashlib.sha256(node.encode()).hexdigest()[:8]}"
-        spec = {"volumeName": volume, "volumeSize": size, "nodeID": node, "desireState": "running", "active": True,
-                "failedAt": "", "healthyAt": "" if copies else _now()}  # fmt: skip
-        made = custom(API, "Replica", name, {"spec": spec, "status": {"currentState": "running"}}, NS)
-        made["metadata"]["labels"] = {"longhornvolume": volume, "longhornnode": node}
-        await world.ensure(made)
+        await _make_copy(world, volume, size, node, whole=not copies)
+
+
+async def _make_copy(world: World, volume: str, size: str, node: str, *, whole: bool) -> None:
+    name = f"{volume}-r-{hashlib.sha256(node.encode()).hexdigest()[:8]}"
+    spec = {"volumeName": volume, "volumeSize": size, "nodeID": node, "desireState": "running", "active": True,
+            "failedAt": "", "healthyAt": _now() if whole else ""}  # fmt: skip
+    made = custom(API, "Replica", name, {"spec": spec, "status": {"currentState": "running"}}, NS)
+    made["metadata"]["labels"] = {"longhornvolume": volume, "longhornnode": node}
+    await world.ensure(made)
+
+
+def _is_kept_near(world: World, volume: str) -> bool:
+    found = world.find("Volume", volume, NS, group=GROUP)
+    return found is not None and found["spec"].get("dataLocality") == "best-effort"
+
+
+async def _bring_near(plant: Plant, volume: str, wanted: int, size: str, node: str) -> None:
+    """Keep one copy where the volume is attached: made as one more there, then another one is dropped."""
+    world = plant.world
+    copies = _copies(world, volume)
+    here = [copy for copy in copies if copy["spec"]["nodeID"] == node]
+    disks = any(item["metadata"]["name"] == node and item["spec"].get("disks") for item in plant.nodes)
+    if not here and disks and plant.open(node) and node in plant.running:
+        await _make_copy(world, volume, size, node, whole=False)
+    elif here and _is_healthy(here[0]) and sum(map(_is_healthy, copies)) > wanted:
+        spare = next(copy for copy in copies if copy not in here and _is_healthy(copy))
+        await world.remove("Replica", spare["metadata"]["name"], NS, group=GROUP)
 
 
 async def _follow(plant: Plant, copy: Obj, *, attached: bool) -> None:

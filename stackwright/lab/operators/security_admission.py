@@ -62,7 +62,8 @@ class Admission:
         return self.world.find(*CRD, group="neuvector.com") or {}
 
     def rules(self) -> list[Obj]:
-        """Return all rules in the product's order: its own, those of the custom resource, those of users."""
+        """Return all rules in the product's order: its own, those of the custom resource, those of users; of each kind
+        the exceptions first. Source: controller/rest/admission.go, handlerGetAdmissionRules."""
         own = [{**_rule(one["id"], ALLOW, [{"name": "namespace", "op": "containsAny", "value": one["value"]}]),
                 "critical": True, "comment": one["comment"]} for one in CRITICAL]  # fmt: skip
         said = (self._crd().get("spec") or {}).get("rules") or ()
@@ -71,7 +72,8 @@ class Admission:
              "cfg_type": "ground", "disable": bool(one.get("disabled")), "rule_mode": one.get("rule_mode") or ""}
             for number, one in enumerate(said)
         ]  # fmt: skip
-        return [*own, *sorted([*crd, *self.user_rules], key=lambda one: one["rule_type"] != ALLOW)]
+        parts = [sorted(part, key=lambda one: one["rule_type"] != ALLOW) for part in (crd, self.user_rules)]
+        return [*own, *parts[0], *parts[1]]
 
     # --- answers -----------------------------------------------------------------------------------------------------
 
