@@ -6,7 +6,6 @@ through standard input, and what helm prints is redacted before it reaches an er
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import logging
@@ -28,6 +27,7 @@ from pydantic import SecretStr
 
 from stackwright.clients.kube import Kube
 from stackwright.domain.errors import ApiUnavailableError, ReleaseStateError, StackError, ToolError
+from stackwright.domain.redaction import redact
 from stackwright.domain.releases import Release, ReleaseWant, plain_values, secrets_in, storage_secret
 
 log = logging.getLogger(__name__)
@@ -409,11 +409,8 @@ class Helm:
 
     def _redacted(self, text: str) -> str:
         with self._lock:
-            secrets = sorted(self._secrets, key=len, reverse=True)
-        for secret in secrets:
-            for form in (secret, base64.b64encode(secret.encode()).decode(), json.dumps(secret)[1:-1]):
-                text = text.replace(form, "***")
-        return text
+            secrets = tuple(self._secrets)
+        return redact(text, secrets)
 
 
 def _tied(program: str) -> list[str]:

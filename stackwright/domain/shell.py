@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from stackwright.domain.errors import StackError
+from stackwright.domain.redaction import redact
 
 STATE = "/var/lib/stackwright"
 """Where a node keeps fence, journal and markers; mode 0700."""
@@ -281,15 +282,6 @@ def parse_change(stdout: str, secrets: Iterable[str] = (), where: str = "") -> B
 def greeted(stdout: str) -> bool:
     """Tell whether our script ran at all: its first line is a greeting, whatever a login shell printed before."""
     return '{"stackwright":1}' in stdout
-
-
-def redact(text: str, secrets: Iterable[str]) -> str:
-    """Replace every secret, also in base64, by asterisks."""
-    for secret in secrets:
-        for form in (secret, base64.b64encode(secret.encode()).decode()):
-            if len(form) >= 4:
-                text = text.replace(form, "***")
-    return text
 
 
 def last_lines(text: str, count: int = 6) -> str:
