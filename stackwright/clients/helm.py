@@ -27,7 +27,7 @@ from pydantic import SecretStr
 
 from stackwright.clients.kube import Kube
 from stackwright.domain.errors import ApiUnavailableError, ReleaseStateError, StackError, ToolError
-from stackwright.domain.redaction import redact
+from stackwright.domain.redaction import Redactor
 from stackwright.domain.releases import Release, ReleaseWant, plain_values, secrets_in, storage_secret
 
 log = logging.getLogger(__name__)
@@ -130,6 +130,7 @@ class Helm:
         self._pulls: dict[str, threading.Lock] = {}
         self._version = ""
         self._secrets: set[str] = set()
+        self._redactor = Redactor(())
 
     # --- looking -----------------------------------------------------------------------------------------------------
 
@@ -355,7 +356,9 @@ class Helm:
         """Run helm and return its standard output. Raises one of our errors, redacted, with helm's last lines."""
         limit_s = timeout_s or self._timeout_s
         with self._lock:
-            self._secrets.update(text for text in secrets if text)
+            if fresh := {text for text in secrets if text} - self._secrets:
+                self._secrets |= fresh
+                self._redactor = Redactor(self._secrets)
         command = [
             self._binary,
             *argv,
@@ -408,9 +411,7 @@ class Helm:
         return self._redacted(" / ".join(lines[-LAST_LINES:]))[-2000:]
 
     def _redacted(self, text: str) -> str:
-        with self._lock:
-            secrets = tuple(self._secrets)
-        return redact(text, secrets)
+        return self._redactor.clean(text)[0]
 
 
 def _tied(program: str) -> list[str]:

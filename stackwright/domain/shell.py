@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from stackwright.domain.errors import StackError
-from stackwright.domain.redaction import redact
+from stackwright.domain.redaction import Redactor
 
 STATE = "/var/lib/stackwright"
 """Where a node keeps fence, journal and markers; mode 0700."""
@@ -266,6 +266,7 @@ def parse_change(stdout: str, secrets: Iterable[str] = (), where: str = "") -> B
     outcomes = []
     fenced: int | None = None
     busy, broken = False, ""
+    redactor = Redactor(secrets)
     for answer in _answers(stdout, where):
         if "fenced" in answer:
             fenced = int(answer["fenced"])
@@ -274,7 +275,7 @@ def parse_change(stdout: str, secrets: Iterable[str] = (), where: str = "") -> B
         elif "broken" in answer:
             broken = str(answer["broken"])
         else:
-            out = redact(_decode(str(answer["out"]), where), secrets)
+            out, _ = redactor.clean(_decode(str(answer["out"]), where))
             outcomes.append(StepOutcome(str(answer["id"]), int(answer["rc"]), out))
     return BatchAnswer(tuple(outcomes), fenced, busy, broken)
 
