@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -31,6 +32,7 @@ def support_bundle(
     What cannot be read is said in its index and stops nothing: a server, a cluster or a node may be down. Ends with 2,
     and writes nothing, where a known secret would be in it.
     """
+    os.environ.setdefault("PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW", "ignore")  # this is no run, and makes none
     from stackwright.domain.support import Limits
     from stackwright.support.bundle import make, save
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -37,10 +38,10 @@ class Basket:
                 self._why.append(why)
 
     def close(self) -> tuple[tuple[Member, ...], tuple[str, ...]]:
-        """Take nothing more, and return what there is."""
+        """Take nothing more, and return what there is, in an order that does not hang on who was first."""
         with self._lock:
             self._closed = True
-            return tuple(self._members), tuple(self._why)
+            return tuple(sorted(self._members, key=lambda one: one.name)), tuple(sorted(self._why))
 
 
 def told(error: BaseException) -> str:
@@ -56,7 +57,8 @@ class _Running:
         self.name, self.basket, self.began = name, Basket(), time.monotonic()
         self.seconds = 0.0
         self._work = work
-        self.thread = threading.Thread(target=self._go, name=f"support-{name}", daemon=True)
+        context = contextvars.copy_context()  # Prefect's settings go along
+        self.thread = threading.Thread(target=context.run, args=(self._go,), name=f"support-{name}", daemon=True)
 
     def _go(self) -> None:
         try:

@@ -156,7 +156,7 @@ def database_files(state: Path) -> Iterator[tuple[str, Path]]:
     prefect_file = get_current_settings().home / "prefect.db"
     if database is not None:
         prefect_file = Path(database.database or "") if database.get_backend_name() == "sqlite" else Path()
-    for name, path in (("prefect", prefect_file), ("webhooks", state.parent / "webhooks" / "webhooks.db")):
+    for name, path in (("prefect", prefect_file), ("webhooks", state.parent / "webhooks" / "requests.db")):
         if path.is_file():
             yield name, path
 

@@ -67,7 +67,7 @@ async def read_runs(client: PrefectClient, basket: Basket, site: str, limits: Li
     """Read the site's newest runs, each as a folder: the run with its states and reasons, its tasks, its log."""
     runs = await newest_runs(client, site, limits.runs)
     for number, run in enumerate(runs):
-        folder = member_name("runs", f"{number:02}-{run.name}-{str(run.id)[:8]}")
+        folder = f"{number:02}-{run.name}-{str(run.id)[:8]}"
         try:
             await _read_run(client, basket, run, folder, limits)
         except Exception as error:  # one run that cannot be read must not cost the others
@@ -98,7 +98,7 @@ async def _read_run(client: PrefectClient, basket: Basket, run: FlowRun, folder:
                  "expected_start_time", "total_run_time", "parent_task_run_id", "work_pool_name", "work_queue_name",
                  "created_by", "job_variables", "infrastructure_pid", "idempotency_key", "context"},
     )  # fmt: skip
-    basket.put_json({**chosen, "states": states}, folder, "run.json")
+    basket.put_json({**chosen, "states": states}, "runs", folder, "run.json")
     mine = FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))
     basket.put(await read_log(client, run, folder, limits))
     tasks: list[dict[str, Any]] = []
@@ -112,7 +112,7 @@ async def _read_run(client: PrefectClient, basket: Basket, run: FlowRun, folder:
              "start": one.start_time, "end": one.end_time, "runs": one.run_count}
             for one in page
         ]  # fmt: skip
-    basket.put_json(tasks, folder, "tasks.json")
+    basket.put_json(tasks, "runs", folder, "tasks.json")
     artifacts = await client.read_artifacts(
         artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run.id])),
         flow_run_filter=mine, sort=ArtifactSort.CREATED_DESC, limit=PAGE,
@@ -120,7 +120,7 @@ async def _read_run(client: PrefectClient, basket: Basket, run: FlowRun, folder:
     shown = [
         one.model_dump(mode="json", include={"key", "type", "description", "data", "created"}) for one in artifacts
     ]
-    basket.put_json(shown, folder, "artifacts.json")
+    basket.put_json(shown, "runs", folder, "artifacts.json")
 
 
 async def read_log(client: PrefectClient, run: FlowRun, folder: str, limits: Limits) -> Member:
@@ -137,7 +137,7 @@ async def read_log(client: PrefectClient, run: FlowRun, folder: str, limits: Lim
         whole = len(page) < PAGE
     if not whole:
         lines.append("[earlier lines were left out here]\n")
-    return Member(f"{folder}/log.txt", "".join(reversed(lines)), keep="end")
+    return Member(member_name("runs", folder, "log.txt"), "".join(reversed(lines)), keep="end")
 
 
 def _line(one: Log) -> str:
