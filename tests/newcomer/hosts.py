@@ -99,8 +99,8 @@ def site_file(own: Own, host_keys: dict[str, str]) -> dict[str, Any]:
         "time": {"servers": ["ntp.newcomer.test"]},
         "dns": {"hosts": {KUBE_NAME: own.balancer}},
         "rke2": {
-            "version": VERSION, "registration_address": KUBE_NAME, "tls_san": [KUBE_NAME, own.balancer], "profile": "none",
-            "artifacts": artifacts,
+            "version": VERSION, "registration_address": KUBE_NAME, "tls_san": [KUBE_NAME, own.balancer],
+            "profile": "none", "artifacts": artifacts,
         },
         "ingress": {"domain": "newcomer.test"},
         "clearml": {"base_domain": "ml.newcomer.test"},

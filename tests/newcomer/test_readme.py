@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from stackwright.domain.sitefile import parse_site
 from tests.newcomer.hosts import ROLES, Own, site_file
@@ -43,10 +44,7 @@ def test_placeholders_are_filled_in_and_the_key_is_not_shown():
 
 
 def test_the_site_file_that_is_written_is_one():
-    own = Own(
-        "containers", {name: f"192.0.2.{at}" for at, name in enumerate(ROLES, 11)}, 22, "ops", "", "192.0.2.1", "/x"
-    )
-    import yaml
-
-    spec = parse_site(yaml.safe_dump(site_file(own, {})), "newcomer.yaml")
-    assert len(spec.nodes) == 4 and spec.ssh.key_block == "ssh"
+    for kind, net in (("containers", "192.0.2"), ("openssh", "127.66.0")):
+        own = Own(kind, {name: f"{net}.{at}" for at, name in enumerate(ROLES, 11)}, 22, "ops", "", f"{net}.1", "/x")
+        spec = parse_site(yaml.safe_dump(site_file(own, {})), "newcomer.yaml")
+        assert len(spec.nodes) == len(ROLES) and spec.ssh.key_block == "ssh"
