@@ -10,7 +10,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from blocks.site import load_site, read_spec, site_names, state_folder
+from blocks.site import read_shape, site_names, state_folder
+from blocks.store import BlockSecrets
+from stackwright.clients.connect import connect
 from stackwright.clients.site import Site
 from stackwright.domain.errors import Problem, SiteFileError, StackError
 from stackwright.domain.redaction import Known
@@ -70,9 +72,14 @@ def all_parts(site: str, state: Path, limits: Limits) -> dict[str, Work]:
 
     @cache  # one reading of the blocks for all parts that need the hosts
     def load() -> Site:
-        return load_site(site)[1]
+        return open_site(site)
 
     return {**local_parts(site, state, limits), **server_parts(site, limits), **site_parts(load, limits)}
+
+
+def open_site(name: str) -> Site:
+    """Return the site's clients. A rule that its file breaks stops a deploy, and no look at its hosts."""
+    return connect(read_shape(name)[0], BlockSecrets(), state_folder(name))
 
 
 def _known(state: Path, words: frozenset[str]) -> tuple[list[Known], list[str]]:
@@ -88,6 +95,6 @@ def _known(state: Path, words: frozenset[str]) -> tuple[list[Known], list[str]]:
 
 def _spec(site: str) -> StackSpec | None:
     try:
-        return read_spec(site)
+        return read_shape(site)[0]
     except StackError:
         return None  # told by the part that reads the file

@@ -89,7 +89,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("STACKWRIGHT_REPORTS", str(tmp_path / "reports"))
     monkeypatch.setenv("STACKWRIGHT_TOOLS", str(ROOT / "build" / "tools" / "bin"))
     monkeypatch.setenv("STACKWRIGHT_PLANTED_TOKEN", GIVEN)
-    monkeypatch.setattr("stackwright.support.bundle.load_site", lambda name: (found.spec, found))
+    monkeypatch.setattr("stackwright.support.bundle.open_site", lambda name: found)
     return found
 
 
