@@ -7,7 +7,7 @@ SHELL  := /bin/bash
 
 export DO_NOT_TRACK = 1
 
-.PHONY: help setup demo test check format bench bench-nodes bench-upgrade kill-test guard-test rung rung-image restore-proof test-long docs lock clean bench-bundle capacity-bench drill-proof saga-test tenant-load bench-tenant preflight-bench docs-site browser-test image team-chaos
+.PHONY: help setup demo test check format bench bench-nodes bench-upgrade kill-test guard-test rung rung-image restore-proof test-long docs lock clean bench-bundle capacity-bench drill-proof saga-test tenant-load bench-tenant preflight-bench docs-site browser-test image team-chaos newcomer
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 18
@@ -91,6 +91,9 @@ image: setup ## Build the image on BASE (by digest), or on a bootstrapped Debian
 
 team-chaos: setup ## Deploy through the team size while its replicas, workers, Redis and PostgreSQL are killed (KILLS=n)
 	@$(BIN)/python -m tests.team.run --kills $(or $(KILLS),20)
+
+newcomer: setup rung-image ## Time a newcomer's way by the README: a clean clone, the demo, a first plan against own hosts
+	@$(BIN)/python -m tests.newcomer.run
 
 rung-image: $(STAMP) ## Build the image of the container rung, or say why it cannot be had
 	@$(BIN)/python -m tests.rung.engine build || true

@@ -26,6 +26,7 @@ from stackwright.cli_metrics import metrics_app
 from stackwright.cli_restore import restore
 from stackwright.cli_schedules import schedules
 from stackwright.cli_setup import setup
+from stackwright.cli_support import support_bundle
 from stackwright.cli_webhooks import webhooks_app
 from stackwright.cli_worker import worker_app
 from stackwright.domain.errors import (
@@ -61,6 +62,7 @@ app.command()(lease)
 app.command()(restore)
 app.command()(schedules)
 app.command()(setup)
+app.command()(support_bundle)
 app.add_typer(webhooks_app, name="webhooks")
 app.add_typer(metrics_app, name="metrics")
 upgrade_app = typer.Typer(no_args_is_help=True, help="Upgrading RKE2 to the release of the site file.")

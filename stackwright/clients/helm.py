@@ -6,7 +6,6 @@ through standard input, and what helm prints is redacted before it reaches an er
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import logging
@@ -30,6 +29,7 @@ from stackwright.clients.kube import Kube
 from stackwright.clients.trips import trip
 from stackwright.domain.errors import ApiUnavailableError, ReleaseStateError, StackError, ToolError
 from stackwright.domain.figures import FAILED
+from stackwright.domain.redaction import Redactor
 from stackwright.domain.releases import Release, ReleaseWant, plain_values, secrets_in, storage_secret
 
 log = logging.getLogger(__name__)
@@ -132,6 +132,7 @@ class Helm:
         self._pulls: dict[str, threading.Lock] = {}
         self._version = ""
         self._secrets: set[str] = set()
+        self._redactor = Redactor(())
 
     # --- looking -----------------------------------------------------------------------------------------------------
 
@@ -357,7 +358,9 @@ class Helm:
         """Run helm and return its standard output. Raises one of our errors, redacted, with helm's last lines."""
         limit_s = timeout_s or self._timeout_s
         with self._lock:
-            self._secrets.update(text for text in secrets if text)
+            if fresh := {text for text in secrets if text} - self._secrets:
+                self._secrets |= fresh
+                self._redactor = Redactor(self._secrets)
         command = [
             self._binary,
             *argv,
@@ -420,12 +423,7 @@ class Helm:
         return self._redacted(" / ".join(lines[-LAST_LINES:]))[-2000:]
 
     def _redacted(self, text: str) -> str:
-        with self._lock:
-            secrets = sorted(self._secrets, key=len, reverse=True)
-        for secret in secrets:
-            for form in (secret, base64.b64encode(secret.encode()).decode(), json.dumps(secret)[1:-1]):
-                text = text.replace(form, "***")
-        return text
+        return self._redactor.clean(text)[0]
 
 
 def _tied(program: str) -> list[str]:

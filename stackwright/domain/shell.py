@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from stackwright.domain.errors import StackError
+from stackwright.domain.redaction import Redactor
 
 STATE = "/var/lib/stackwright"
 """Where a node keeps fence, journal and markers; mode 0700."""
@@ -265,6 +266,7 @@ def parse_change(stdout: str, secrets: Iterable[str] = (), where: str = "") -> B
     outcomes = []
     fenced: int | None = None
     busy, broken = False, ""
+    redactor = Redactor(secrets)
     for answer in _answers(stdout, where):
         if "fenced" in answer:
             fenced = int(answer["fenced"])
@@ -273,7 +275,7 @@ def parse_change(stdout: str, secrets: Iterable[str] = (), where: str = "") -> B
         elif "broken" in answer:
             broken = str(answer["broken"])
         else:
-            out = redact(_decode(str(answer["out"]), where), secrets)
+            out, _ = redactor.clean(_decode(str(answer["out"]), where))
             outcomes.append(StepOutcome(str(answer["id"]), int(answer["rc"]), out))
     return BatchAnswer(tuple(outcomes), fenced, busy, broken)
 
@@ -281,15 +283,6 @@ def parse_change(stdout: str, secrets: Iterable[str] = (), where: str = "") -> B
 def greeted(stdout: str) -> bool:
     """Tell whether our script ran at all: its first line is a greeting, whatever a login shell printed before."""
     return '{"stackwright":1}' in stdout
-
-
-def redact(text: str, secrets: Iterable[str]) -> str:
-    """Replace every secret, also in base64, by asterisks."""
-    for secret in secrets:
-        for form in (secret, base64.b64encode(secret.encode()).decode()):
-            if len(form) >= 4:
-                text = text.replace(form, "***")
-    return text
 
 
 def last_lines(text: str, count: int = 6) -> str:

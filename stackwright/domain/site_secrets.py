@@ -16,7 +16,7 @@ MASK = "(hidden)"
 _REMEDY = "Keep it in a block and name that here: a field ending in _block, or ${secret:BLOCK.KEY} in a layer's values."
 
 # Texts that are secrets whatever key they stand under.
-_LOOKS: Mapping[str, re.Pattern[str]] = {
+LOOKS: Mapping[str, re.Pattern[str]] = {
     "a private key": re.compile(r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY( BLOCK)?-----"),
     "an RKE2 token": re.compile(r"\bK10[0-9a-f]{32,}::"),
     "an age identity": re.compile(r"\bAGE-SECRET-KEY-1[0-9A-Z]{20,}"),
@@ -86,7 +86,7 @@ def is_secret_key(key: str, parent: str = "") -> bool:
 
 def looks_secret(text: str) -> str | None:
     """Say what kind of secret a text looks like; None where it looks like none."""
-    return next((kind for kind, pattern in _LOOKS.items() if pattern.search(text)), None)
+    return next((kind for kind, pattern in LOOKS.items() if pattern.search(text)), None)
 
 
 def check_secrets(data: Any, text: str) -> tuple[list[Problem], frozenset[str]]:

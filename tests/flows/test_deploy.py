@@ -6,41 +6,20 @@ import json
 import re
 import sqlite3
 import stat
-import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from uuid import UUID
 
+import httpx
 import pytest
 
 from stackwright.lab.rig import Finished, Rig
 from stackwright.lab.server import PrefectServer
+from tests.planted import ProcessWatch, answers, found_in, needles, raw_files, tables
 
 pytestmark = pytest.mark.lab
-
-
-class ProcessWatch:
-    """Reads the argument lists and environments' names of all processes while something runs."""
-
-    def __init__(self) -> None:
-        self.seen: set[str] = set()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> ProcessWatch:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._stop.wait(0.02):
-            for path in Path("/proc").glob("[0-9]*/cmdline"):
-                try:
-                    self.seen.add(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
-                except (FileNotFoundError, ProcessLookupError, PermissionError):
-                    continue  # the process ended between the two looks, or is not ours
+SDK_KEY = re.compile(r"CLEARML_API_(ACCESS|SECRET)_KEY=[^\0]*")
 
 
 class Deployed:
@@ -137,30 +116,47 @@ def secrets_of(deployed: Deployed) -> dict[str, str]:
     }
 
 
-def needles(secret: str) -> set[str]:
-    """Return what to look for: a secret's own text, and the most telling line of a longer one."""
-    lines = [line.strip() for line in secret.splitlines() if len(line.strip()) >= 16 and "-----" not in line]
-    return {lines[len(lines) // 2]} if len(lines) > 1 else {secret.strip()}
-
-
 def test_no_secret_is_found_outside_its_block(deployed: Deployed) -> None:
-    """Prefect's database and logs, reports, state folder, argument lists and the command's output hold no secret."""
+    """Reports, results, the server's log, argument lists, environments and the command's output hold no secret."""
     secrets = secrets_of(deployed)
     assert len(secrets) > 10
     places: dict[str, str] = {"output": deployed.first.output, "argument lists": "\n".join(deployed.watch.seen)}
-    database = deployed.rig.server.home / "prefect.db"
-    with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
-        places["Prefect's database"] = "\n".join(connection.iterdump())
+    home = str(deployed.rig.server.home)
+    assert any(home in one for one in deployed.watch.environments), "the deploy's own processes were seen"
+    # The ClearML SDK is given a tenant's key by its own variables: in the workload's process, and in no other.
+    workloads = [one for one in deployed.watch.environments if SDK_KEY.search(one)]
+    assert not [one for one in workloads if home in one]
+    places["environments"] = "\n".join(SDK_KEY.sub("", one) for one in deployed.watch.environments)
     for folder in (deployed.rig.folder / "reports", deployed.rig.server.home / "storage"):
         for path in folder.rglob("*"):
             if path.is_file():
                 places[str(path)] = path.read_text(errors="replace")
     places["server log"] = (deployed.rig.server.home / "server.log").read_text(errors="replace")
-    found = [
-        f"{name} in {place}" for name, secret in secrets.items() for needle in needles(secret)
-        for place, text in places.items() if needle in text
-    ]  # fmt: skip
-    assert not found
+    assert not found_in(secrets, places.items())
+
+
+def test_no_secret_is_in_any_table_or_page_of_prefects_database(deployed: Deployed) -> None:
+    """Each value of each table as it lies there, and the raw bytes of the file, with what was deleted."""
+    database = deployed.rig.server.home / "prefect.db"
+    of_tables = dict(tables(database))
+    assert {"table flow_run", "table log", "table events", "table artifact", "table block_document"} <= set(of_tables)
+    assert "deploy-lab" in of_tables["table flow_run"], "what is there would be seen"
+    secrets = secrets_of(deployed)
+    assert not found_in(secrets, [*of_tables.items(), *raw_files(database)])
+
+
+def test_no_secret_is_in_any_answer_of_the_api(deployed: Deployed) -> None:
+    """Nobody who lists runs, logs, events, artifacts, deployments or blocks is told one; who asks for a block's is."""
+    database = deployed.rig.server.home / "prefect.db"
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+        runs = [
+            str(UUID(str(row[0]))) for row in connection.execute("select id from flow_run where name = 'deploy-lab'")
+        ]
+    said = list(answers(deployed.rig.server.url, runs))
+    secrets = secrets_of(deployed)
+    assert not found_in(secrets, said)
+    asked = httpx.post(f"{deployed.rig.server.url}/block_documents/filter", json={"include_secrets": True}, timeout=60)
+    assert found_in(secrets, [("asked for", asked.text)]), "the search sees a secret where one is"
 
 
 def test_files_with_secrets_are_for_their_owner_alone(deployed: Deployed) -> None:

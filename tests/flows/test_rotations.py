@@ -16,7 +16,7 @@ from stackwright.lab.layout import Layout
 from stackwright.lab.rig import Finished, Rig
 from stackwright.lab.server import PrefectServer
 from tasks.certificates import EVENT
-from tests.flows.test_deploy import ProcessWatch
+from tests.planted import ProcessWatch
 
 SPEED = 40.0
 PLAN_MOVED, FAILED = 3, 1
