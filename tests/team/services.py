@@ -24,7 +24,8 @@ import yaml
 from cryptography.fernet import Fernet
 
 from stackwright.lab.rig import ROOT
-from tests.team.member import Member, free_port, wait_until
+from stackwright.lab.server import free_port
+from tests.team.member import Member, wait_until
 
 SETTINGS = ROOT / "deployments" / "kubernetes" / "settings.yaml"
 PROGRAMS = {"postgres": "postgresql", "redis-server": "redis-server", "haproxy": "haproxy"}
