@@ -34,6 +34,7 @@ from stackwright.clients.store import S3Store
 from stackwright.domain.spec import BackupStore, Node, Ssh
 from stackwright.lab.net import Authority
 from stackwright.lab.secrets_made import ssh_key_pair
+from stackwright.lab.server import free_port
 
 MIB = 1 << 20
 BLOCK, EVERY = 1 * MIB, 4 * MIB  # of random bytes among zeros: nothing on the way compresses
@@ -125,7 +126,7 @@ def running_store(folder: Path) -> Iterator[dict[str, Any]]:
     certificate, key = authority.issue("store", ["127.0.0.1"])
     for name, text in (("ca.pem", authority.certificate), ("store.pem", certificate), ("store.key", key)):
         (folder / name).write_text(text)
-    port = _free_port()
+    port = free_port()
     argv = [sys.executable, "-m", "benchmarks.discarding_store", str(port)]
     with _process([*argv, str(folder / "store.pem"), str(folder / "store.key")], port):
         yield {"url": f"https://127.0.0.1:{port}", "ca_file": str(folder / "ca.pem"), "bucket": "bundles"}
@@ -143,7 +144,7 @@ def running_sshd(folder: Path) -> Iterator[dict[str, Any]]:
         (folder / name).write_text(private)
         (folder / f"{name}.pub").write_text(public + "\n")
     Path("/run/sshd").mkdir(exist_ok=True)
-    port = _free_port()
+    port = free_port()
     options = {
         "HostKey": folder / "host_key", "AuthorizedKeysFile": folder / "login_key.pub", "StrictModes": "no",
         "PidFile": "none", "ListenAddress": "127.0.0.1", "PermitRootLogin": "prohibit-password",
@@ -172,11 +173,6 @@ def _process(argv: list[str], port: int) -> Iterator[None]:
     finally:
         process.terminate()
         process.wait(30)
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
 
 
 # --- the figures ------------------------------------------------------------------------------------------------------

@@ -68,7 +68,7 @@ class StoreServer:
         given = {"endpoint": self.url, "bucket": self.bucket, "folder": "sw", "ca_file": str(self.ca_file), **more}
         return BackupStore(**given)
 
-    def store(self, *, access: str = ACCESS, secret: str = SECRET, read_s: float = 5.0, **more: object) -> S3Store:
+    def store(self, *, access: str = ACCESS, secret: str = SECRET, read_s: float = 60.0, **more: object) -> S3Store:
         """Return a client."""
         resolve = {"store.example.test": "127.0.0.1"}
         settings = self.settings(**more)

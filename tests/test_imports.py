@@ -1,6 +1,7 @@
 """The import contract of the rooms: arrows point down, production never imports the lab, domain stays pure."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -31,9 +32,10 @@ def room_of(module: str) -> str | None:
     return parts[0] if parts[0] in ROOMS else None
 
 
-def imports_of(path: Path) -> set[str]:
+@cache
+def imports_of(path: Path) -> frozenset[str]:
     """Return every absolute module name that a file imports, also inside functions."""
-    found = set()
+    found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
@@ -41,7 +43,7 @@ def imports_of(path: Path) -> set[str]:
             found |= {node.module} | {
                 f"{node.module}.{alias.name}" for alias in node.names if node.module == "stackwright"
             }
-    return found
+    return frozenset(found)
 
 
 FILES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))

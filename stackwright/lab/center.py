@@ -87,9 +87,8 @@ class Center:
             await asyncio.to_thread(build_release, release, version)
         users = {fields["username"]: fields["password"] for fields in self.secrets["registry"].values()}
         registry = RegistryState(self.folder / "registry", users)
-        self.kube.image_logins["docker.io"] = {
-            fields["username"]: fields["password"] for fields in [self.secrets["registry"]["clearml-registry"]]
-        }
+        clearml = self.secrets["registry"]["clearml-registry"]
+        self.kube.image_logins["docker.io"] = {clearml["username"]: clearml["password"]}
         await asyncio.to_thread(publish_charts, registry, CHARTS)
         for version in self.layout.releases:
             push_image(registry, RUNTIME, version.replace("+", "-"))

@@ -9,7 +9,6 @@ import json
 import os
 import random
 import shutil
-import socket
 import subprocess
 import time
 
@@ -20,14 +19,10 @@ from stackwright.clients import etcd_tool
 from stackwright.clients.etcd_tool import snapshot_status
 from stackwright.domain.errors import ToolError
 from stackwright.domain.etcd_file import EtcdFileError, read_etcd_file, resource_of
+from stackwright.lab.server import free_port
 
 REAL = shutil.which("etcd") and shutil.which("etcdctl")
 needs_etcd = pytest.mark.skipif(not REAL, reason="etcd and etcdctl are not installed")
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return taken.getsockname()[1]
 
 
 class RealEtcd:
@@ -35,6 +30,7 @@ class RealEtcd:
 
     def __init__(self, folder):
         self.url, peer = f"http://127.0.0.1:{free_port()}", f"http://127.0.0.1:{free_port()}"
+        self.client = httpx.Client(base_url=f"{self.url}/v3/", timeout=10, trust_env=False)
         self.process = subprocess.Popen(
             ["etcd", "--data-dir", str(folder), "--listen-client-urls", self.url, "--advertise-client-urls", self.url,
              "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
@@ -50,7 +46,7 @@ class RealEtcd:
             time.sleep(0.05)
 
     def call(self, path, body):
-        return httpx.post(f"{self.url}/v3/{path}", json=body, timeout=10, trust_env=False).raise_for_status().json()
+        return self.client.post(path, json=body).raise_for_status().json()
 
     def put(self, key, value=b"x"):
         self.call("kv/put", {"key": base64.b64encode(key.encode()).decode(), "value": base64.b64encode(value).decode()})
@@ -63,6 +59,11 @@ class RealEtcd:
         argv = ["etcdctl", "--endpoints", self.url, *words]
         return subprocess.run(argv, env=env, check=True, capture_output=True, text=True).stdout
 
+    def stop(self):
+        self.client.close()
+        self.process.terminate()
+        self.process.wait(20)
+
     def save(self, path):
         self.ctl("snapshot", "save", str(path))
         return path
@@ -72,8 +73,7 @@ class RealEtcd:
 def etcd(tmp_path_factory):
     found = RealEtcd(tmp_path_factory.mktemp("etcd"))
     yield found
-    found.process.terminate()
-    found.process.wait(20)
+    found.stop()
 
 
 @pytest.fixture(scope="module")
@@ -123,8 +123,7 @@ def test_an_empty_etcd_is_a_whole_file(tmp_path):
     try:
         found = snapshot_status(member.save(tmp_path / "snap"))
     finally:
-        member.process.terminate()
-        member.process.wait(20)
+        member.stop()
     assert found.counts == {} and found.live == 0 and found.keys > 0
 
 

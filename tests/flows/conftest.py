@@ -13,6 +13,7 @@ from stackwright.lab.server import PrefectServer
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
     """A server with an empty database of its own, and this process's settings pointing at it."""
     from prefect.settings import (
+        PREFECT_API_SSL_CERT_FILE,
         PREFECT_API_URL,
         PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
         PREFECT_HOME,
@@ -28,6 +29,7 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect
         # Heartbeats off: each costs up to a second at the end of a flow.
         settings = {
             PREFECT_API_URL: server.url,
+            PREFECT_API_SSL_CERT_FILE: str(server.trust),
             PREFECT_HOME: str(server.home),
             PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,
         }

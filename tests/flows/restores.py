@@ -1,7 +1,7 @@
-"""The flow restore-cluster on hosts with stubs, in a process of its own: `python -m tests.flows.restores FOLDER JSON`.
+"""The flow restore-cluster on hosts with stubs, in a process of its own: `python -m tests.flows.restores`.
 
-JSON holds the flow's parameters, and beside them `works` (an etcd that works on s1) and `content` (the verdict of the
-comparison). Prints what was done as one JSON object.
+Each line of standard input is one run as a JSON object: the flow's parameters, and beside them `folder`, `works` (an
+etcd that works on s1) and `content` (the verdict of the comparison). What was done is answered in one line of JSON.
 """
 
 from __future__ import annotations
@@ -72,4 +72,8 @@ def run(folder: Path, given: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(run(Path(sys.argv[1]), json.loads(sys.argv[2]))))
+    answers, sys.stdout = sys.stdout, sys.stderr
+    for line in sys.stdin:
+        asked = json.loads(line)
+        answers.write(json.dumps(run(Path(asked.pop("folder")), asked)) + "\n")
+        answers.flush()

@@ -24,7 +24,7 @@ from prefect.settings import (
 
 from stackwright.clients.sealing import new_identity, opened
 from stackwright.lab.rig import ROOT
-from stackwright.lab.server import _free_port
+from stackwright.lab.server import free_port
 from tasks import other_state
 from tests.store_server import ACCESS, SECRET, running_store
 from tests.systemd_units import Machine, read_unit
@@ -48,7 +48,7 @@ class Site:
     """One machine in a folder, with its login and its key."""
 
     def __init__(self, folder: Path, key: str) -> None:
-        self.machine = Machine(folder, {"4200": _free_port(), "8470": _free_port()})
+        self.machine = Machine(folder, {"4200": free_port(), "8470": free_port()})
         self.secrets = {"prefect.env": PASSWORD, "encryption.env": key}
         self.folder, self.processes = folder, {}
         (folder / "state" / "prefect").mkdir(parents=True, exist_ok=True)

@@ -23,7 +23,7 @@ import pytest
 from stackwright.approvals import APPROVER
 from stackwright.lab.net import Authority
 from stackwright.lab.rig import ROOT
-from stackwright.lab.server import PrefectServer, _free_port
+from stackwright.lab.server import PrefectServer, free_port
 from tasks.approval import Approval
 from tests.flows.asks import PLAN
 from tests.flows.test_approval import ANSWER, Asking
@@ -66,7 +66,7 @@ class Proxy:
 @pytest.fixture(scope="module")
 def proxy(prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     """The recipe, with the ports and folders of this test, and the approvals' process beside it."""
-    folder, port, approvals = tmp_path_factory.mktemp("proxy"), _free_port(), _free_port()
+    folder, port, approvals = tmp_path_factory.mktemp("proxy"), free_port(), free_port()
     authority = Authority("proxy test")
     certificate, key = authority.issue("127.0.0.1", ["127.0.0.1"])
     files = {

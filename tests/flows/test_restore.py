@@ -12,16 +12,36 @@ import pytest
 from stackwright.lab.rig import ROOT
 
 
+@pytest.fixture(scope="module")
+def process(prefect_server, tmp_path_factory):
+    """The process that carries out all runs of this module, one after the other, and its log."""
+    log = tmp_path_factory.mktemp("restores") / "log"
+    env = {**os.environ, **prefect_server.environment}
+    argv = [sys.executable, "-m", "tests.flows.restores"]
+    pipe = subprocess.PIPE
+    with (
+        log.open("w") as sink,
+        subprocess.Popen(argv, cwd=ROOT, env=env, stdin=pipe, stdout=pipe, stderr=sink, text=True) as child,
+    ):
+        try:
+            yield child, log
+            child.stdin.close()
+            assert child.wait(60) == 0, log.read_text()[-3000:]
+        finally:
+            child.kill()
+
+
 @pytest.fixture
-def run(tmp_path, prefect_server):
+def run(tmp_path, process):
     """Return what runs the flow on hosts with stubs and returns what it has done."""
+    child, log = process
 
     def run_flow(**given):
-        argv = [sys.executable, "-m", "tests.flows.restores", str(tmp_path), json.dumps(given)]
-        env = {**os.environ, **prefect_server.environment}
-        done = subprocess.run(argv, cwd=ROOT, env=env, capture_output=True, text=True, timeout=180, check=False)
-        assert done.returncode == 0, done.stderr[-3000:]
-        return json.loads(done.stdout.splitlines()[-1])
+        child.stdin.write(json.dumps({**given, "folder": str(tmp_path)}) + "\n")
+        child.stdin.flush()
+        answer = child.stdout.readline()
+        assert answer, log.read_text()[-3000:]
+        return json.loads(answer)
 
     return run_flow
 

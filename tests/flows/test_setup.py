@@ -88,6 +88,17 @@ def pools_of(name: str, **pools: dict[str, Any]) -> list[Any]:
     return [apart(WorkPools(declared, ROOT), name), apart(WorkQueues(declared), name)]
 
 
+def at_work_in(pool: str) -> FlowRun:
+    """Make a run that is at work in a pool, of a deployment named like it."""
+
+    async def make(client: PrefectClient) -> FlowRun:
+        flow = await client.create_flow_from_name("tick")
+        deployment = await client.create_deployment(flow, pool, work_pool_name=pool, entrypoint="x.py:t", path=".")
+        return await client.create_flow_run_from_deployment(deployment, state=Running())
+
+    return on_server(make)
+
+
 def test_pools_and_queues_come_change_and_go_and_others_stay(name: str) -> None:
     """Created with limit and queue, found, changed, removed once undeclared; somebody else's pool is never touched."""
     other = f"{name}-theirs"
@@ -116,12 +127,7 @@ def test_a_pool_with_work_in_it_is_held(name: str) -> None:
     """Runs that have not ended, or somebody else's deployment, hold it; asked for twice, it goes."""
     done(*pools_of(name, **{name: {"type": "process"}}))
 
-    async def busy(client: PrefectClient) -> FlowRun:
-        flow = await client.create_flow_from_name("tick")
-        deployment = await client.create_deployment(flow, name, work_pool_name=name, entrypoint="x.py:t", path=".")
-        return await client.create_flow_run_from_deployment(deployment, state=Running())
-
-    run = on_server(busy)
+    run = at_work_in(name)
     (hold,) = [change for change in planned(*pools_of(name)) if change.act == "hold"]
     assert hold.name == name and "1 run(s) in it have not ended" in hold.why
     assert ("hold", name) in done(*pools_of(name))
@@ -161,12 +167,7 @@ def test_a_pool_is_closed_before_its_worker_stops_and_opened_after(name: str, tm
     mark = tmp_path / "drained"
     done(*pools_of(name, **{name: {"type": "process"}}))
 
-    async def busy(client: PrefectClient) -> FlowRun:
-        flow = await client.create_flow_from_name("tick")
-        deployment = await client.create_deployment(flow, name, work_pool_name=name, entrypoint="x.py:t", path=".")
-        return await client.create_flow_run_from_deployment(deployment, state=Running())
-
-    run = on_server(busy)
+    run = at_work_in(name)
 
     def close(limit_s: float) -> int:
         return on_server(lambda client: close_pool(client, name, mark, limit_s, 0.05))
@@ -495,8 +496,8 @@ def test_the_whole_is_made_once() -> None:
     changes = mine(set_up(Asked(), shown.extend))
     assert {change.act for change in changes} == {"keep"} and mine(shown) == changes
     ran = CliRunner().invoke(app, ["setup", "--dry-run"])
-    last = ran.output.splitlines()[-1]
-    assert ran.exit_code == 0 and ("nothing to change" in last or last == "dry run: 1 held back"), ran.output
+    last = ran.output.splitlines()[-1]  # what other tests' sites make it hold back may be there too
+    assert ran.exit_code == 0 and re.search(r"nothing to change|^dry run: \d+ held back$", last), ran.output
     assert not set(re.findall(r"^\w+", ran.output, re.M)) & {"create", "change", "remove"}
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -29,7 +28,7 @@ from prefect.utilities.callables import parameter_schema
 
 from stackwright import runs
 from stackwright.lab.rig import ROOT
-from stackwright.lab.server import PrefectServer
+from stackwright.lab.server import PrefectServer, free_port
 from stackwright.webhooks.settings import DEPLOYMENT
 from stackwright.webhooks.signing import signed_headers
 from tests.flows.server import on_server, wait_for
@@ -80,9 +79,7 @@ class Process:
         assert done.returncode == 0, done.stderr
         name, self.key = done.stdout.split()
         self.key_id = name.partition(":")[2]
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.process: subprocess.Popen[bytes] | None = None
         self.answers: list[str] = []

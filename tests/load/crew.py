@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import sqlite3
 import subprocess
 import threading
@@ -16,6 +15,7 @@ import httpx
 import yaml
 
 from stackwright.lab.rig import Rig
+from stackwright.lab.server import free_port
 from tests.load.asking import CALLER, LARGEST, SITE
 
 START_LIMIT_S = 90.0
@@ -40,7 +40,7 @@ class Crew:
 
     def __init__(self, rig: Rig, tenants: int, limit: int) -> None:
         self.rig, self.limit = rig, limit
-        self.port = _free_port()
+        self.port = free_port()
         self.kills = {"receiver": 0, "worker": 0}
         self.logs = rig.folder / "crew"
         self.logs.mkdir(parents=True, exist_ok=True)
@@ -122,10 +122,3 @@ class Crew:
             except httpx.TransportError:
                 pass
             threading.Event().wait(0.2)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import uuid
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from stackwright.lab.server import free_port
 from tests.postgres_programs import postgres_programs
 
 URL_VARIABLE = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
@@ -70,7 +70,7 @@ def prefects_database() -> Iterator[Postgres | None]:
         subprocess.run(argv, check=True, stdin=null, stdout=null, stderr=null, timeout=180, cwd="/", **user)  # type: ignore[call-overload]
 
     data = home / "data"
-    made = Postgres(programs, _free_port())
+    made = Postgres(programs, free_port())
     options = f"-p {made.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={home} -c fsync=off"
     run(programs / "initdb", "-D", data, "-U", "stack", "-A", "trust", "-N", "-E", "UTF8", "--locale", "C.UTF-8")
     run(programs / "pg_ctl", "-D", data, "-w", "-l", home / "log", "-o", options, "start")
@@ -81,10 +81,3 @@ def prefects_database() -> Iterator[Postgres | None]:
         del os.environ[URL_VARIABLE]
         run(programs / "pg_ctl", "-D", data, "-m", "immediate", "stop")
         shutil.rmtree(home)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

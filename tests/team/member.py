@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -17,14 +16,6 @@ from stackwright.lab.rig import ROOT
 START_LIMIT_S = 180.0
 STOP_LIMIT_S = 60.0
 SAY = "env", "--default-signal=INT"  # a shell's background ignores SIGINT, which Prefect's worker needs to stop
-
-
-def free_port() -> int:
-    """Return a port that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def wait_until(look: Callable[[], bool], what: str, limit_s: float = START_LIMIT_S) -> None:

@@ -24,8 +24,9 @@ import yaml
 from cryptography.fernet import Fernet
 
 from stackwright.lab.rig import ROOT
+from stackwright.lab.server import free_port
 from tests.postgres_programs import postgres_programs
-from tests.team.member import Member, free_port, wait_until
+from tests.team.member import Member, wait_until
 
 SETTINGS = ROOT / "deployments" / "kubernetes" / "settings.yaml"
 PROGRAMS = {"postgres": "postgresql", "redis-server": "redis-server", "haproxy": "haproxy"}

@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any
 from stackwright.domain.work_objects import PROGRAM_ENV, registry_of
 from stackwright.lab.kube.scheduling import node_ready
 from stackwright.lab.kube.values import dig, labels_of
+from stackwright.lab.kube.volumes import SHARED
 
 if TYPE_CHECKING:
     from stackwright.lab.kube.state import KubeState
 
 Obj = dict[str, Any]
 PODS, CLAIMS, VOLUMES = ("", "pods"), ("", "persistentvolumeclaims"), ("", "persistentvolumes")
-SHARED = {"ReadWriteMany", "ReadOnlyMany"}
 GPU = "nvidia.com/gpu"
 OUT_OF_SERVICE = "node.kubernetes.io/out-of-service"
 DETACH_S = 360.0  # maxWaitForUnmountDuration of the attach-detach controller
