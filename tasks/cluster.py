@@ -63,8 +63,8 @@ def read_sources(spec: StackSpec) -> ClusterFacts:
 def _read_nodes(site: Site, facts: Mapping[str, NodeFacts]) -> dict[str, NodeStatus] | None:
     """Return the cluster's nodes by name; None without access, an empty mapping while no server runs.
 
-    Where there are facts of agents alone, only those are asked for: each agent that is brought in looks twice, and a list
-    of hundreds of nodes for each would grow as the square of the site.
+    Where there are facts of agents alone, only those are asked for: each agent that is brought in looks twice, and a
+    list of hundreds of nodes for each would grow as the square of the site.
     """
     if site.secrets.read("cluster-access", site.spec.rke2.kubeconfig_block) is None:
         return None
