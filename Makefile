@@ -7,7 +7,7 @@ SHELL  := /bin/bash
 
 export DO_NOT_TRACK = 1
 
-.PHONY: help setup demo test check format bench bench-nodes bench-upgrade kill-test guard-test rung rung-image restore-proof test-long docs lock clean bench-bundle capacity-bench drill-proof saga-test tenant-load bench-tenant preflight-bench docs-site browser-test image team-chaos newcomer
+.PHONY: help setup demo test check format bench bench-nodes bench-upgrade kill-test guard-test rung rung-image restore-proof test-long docs lock clean bench-bundle capacity-bench drill-proof saga-test tenant-load bench-tenant preflight-bench bench-orchestration docs-site browser-test image team-chaos newcomer
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 18
@@ -39,7 +39,7 @@ format: $(STAMP) ## Format the code
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: bench-nodes bench-upgrade bench-bundle capacity-bench bench-tenant preflight-bench ## Run the benchmarks; one JSON object a line, kept in build/bench
+bench: bench-nodes bench-upgrade bench-bundle capacity-bench bench-tenant preflight-bench bench-orchestration ## Run the benchmarks; one JSON object a line, kept in build/bench
 
 bench-nodes: setup ## Node preparation against 50 OpenSSH hosts, beside a bare floor, Ansible and pyinfra
 	@mkdir -p build/bench
@@ -64,6 +64,10 @@ bench-bundle: $(STAMP) ## A snapshot of 1 GiB sealed and sent into a store, agai
 bench-tenant: setup ## One tenant from the signed request to ready, against a bare script of the same calls
 	@mkdir -p build/bench
 	@set -o pipefail; $(BIN)/python -m benchmarks.tenant | tee build/bench/tenant.json
+
+bench-orchestration: setup ## What Prefect costs in a deploy of 50, 200 and 500 nodes, beside the same without (NODES=n,n DB=name,name)
+	@mkdir -p build/bench
+	@set -o pipefail; $(BIN)/python -m benchmarks.orchestration --nodes "$${NODES:-50,200,500}" --db "$${DB:-sqlite,postgres}" | tee build/bench/orchestration.json
 
 kill-test: setup ## Kill the deploy and the upgrade at 72 points, start again, compare the end states (POINTS=n or all)
 	@$(BIN)/python -m tests.kill.run --points $(or $(POINTS),72)

@@ -49,7 +49,7 @@ from stackwright.domain.certificates import (
 from stackwright.domain.errors import NotFoundError, StackError
 from stackwright.domain.shell import Section, last_lines, parse_settled
 from stackwright.domain.spec import Node
-from tasks.common import gather_all, in_thread
+from tasks.common import call, gather_all, in_thread
 
 log = logging.getLogger(__name__)
 
@@ -210,7 +210,9 @@ async def look_cluster_certificates(site: Site) -> Found:
 
 async def scan_site(site: Site) -> Found:
     """Return every certificate of a site, as far as it can be read."""
-    nodes = await gather_all(site.spec.nodes, lambda node: look_node_certificates(site, node), site.spec.ssh.width)
+    nodes = await gather_all(
+        site.spec.nodes, lambda node: call(look_node_certificates, site, node), site.spec.ssh.width
+    )
     return [*(one for found in nodes for one in found), *await look_cluster_certificates(site)]
 
 

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from stackwright.clients.site import Site
 from stackwright.clients.ssh import NodeShell
-from stackwright.domain.cluster import NodeStatus
+from stackwright.domain.cluster import NodeStatus, node_status
 from stackwright.domain.errors import ApiUnavailableError, SecretMissingError, StackError
 from stackwright.domain.node_facts import NodeFacts
 from stackwright.domain.node_plan import SecretRef
@@ -44,7 +44,7 @@ def read_cluster(site: Site, facts: Mapping[str, NodeFacts]) -> ClusterFacts:
     text = token["value"].get_secret_value() if token else ""
     local = _local_files(spec)
     return ClusterFacts(
-        reachable=None if nodes is None else bool(nodes),
+        reachable=None if nodes is None else bool(nodes or not servers),
         nodes=nodes or {},
         members=found,
         has_access=nodes is not None and text.startswith("K10"),
@@ -61,7 +61,11 @@ def read_sources(spec: StackSpec) -> ClusterFacts:
 
 
 def _read_nodes(site: Site, facts: Mapping[str, NodeFacts]) -> dict[str, NodeStatus] | None:
-    """Return the cluster's nodes by name; None without access, an empty mapping while no server runs."""
+    """Return the cluster's nodes by name; None without access, an empty mapping while no server runs.
+
+    Where there are facts of agents alone, only those are asked for: each agent that is brought in looks twice, and a
+    list of hundreds of nodes for each would grow as the square of the site.
+    """
     if site.secrets.read("cluster-access", site.spec.rke2.kubeconfig_block) is None:
         return None
     servers = [facts[node.name] for node in site.spec.servers if node.name in facts]
@@ -69,7 +73,10 @@ def _read_nodes(site: Site, facts: Mapping[str, NodeFacts]) -> dict[str, NodeSta
     deadline = site.clock.now() + API_PATIENCE_S
     while True:
         try:
-            return {node.name: node for node in site.kube().nodes()}
+            if servers:
+                return {node.name: node for node in site.kube().nodes()}
+            found = [site.kube().get("v1", "Node", name) for name in facts]
+            return {node.name: node for node in map(node_status, filter(None, found))}
         except ApiUnavailableError:
             if all_down:
                 return {}

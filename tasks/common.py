@@ -11,6 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task
+from prefect.utilities.annotations import opaque
 
 from stackwright.domain.errors import StackError
 
@@ -28,6 +29,18 @@ async def only_transient(task: Task[..., Any], task_run: TaskRun, state: State[A
     """
     outcome = await state.aresult(raise_on_failure=False)
     return isinstance(outcome, StackError) and outcome.transient
+
+
+def call(task: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> Awaitable[T]:
+    """Call a task that there is one of for each node or tenant, without Prefect's search for futures in its arguments.
+
+    That search goes through the whole site file, twice for each task run: time that grows as the square of the site.
+    """
+    if not isinstance(task, Task):
+        return task(*args, **kwargs)
+    whole: Any = task  # the annotations are taken off before the task's own function sees its arguments
+    awaited: Awaitable[T] = whole(*map(opaque, args), **{name: opaque(value) for name, value in kwargs.items()})
+    return awaited
 
 
 async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
@@ -11,12 +12,18 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 from uuid import UUID
 
+import httpx
 from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
+from prefect.exceptions import PrefectException
 from prefect.logging import get_run_logger
 
 from stackwright.domain.plan import Plan, Step
+from tasks.common import call
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
+SHOW_EVERY_S = 1.0
+"""The bar moves so often at most: hundreds of nodes end within seconds, and each look at them would be a call."""
 CURRENT: ContextVar[Progress | None] = ContextVar("progress", default=None)
 """The progress of the run that is under way, once it has begun to change something: who tells its end reads it."""
 
@@ -41,7 +48,8 @@ class Progress:
         self.done: list[Done] = []
         self._began = time.monotonic()
         self._artifact: UUID | None = None
-        self._lock = asyncio.Lock()
+        self._news = asyncio.Event()
+        self._teller: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         self._began = time.monotonic()
@@ -52,16 +60,36 @@ class Progress:
                 key=f"progress-{self.plan.site}",
                 description=f"plan {self.plan.hash}, {len(self.plan.steps)} steps",
             )
+            self._teller = asyncio.create_task(self._tell(self._artifact))
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, Exception) and self._artifact is not None:  # a cancelled run must end at once
-            done, all_of_them = self.finished, len(self.plan.steps)
-            await aupdate_progress_artifact(
-                self._artifact, progress=self._percent, description=f"stopped: {done} of {all_of_them} steps done"
-            )
+        if self._teller is not None:
+            self._teller.cancel()
+            await asyncio.wait([self._teller])
+        if self._artifact is None or not (error is None or isinstance(error, Exception)):
+            return  # a cancelled run must end at once
+        if error is not None:
+            await self._show(self._artifact, f"stopped: {self.finished} of {len(self.plan.steps)} steps done")
+        elif self.done:
+            await self._show(self._artifact, self._said)
+
+    async def _tell(self, artifact: UUID) -> None:
+        """Show what has ended since the last time, for as long as the run lives. No task waits for it."""
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            await self._show(artifact, self._said)
+            await asyncio.sleep(SHOW_EVERY_S)
+
+    async def _show(self, artifact: UUID, said: str) -> None:
+        """Bring the bar up to date. What could not be shown is no reason to fail: it is said in the log."""
+        try:
+            await aupdate_progress_artifact(artifact, progress=self._percent, description=said)
+        except (httpx.HTTPError, PrefectException) as failure:
+            log.warning("the progress could not be shown: %s", failure)
 
     async def track(self, steps: tuple[Step, ...], work: Awaitable[T]) -> T:
         """Await the work on one target and count its steps when it ends well."""
@@ -73,17 +101,17 @@ class Progress:
             return result
         finally:
             if steps:
-                await self._note(steps, started, ok)
+                self._note(steps, started, ok)
 
     def tracked(self, task: Callable[..., Awaitable[T]]) -> Callable[..., Awaitable[T]]:
         """Return the task with its work tracked; its last argument is the approved steps."""
 
         async def run(*args: Any) -> T:
-            return await self.track(args[-1], task(*args))
+            return await self.track(args[-1], call(task, *args))
 
         return run
 
-    async def _note(self, steps: tuple[Step, ...], started: float, ok: bool) -> None:
+    def _note(self, steps: tuple[Step, ...], started: float, ok: bool) -> None:
         area = steps[0].id.split("/", 1)[0]
         ended = time.monotonic()
         self.done.append(Done(area, steps[0].target, len(steps), started - self._began, ended - started, ok))
@@ -94,10 +122,12 @@ class Progress:
             extra={"layer": area, "target": steps[0].target, "outcome": "ok" if ok else "failed",
                    "duration_s": round(ended - started, 3)},
         )  # fmt: skip
-        if self._artifact is not None:
-            async with self._lock:
-                said = f"plan {self.plan.hash}: {self.finished} of {total} steps done, last {steps[0].target} ({area})"
-                await aupdate_progress_artifact(self._artifact, progress=self._percent, description=said)
+        self._news.set()
+
+    @property
+    def _said(self) -> str:
+        last, total = self.done[-1], len(self.plan.steps)
+        return f"plan {self.plan.hash}: {self.finished} of {total} steps done, last {last.target} ({last.area})"
 
     @property
     def finished(self) -> int:

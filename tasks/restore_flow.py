@@ -11,7 +11,7 @@ from stackwright.domain.node_facts import NodeFacts
 from stackwright.domain.plan import Plan, Step
 from stackwright.domain.restore import first_of
 from stackwright.domain.spec import Node
-from tasks.common import gather_all, in_thread, only_transient
+from tasks.common import call, gather_all, in_thread, only_transient
 from tasks.progress import Progress
 from tasks.restore import fence_server, prepare_host, rejoin_agent, rejoin_server, restore_first
 from tasks.restore_end import clean_cluster, close_restore, keep_access
@@ -76,7 +76,7 @@ async def ensure_hosts_ready(site: Site, lease: LeaseHandle, plan: Plan, progres
     todo = [node for node in site.spec.nodes if preparation(plan, node)]
 
     async def one(node: Node) -> NodeFacts:
-        return await progress.track(preparation(plan, node), ensure_host_ready(site, node, lease, plan))
+        return await progress.track(preparation(plan, node), call(ensure_host_ready, site, node, lease, plan))
 
     await gather_all(todo, one, site.spec.ssh.width)
 
@@ -93,14 +93,14 @@ async def ensure_first_restored(
 async def ensure_servers_back(site: Site, lease: LeaseHandle, bundle: Bundle, plan: Plan, progress: Progress) -> None:
     """Bring the other servers back, one by one: etcd takes one learner at a time."""
     for node in site.spec.servers[1:]:
-        await progress.track(_steps(plan, node.name, "rejoin"), ensure_back(site, node, lease, bundle))
+        await progress.track(_steps(plan, node.name, "rejoin"), call(ensure_back, site, node, lease, bundle))
 
 
 async def ensure_agents_back(site: Site, lease: LeaseHandle, bundle: Bundle, plan: Plan, progress: Progress) -> None:
     """Bring the agents back, as many at once as the site file allows."""
 
     async def one(node: Node) -> None:
-        await progress.track(_steps(plan, node.name, "rejoin"), ensure_back(site, node, lease, bundle))
+        await progress.track(_steps(plan, node.name, "rejoin"), call(ensure_back, site, node, lease, bundle))
 
     await gather_all(site.spec.agents, one, site.spec.rke2.agent_batch)
 

@@ -29,7 +29,7 @@ from stackwright.domain.rke2_proof import handshake_script, missing_names, unrea
 from stackwright.domain.shell import quote, read_script, run_section, shell_section
 from stackwright.domain.spec import Node
 from tasks.cluster import ensure_token, read_cluster, save_access
-from tasks.common import gather_all, in_thread, only_transient
+from tasks.common import call, gather_all, in_thread, only_transient
 from tasks.labels import ensure_labels
 from tasks.nodes import look, look_at_servers, read_node, read_nodes
 from tasks.progress import Progress
@@ -304,6 +304,6 @@ async def ensure_agents(site: Site, lease: LeaseHandle, plan: Plan, progress: Pr
 
     async def one(node: Node) -> NodeFacts:
         steps = plan.of(node.name, "rke2")
-        return await progress.track(steps, ensure_agent(site, node, lease, steps))
+        return await progress.track(steps, call(ensure_agent, site, node, lease, steps))
 
     await gather_all(todo, one, site.spec.rke2.agent_batch)

@@ -16,7 +16,7 @@ from stackwright.domain.evidence import Evidence
 from stackwright.domain.node_facts import NodeFacts
 from stackwright.domain.spec import Node
 from tasks.cluster import read_cluster
-from tasks.common import gather_all, in_thread, only_transient
+from tasks.common import call, gather_all, in_thread, only_transient
 from tasks.layers import read_layers
 from tasks.nodes import read_node
 from tasks.removal_facts import read_removal
@@ -44,7 +44,7 @@ async def read_stack(site: Site, given: Mapping[str, NodeFacts] | None = None) -
     """
     spec = site.spec
     left = [node for node in spec.nodes if node.name not in (given or {})]
-    seen = await gather_all(left, lambda node: look_node(site, node), spec.ssh.width)
+    seen = await gather_all(left, lambda node: call(look_node, site, node), spec.ssh.width)
     read = {**(given or {}), **{node.name: facts for node, facts in zip(left, seen, strict=True)}}
     nodes = {node.name: read[node.name] for node in spec.nodes}
     tenants = spec.tenants if spec.layers.clearml.enabled else ()

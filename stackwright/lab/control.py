@@ -21,6 +21,7 @@ from stackwright.lab.rke2.memberlog import Change, change_from
 
 START_LIMIT_S = 90.0
 STOP_LIMIT_S = 20.0
+PER_MACHINE_S = 1.0  # more for each machine
 _started: dict[int, subprocess.Popen[bytes]] = {}
 """Daemons that this process started: they are its children, and it has to see their end."""
 
@@ -70,7 +71,7 @@ class LabHandle:
         )
         log.close()
         _started[daemon.pid] = daemon
-        deadline = time.monotonic() + START_LIMIT_S
+        deadline = time.monotonic() + START_LIMIT_S + PER_MACHINE_S * len(read_layout(self.folder).names)
         while not (self.folder / "ready").exists():
             if daemon.poll() is not None:
                 raise ToolError("the lab's daemon ended at its start", where=str(self.folder), seen=self.log_tail())
@@ -100,7 +101,7 @@ class LabHandle:
             return
         os.kill(pid, signal.SIGTERM)
         child = _started.pop(pid, None)
-        deadline = time.monotonic() + STOP_LIMIT_S
+        deadline = time.monotonic() + STOP_LIMIT_S + PER_MACHINE_S * len(read_layout(self.folder).names)
         while child.poll() is None if child else self.pid is not None:
             if time.monotonic() > deadline:
                 os.killpg(pid, signal.SIGKILL)

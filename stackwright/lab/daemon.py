@@ -111,6 +111,7 @@ def main(run: Callable[[Path, float], Awaitable[Any]] = serve) -> None:
     parser.add_argument("--speed", type=float, default=20.0)
     options = parser.parse_args()
     logging.basicConfig(level=os.environ.get("STACKWRIGHT_LAB_LOG", "INFO"), format="%(asctime)s %(name)s %(message)s")
+    logging.getLogger("asyncssh").setLevel(logging.WARNING)  # it says six lines for each command
     folder = options.folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     pid_file = folder / "daemon.pid"

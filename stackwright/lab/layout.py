@@ -11,8 +11,8 @@ from stackwright.domain.errors import ToolError
 
 FILE = "lab.json"
 VERSION = "v1.34.10+rke2r1"
-MOST_MACHINES = 200
-"""The lab has a /24 on the loopback interface; its load balancer and the stand-ins' ports take a few addresses."""
+MOST_MACHINES = 600
+"""More would need more of the loopback interface's addresses than a lab has (see LabNet.address)."""
 
 
 @dataclass(frozen=True)

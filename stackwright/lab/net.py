@@ -1,4 +1,4 @@
-"""A lab's place on the loopback interface: a /24 of its own, its certificate authority, and server certificates."""
+"""A lab's place on the loopback interface: addresses of its own, its certificate authority, and server certificates."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from stackwright.domain.errors import ToolError
 
 YEAR = datetime.timedelta(days=365)
+PER_BLOCK = 250  # addresses of a /24 that a lab uses
 
 
 class Authority:
@@ -134,7 +135,10 @@ def _alternative(name: str) -> x509.GeneralName:
 
 
 class LabNet:
-    """A /24 of 127.0.0.0/8 that no other lab of this user has, held by a file lock for the life of this object."""
+    """Addresses of 127.0.0.0/8 that no other lab of this user has, held by a file lock for the life of this object.
+
+    `prefix` is the /24 of the first ones; a large lab goes on in the same third byte of 127.78, 127.79 ...
+    """
 
     def __init__(self, prefix: str, lock: IO[str], folder: Path) -> None:
         self.prefix = prefix
@@ -177,8 +181,10 @@ class LabNet:
         return Authority(name).server_context(name, [name])
 
     def address(self, index: int) -> str:
-        """Return the address with this last byte."""
-        return f"{self.prefix}.{index}"
+        """Return the address of this number: the last byte, as far as that goes."""
+        block, last = divmod(index, PER_BLOCK)
+        first, second, third = self.prefix.split(".")
+        return f"{first}.{int(second) + block}.{third}.{last}"
 
     def release(self) -> None:
         """Give the network back."""

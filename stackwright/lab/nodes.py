@@ -13,7 +13,7 @@ import shlex
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ PATHS = {
 HOLDER = Path(__file__).parent / "machines" / "holder.sh"
 START_LIMIT_S = 20.0
 STOP_LIMIT_S = 10.0
+AT_ONCE = 16  # machines that boot or go off at the same time: a boot has a time limit, and the host few cores
 SLOW: tuple[tuple[Kind, str, float], ...] = (
     ("slow-disk", "/run/lab/disk_s", 1.0),
     ("slow-link", "/run/lab/rtt_ms", 1000.0),
@@ -319,7 +320,7 @@ class LabNodes:
             machine.create(key)
             ensure_host_key(machine.folder)
             machine.reboot_asked = self._reboot
-        await asyncio.gather(*(machine.power_on() for machine in self.machines.values()))
+        await self._at_all(Machine.power_on)
         for machine in self.machines.values():
             server = NodeSshServer(machine, self)
             await server.start()
@@ -336,7 +337,16 @@ class LabNodes:
         for server in self._servers:
             await server.stop()
         self._servers.clear()
-        await asyncio.gather(*(machine.power_off() for machine in self.machines.values()))
+        await self._at_all(Machine.power_off)
+
+    async def _at_all(self, work: Callable[[Machine], Awaitable[None]]) -> None:
+        gate = asyncio.Semaphore(AT_ONCE)
+
+        async def one(machine: Machine) -> None:
+            async with gate:
+                await work(machine)
+
+        await asyncio.gather(*(one(machine) for machine in self.machines.values()))
 
     async def power_off(self, name: str) -> None:
         """Cut a machine's power; its SSH port stops answering."""

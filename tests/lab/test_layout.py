@@ -52,7 +52,7 @@ def test_a_bare_lab_has_nodes_alone():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"agents": 200}, {"servers": -1}, {"servers": 0, "workers": 0, "gpus": 0}, {"releases": ()},
+    "wrong", [{"agents": 600}, {"servers": -1}, {"servers": 0, "workers": 0, "gpus": 0}, {"releases": ()},
               {"releases": ("1.34",)}]
 )  # fmt: skip
 def test_an_impossible_lab_is_refused(wrong):

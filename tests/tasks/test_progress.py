@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from uuid import UUID
 
+import httpx
 import pytest
 from prefect.logging import disable_run_logger
 
@@ -73,8 +74,8 @@ def test_each_target_moves_the_bar_by_its_steps(artifacts):
 
     progress = asyncio.run(run())
     assert artifacts.made == [(0.0, "progress-north", f"plan {PLAN.hash}, 4 steps")]
-    assert artifacts.shown == [50.0, 75.0, 100.0]
-    assert artifacts.said[0] == f"plan {PLAN.hash}: 2 of 4 steps done, last a (node)"
+    assert artifacts.shown[-1] == 100.0 and artifacts.shown == sorted(set(artifacts.shown))
+    assert artifacts.said[-1] == f"plan {PLAN.hash}: 4 of 4 steps done, last rancher (layer)"
     assert [(done.area, done.target, done.steps, done.ok) for done in progress.done] == [
         ("node", "a", 2, True),
         ("node", "b", 1, True),
@@ -123,3 +124,47 @@ def test_nothing_is_published_for_an_empty_plan(artifacts):
 
     assert asyncio.run(run()).done == []
     assert artifacts.made == [] and artifacts.shown == []
+
+
+def test_many_ends_at_once_move_the_bar_once(artifacts):
+    """A call for each of hundreds of nodes would be most of what the run asks of the server."""
+    steps = tuple(step("node", f"n{number}", "swap") for number in range(300))
+
+    async def run() -> None:
+        async with Progress(Plan("north", steps)) as progress:
+            await asyncio.gather(*(progress.tracked(works)("north", (one,)) for one in steps))
+
+    asyncio.run(run())
+    assert len(artifacts.shown) <= 2 and artifacts.shown[-1] == 100.0
+
+
+def test_the_bar_moves_while_the_run_goes_on(artifacts, monkeypatch):
+    """What has ended is shown although nothing else ends for long."""
+    monkeypatch.setattr(module, "SHOW_EVERY_S", 0.01)
+
+    async def run() -> None:
+        async with Progress(PLAN) as progress:
+            for steps, percent in ((A, 50.0), (B, 75.0)):
+                await progress.tracked(works)("north", steps)
+                while artifacts.shown[-1:] != [percent]:
+                    await asyncio.sleep(0.01)
+
+    asyncio.run(asyncio.wait_for(run(), 30))
+
+
+def test_a_bar_that_cannot_be_shown_stops_no_run(artifacts, monkeypatch, caplog):
+    """The server is away for a moment: the steps are done all the same, and the log says what was not shown."""
+
+    async def refuse(*_, **__) -> None:
+        raise httpx.ConnectError("refused")
+
+    monkeypatch.setattr(module, "aupdate_progress_artifact", refuse)
+
+    async def run() -> Progress:
+        async with Progress(PLAN) as progress:
+            await progress.tracked(works)("north", A)
+        return progress
+
+    with caplog.at_level("WARNING"):
+        assert asyncio.run(run()).finished == 2
+    assert "the progress could not be shown: refused" in caplog.text
