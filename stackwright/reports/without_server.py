@@ -1,0 +1,35 @@
+"""The page that a run carries which was made without the Prefect server: when, where and by whom it really was."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from stackwright.domain.run_record import RunRecord
+from stackwright.reports.markdown import one_line
+
+
+def moment(text: str) -> str:
+    """Return a moment of a record as people read it."""
+    return f"{datetime.fromisoformat(text).astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def sent_markdown(record: RunRecord) -> str:
+    """Return the facts, and the states as they were: the server knows them by the time of the sending alone."""
+    head = record.head
+    facts = {
+        "began": moment(head["began"]),
+        "ended": moment(head["ended"]),
+        "host": head["host"],
+        "user": head["user"],
+        "run": f"{head['name']} ({record.id})",
+    }
+    rows = "".join(f"| {name} | {one_line(value)} |\n" for name, value in facts.items())
+    states = "".join(
+        f"| {moment(one['timestamp'])} | {one['name']} | {one_line(one.get('message') or '')} |\n"
+        for one in record.states
+    )
+    return (
+        "This run was made without this Prefect server and sent to it afterwards. The times of the run itself are"
+        f" those of the sending; its task runs and logs have their own.\n\n| | |\n|---|---|\n{rows}"
+        f"\n| when | state | message |\n|---|---|---|\n{states}"
+    )
