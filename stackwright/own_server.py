@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import getpass
 import json
 import logging
 import os
@@ -41,6 +40,9 @@ from prefect.server.api.server import create_app
 from stackwright import spool
 from stackwright.domain.run_record import FINAL, Row, RunRecord, clean, ended
 from stackwright.paging import every
+from stackwright.reports.approval import decision_markdown
+from stackwright.reports.without_server import approval_facts
+from stackwright.whereabouts import this_place
 
 SETTLE_S = 20.0
 """What a run left is on its way to the database for a moment after its end."""
@@ -172,14 +174,11 @@ async def _record(client: PrefectClient, run: FlowRun, events: list[Row]) -> Run
         one.model_dump(mode="json", include={"key", "type", "description", "data", "task_run_id", "created"})
         for one in shown
     ]
+    if run.parameters.get("plan_hash"):
+        facts = approval_facts(head)
+        pages.append({"key": f"approval-{head['site']}", "type": "markdown", "data": decision_markdown(facts),
+                      "description": f"plan {facts['plan']}: {facts['approver']}"})  # fmt: skip
     return RunRecord(head, whole, tuple(pages), tuple(lines), tuple(events))
-
-
-def this_place() -> dict[str, str]:
-    """Return the host, and who the user is: also who became root by sudo."""
-    user = getpass.getuser()
-    before = os.environ.get("SUDO_USER", "")
-    return {"host": socket.gethostname(), "user": f"{before} as {user}" if before and before != user else user}
 
 
 if __name__ == "__main__":

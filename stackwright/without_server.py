@@ -31,6 +31,7 @@ from stackwright.domain.errors import Problem, ProblemsError, ToolError
 from stackwright.domain.layers import enabled
 from stackwright.domain.preflight.wants import blocks
 from stackwright.domain.spec import StackSpec
+from stackwright.recorder import take_over
 
 HOME = Path(__file__).parent.parent
 END_LIMIT_S = 120.0
@@ -208,7 +209,7 @@ def launch(folder: Path) -> OwnServer:
 
 def recover() -> int:
     """Record what commands have left whose server died with them, and return how many folders there were."""
-    count = 0
+    count = len(take_over())
     for folder in sorted(path for path in servers().iterdir() if path.is_dir()):
         if not _is_served(folder):
             log.warning("a run without a server was cut off: its record is written now")

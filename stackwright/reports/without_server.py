@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 from stackwright.domain.run_record import RunRecord
 from stackwright.reports.markdown import one_line
@@ -33,3 +35,14 @@ def sent_markdown(record: RunRecord) -> str:
         f" those of the sending; its task runs and logs have their own.\n\n| | |\n|---|---|\n{rows}"
         f"\n| when | state | message |\n|---|---|---|\n{states}"
     )
+
+
+def approval_facts(head: Mapping[str, Any]) -> dict[str, str]:
+    """Return who approved the plan of a run from a shell, where no form asks: who gave its hash."""
+    return {
+        "plan": str(head["parameters"]["plan_hash"]),
+        "decision": "carry out",
+        "approver": f"{head['user']} on {head['host']}",
+        "reason": "the hash was given on the shell, without the server",
+        "at": moment(head["began"]),
+    }
