@@ -68,11 +68,9 @@ def run_alone(site: str, file: Path, work: Callable[[], Any]) -> Any:
     from stackwright import spool
     from stackwright.without_server import own_server
 
-    source = opened(site, file)
     before = set(spool.waiting())
-    say("starting a server of the run's own")
     try:
-        with own_server(source):
+        with own_server(lambda: opened(site, file)):
             return work()
     finally:
         for path in sorted(set(spool.waiting()) - before):

@@ -90,7 +90,8 @@ async def _ensure_run(client: PrefectClient, record: RunRecord, flow_id: UUID, d
     """
     head = record.head
     body = {
-        "name": head["name"], "flow_id": str(flow_id), "parameters": head["parameters"], "tags": list(head["tags"]),
+        "name": f"{head['name']} of {moment(head['began'])}", "flow_id": str(flow_id),
+        "parameters": head["parameters"], "tags": list(head["tags"]),
         "idempotency_key": f"{LABEL}:{record.id}", "deployment_id": str(deployment) if deployment else None,
         "state": {"type": "PENDING", "message": "made without this server, and sent to it afterwards"},
         "labels": {

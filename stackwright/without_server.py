@@ -10,9 +10,10 @@ import fcntl
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,14 @@ from typing import Any, cast
 from uuid import uuid4
 
 import httpx
+from prefect.settings import (
+    PREFECT_API_AUTH_STRING,
+    PREFECT_API_KEY,
+    PREFECT_API_URL,
+    PREFECT_HOME,
+    PREFECT_SERVER_UI_ENABLED,
+    temporary_settings,
+)
 from pydantic import SecretStr
 
 from blocks.site import read_shape, secrets_from, state_folder
@@ -153,14 +162,12 @@ def _unknown(spec: StackSpec, secrets: KeptSecrets) -> list[str]:
 # --- the server of one command ---------------------------------------------------------------------------------------
 
 
-@dataclass
+@dataclass(frozen=True)
 class OwnServer:
     """The process that serves and records one command."""
 
     process: subprocess.Popen[str]
     folder: Path
-    url: str = ""
-    login: str = ""
 
     def hide(self, values: list[str]) -> None:
         """Keep values out of the record."""
@@ -183,6 +190,12 @@ class OwnServer:
             log.warning(
                 "the run's record is not written yet, the next command without a server does it: %s", self.tail()
             )
+
+    def discard(self) -> None:
+        """End it before anything has begun, and leave nothing."""
+        self.process.kill()
+        self.process.communicate()
+        shutil.rmtree(self.folder)
 
     def tail(self) -> str:
         path = self.folder / "server.log"
@@ -228,37 +241,41 @@ def _is_served(folder: Path) -> bool:
 
 
 @contextmanager
-def own_server(source: Source) -> Iterator[None]:
-    """Run what is inside with a server of its own, and leave its record in the spool."""
-    from prefect.settings import (
-        PREFECT_API_AUTH_STRING,
-        PREFECT_API_KEY,
-        PREFECT_API_URL,
-        PREFECT_HOME,
-        PREFECT_SERVER_UI_ENABLED,
-        temporary_settings,
-    )
+def own_server(find: Callable[[], Source]) -> Iterator[None]:
+    """Run what is inside with a server of its own and the secrets that `find` opens; leave its record in the spool.
 
+    The server starts while the secrets are opened. Where they cannot be, nothing has begun and nothing is recorded.
+    """
     recover()
     server = launch(private_folder(servers() / uuid4().hex[:12]))
     try:
+        source = find()
+    except BaseException:
+        server.discard()
+        raise
+    try:
         server.hide(source.secrets.values())
         source.listeners.append(server.hide)
-        found = json.loads((server.process.stdout.readline() if server.process.stdout else "") or "{}")
-        if not found:
-            raise ToolError("the run's own server did not start", where=str(server.folder), seen=server.tail())
-        settings = {
-            PREFECT_API_URL: found["url"], PREFECT_API_AUTH_STRING: SecretStr(found["login"]), PREFECT_API_KEY: None,
-            PREFECT_HOME: server.folder, PREFECT_SERVER_UI_ENABLED: False,
-        }  # fmt: skip
-        # A proxy of the environment must not be asked for this machine's own loopback.
-        for name in ("NO_PROXY", "no_proxy"):
-            os.environ[name] = ",".join(filter(None, (os.environ.get(name, ""), "127.0.0.1")))
-        with temporary_settings(settings), secrets_from(source.secrets):
+        with temporary_settings(_settings(server)), secrets_from(source.secrets):
             yield
     finally:
         source.listeners.clear()
         server.end()
+
+
+def _settings(server: OwnServer) -> dict[Any, Any]:
+    """Return this process's settings for the server, once it answers. Raises ToolError where it did not start."""
+    said = server.process.stdout.readline() if server.process.stdout else ""
+    if not said:
+        raise ToolError("the run's own server did not start", where=str(server.folder), seen=server.tail())
+    found = json.loads(said)
+    # A proxy of the environment must not be asked for this machine's own loopback.
+    for name in ("NO_PROXY", "no_proxy"):
+        os.environ[name] = ",".join(filter(None, (os.environ.get(name, ""), "127.0.0.1")))
+    return {
+        PREFECT_API_URL: found["url"], PREFECT_API_AUTH_STRING: SecretStr(found["login"]), PREFECT_API_KEY: None,
+        PREFECT_HOME: server.folder, PREFECT_SERVER_UI_ENABLED: False,
+    }  # fmt: skip
 
 
 def real_server_answers() -> str:
