@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from blocks.store import BlockSecrets
 from stackwright.clients.connect import connect
+from stackwright.clients.secrets import Secrets
 from stackwright.clients.site import Site
 from stackwright.domain.errors import Problem, SiteFileError
 from stackwright.domain.sitefile import parse_shape, parse_site
 from stackwright.domain.spec import StackSpec
+
+_SECRETS: ContextVar[Secrets | None] = ContextVar("secrets", default=None)
 
 
 def site_folders() -> list[Path]:
@@ -67,10 +73,20 @@ def state_folder(site: str) -> Path:
     return folder
 
 
+@contextmanager
+def secrets_from(secrets: Secrets) -> Iterator[None]:
+    """Have `load_site` take secrets from elsewhere than blocks, for as long as the context lasts."""
+    before = _SECRETS.set(secrets)
+    try:
+        yield
+    finally:
+        _SECRETS.reset(before)
+
+
 def load_site(name: str) -> tuple[StackSpec, Site]:
     """Read a site and bundle its clients. Raises SiteFileError or SecretMissingError; connects to nothing.
 
     Call it in a thread: blocks are read from the Prefect server.
     """
     spec = read_spec(name)
-    return spec, connect(spec, BlockSecrets(), state_folder(name))
+    return spec, connect(spec, _SECRETS.get() or BlockSecrets(), state_folder(name))

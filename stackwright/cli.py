@@ -24,6 +24,7 @@ from stackwright.cli_compliance import print_compliance
 from stackwright.cli_lease import lease
 from stackwright.cli_metrics import metrics_app
 from stackwright.cli_restore import restore
+from stackwright.cli_runs import WithoutServer, quiet, remind, run_alone, runs_app
 from stackwright.cli_schedules import schedules
 from stackwright.cli_setup import setup
 from stackwright.cli_support import support_bundle
@@ -65,6 +66,7 @@ app.command()(setup)
 app.command()(support_bundle)
 app.add_typer(webhooks_app, name="webhooks")
 app.add_typer(metrics_app, name="metrics")
+app.add_typer(runs_app, name="runs")
 upgrade_app = typer.Typer(no_args_is_help=True, help="Upgrading RKE2 to the release of the site file.")
 app.add_typer(upgrade_app, name="upgrade")
 # Off a terminal lines are not wrapped: they are read by programs and greps.
@@ -132,18 +134,18 @@ def schema(output: Annotated[Path | None, typer.Option(help="Write to this file.
 
 
 @app.command()
-def check(site: SiteArg, as_json: JsonOption = False) -> None:
+def check(site: SiteArg, without_server: WithoutServer = None, as_json: JsonOption = False) -> None:
     """Check every requirement on every host and around them, worst first. Changes nothing, at any time.
 
     Ends with 1 when a must-have failed or could not be read.
     """
-    _run("check-site", {"site": site}, as_json)
+    _run("check-site", {"site": site}, as_json, without=without_server)
 
 
 @app.command()
-def plan(site: SiteArg, as_json: JsonOption = False) -> None:
+def plan(site: SiteArg, without_server: WithoutServer = None, as_json: JsonOption = False) -> None:
     """Show what `apply` would do: steps, effects, guide sections and the plan's hash. Changes nothing."""
-    _run("plan-stack", {"site": site}, as_json)
+    _run("plan-stack", {"site": site}, as_json, without=without_server)
 
 
 @app.command()
@@ -155,22 +157,27 @@ def apply(
     yes: Annotated[
         bool, typer.Option("--yes", help="Apply whatever the plan is now, unseen; never one that removes nodes.")
     ] = False,
+    without_server: WithoutServer = None,
     as_json: JsonOption = False,
 ) -> None:
     """Carry out the plan. A run that died is continued by the same command."""
+    if without_server and (yes or not plan_hash):
+        raise typer.BadParameter("without the server only a plan that was read is applied: --plan HASH")
     if not plan_hash and not yes:
         raise typer.BadParameter("say which plan you approve: --plan HASH (see `stackwright plan`), or --yes")
-    _run("deploy-stack", {"site": site, "plan_hash": plan_hash, "unattended": True}, as_json)
+    parameters = {"site": site, "plan_hash": plan_hash, "unattended": True}
+    _run("deploy-stack", parameters, as_json, without=without_server)
 
 
 @app.command()
 def validate(
     site: SiteArg,
     light: Annotated[bool, typer.Option(help="Only look: no training workload is started.")] = False,
+    without_server: WithoutServer = None,
     as_json: JsonOption = False,
 ) -> None:
     """Prove that the platform works."""
-    _run("validate-stack", {"site": site, "light": light}, as_json)
+    _run("validate-stack", {"site": site, "light": light}, as_json, without=without_server)
 
 
 @app.command()
@@ -200,9 +207,11 @@ def compliance(site: SiteArg, as_json: JsonOption = False) -> None:
 
 
 @upgrade_app.command("plan")
-def upgrade_plan(site: SiteArg, lift: LiftOption = None, as_json: JsonOption = False) -> None:
+def upgrade_plan(
+    site: SiteArg, lift: LiftOption = None, without_server: WithoutServer = None, as_json: JsonOption = False
+) -> None:
     """Show every step of the upgrade with its effect, and what stands in the way. Changes nothing."""
-    _run("upgrade-cluster", {"site": site, "dry_run": True, "lifted": lift}, as_json)
+    _run("upgrade-cluster", {"site": site, "dry_run": True, "lifted": lift}, as_json, without=without_server)
 
 
 @upgrade_app.command("rehearse")
@@ -222,13 +231,16 @@ def upgrade_apply(
     ] = False,
     lift: LiftOption = None,
     without_rehearsal: OverrideOption = None,
+    without_server: WithoutServer = None,
     as_json: JsonOption = False,
 ) -> None:
     """Upgrade: servers one by one, then agents in batches. A run that died is continued by the same command."""
+    if without_server and not plan_hash:
+        raise typer.BadParameter("without the server there is no form: --plan HASH")
     if bool(plan_hash) == ask:
         raise typer.BadParameter("say which plan you approve: --plan HASH (see `stackwright upgrade plan`), or --ask")
     parameters = {"site": site, "plan_hash": plan_hash, "lifted": lift, "without_rehearsal": without_rehearsal}
-    _run("upgrade-cluster", parameters, as_json)
+    _run("upgrade-cluster", parameters, as_json, without=without_server)
 
 
 @tenant_app.command("onboard")
@@ -301,18 +313,32 @@ def _secret_from(source: str, label: str) -> str:
 
 
 def _run(
-    name: str, parameters: dict[str, Any], as_json: bool, then: Callable[[str], None] = lambda run_id: None
+    name: str,
+    parameters: dict[str, Any],
+    as_json: bool,
+    then: Callable[[str], None] = lambda run_id: None,
+    *,
+    without: Path | None = None,
 ) -> str:
     """Start one run of the catalogue here, then print its report; exit by its verdict. Return the run's id.
 
-    `then` prints what the run has left besides, also when it failed.
+    `then` prints what the run has left besides, also when it failed. `without` is the file of references of a run
+    without the Prefect server.
     """
     os.environ.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", "30")  # what automation crash-zombies counts on
+    if without is not None:
+        quiet()
     from stackwright.reports.store import report_of
     from stackwright.runs import start_here
 
     parameters = {key: value for key, value in parameters.items() if value is not None}
-    run, state = asyncio.run(start_here(name, parameters))
+    if without is None:
+        remind()
+        run, state = asyncio.run(start_here(name, parameters))
+    else:
+        run, state = run_alone(
+            parameters["site"], without, lambda: asyncio.run(start_here(name, parameters, alone=True))
+        )
     found = report_of(parameters["site"], str(run.id))
     if found is not None:
         _print_report(found, as_json)

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from stackwright.cli_runs import WithoutServer
+from stackwright.cli_runs import without_server as alone
+
 if TYPE_CHECKING:
     from stackwright.domain.backup_evidence import BackupView
 
-Run = Callable[[str, dict[str, Any], bool], object]
+
+class Run(Protocol):
+    """Starts a run of the catalogue, with the server or without."""
+
+    def __call__(
+        self, name: str, parameters: dict[str, Any], as_json: bool, *, without: Path | None = None
+    ) -> object: ...
+
+
 Site = Annotated[str, typer.Argument(help="Name of the site: its file in deployments/sites, without .yaml.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 BROKEN = 1  # exit code when a bundle cannot be relied on, or when there is none
@@ -27,12 +38,13 @@ def add_backup_commands(app: typer.Typer, run: Run) -> None:
     app.add_typer(backup, name="backup")
 
     @backup.command("list")
-    def list_them(site: Site, as_json: Json = False) -> None:
+    def list_them(site: Site, without_server: WithoutServer = None, as_json: Json = False) -> None:
         """List the bundles in the site's stores: age, size, keys, which is proven. Changes nothing."""
         from blocks.site import load_site
         from tasks.backup import view_backups
 
-        _, place = load_site(site)
+        with alone(site, without_server):
+            _, place = load_site(site)
         view = view_backups(place)
         if as_json:
             sys.stdout.write(json.dumps(_machine(site, view)) + "\n")
@@ -42,9 +54,9 @@ def add_backup_commands(app: typer.Typer, run: Run) -> None:
             raise typer.Exit(BROKEN)
 
     @backup.command("now")
-    def now(site: Site, as_json: Json = False) -> None:
+    def now(site: Site, without_server: WithoutServer = None, as_json: Json = False) -> None:
         """Make a bundle now, however fresh the newest one is."""
-        run("snapshot-etcd", {"site": site, "fresh_s": 0}, as_json)
+        run("snapshot-etcd", {"site": site, "fresh_s": 0}, as_json, without=without_server)
 
     @backup.command("drill")
     def drill(

@@ -11,6 +11,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from stackwright.cli_runs import WithoutServer
+from stackwright.cli_runs import without_server as alone
 from stackwright.domain.lease import LeaseState, clock
 
 if TYPE_CHECKING:
@@ -21,13 +23,15 @@ UNREAD = 1  # exit code when a place or a node could not be read: then nobody kn
 
 def lease(
     site: Annotated[str, typer.Argument(help="Name of the site: its file in deployments/sites, without .yaml.")],
+    without_server: WithoutServer = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
 ) -> None:
     """Show who may change a site now: both copies of its lease and each node's fencing number. Changes nothing."""
     from blocks.site import load_site
     from tasks.lease_view import read_lease
 
-    _, place = load_site(site)
+    with alone(site, without_server):
+        _, place = load_site(site)
     seen = read_lease(place)
     if as_json:
         sys.stdout.write(json.dumps({"site": site, **_machine(seen)}) + "\n")

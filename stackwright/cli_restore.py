@@ -20,15 +20,19 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
 
+from stackwright.cli_runs import WithoutServer, say
+from stackwright.clients.secrets import Secrets
 from stackwright.domain.errors import SecretMissingError
 from stackwright.domain.kinds import Kind
 from stackwright.domain.plan import Plan
 from stackwright.domain.spec import StackSpec
 
 if TYPE_CHECKING:
+    from stackwright.clients.kept_secrets import KeptSecrets
     from stackwright.clients.site import Site
     from stackwright.domain.evidence import Evidence
     from stackwright.domain.restore import RestoreFacts
+    from stackwright.recorder import Recorder
     from tasks.bundles import OpenBundle
 
 FAILED = 1
@@ -59,6 +63,15 @@ class GivenSecrets:
         """Return the names of what was given of a kind."""
         return tuple(sorted(name for of, name in self._kept if of == kind))
 
+    @property
+    def given(self) -> Mapping[tuple[Kind, str], Mapping[str, SecretStr]]:
+        """All of them."""
+        return self._kept
+
+    def values(self) -> list[str]:
+        """Return every value, to keep it out of what is recorded."""
+        return [value.get_secret_value() for fields in self._kept.values() for value in fields.values()]
+
 
 def parse_secrets(items: Sequence[str], read: ReadSource) -> GivenSecrets:
     """Read `KIND/NAME.FIELD=SOURCE` items; `read` opens a source. Raises typer.BadParameter; it repeats no value."""
@@ -84,7 +97,7 @@ def needed_secrets(spec: StackSpec, *, second: bool) -> dict[tuple[Kind, str], t
     return needed
 
 
-def check_given(spec: StackSpec, secrets: GivenSecrets, *, second: bool) -> None:
+def check_given(spec: StackSpec, secrets: Secrets, *, second: bool) -> None:
     """Raise SecretMissingError with everything that is missing, as it must be written."""
     missing = [
         f"{kind}/{name}.{field}=..."
@@ -93,7 +106,9 @@ def check_given(spec: StackSpec, secrets: GivenSecrets, *, second: bool) -> None
         if field not in (secrets.read(kind, name) or {})
     ]
     if missing:
-        remedy = "Give each as KIND/NAME.FIELD=@file, =env:VARIABLE or =- (ask)."
+        remedy = (
+            "Give each as KIND/NAME.FIELD=@file, =env:VARIABLE or =- (ask), or all in a file: --without-server FILE."
+        )
         what = "secrets that a restore needs were not given"
         raise SecretMissingError(what, where=spec.site, wanted=" ".join(missing), seen="not given", remedy=remedy)
 
@@ -114,14 +129,19 @@ def restore(
         str, typer.Option(help="The site's name once more: replace a cluster that works. What it holds is lost.")
     ] = "",
     second: Annotated[bool, typer.Option("--second", help="Take the bundle from the site's second store.")] = False,
+    without_server: WithoutServer = None,
 ) -> None:
-    """Bring the cluster back from a bundle. Needs no Prefect server. A restore that died is continued by this too."""
+    """Bring the cluster back from a bundle. Needs no Prefect server. A restore that died is continued by this too.
+
+    Leaves a record, as every run without the server does: `stackwright runs send`.
+    """
     # Nothing below may wait for a server that is gone.
     os.environ["PREFECT_LOGGING_TO_API_ENABLED"] = os.environ["PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"] = "false"
     from blocks.site import read_shape, state_folder
     from stackwright.cli import _secret_from
     from stackwright.clients.connect import connect
-    from tasks.restore_choice import choose_bundle, look_and_plan
+    from stackwright.recorder import Recorder, recorded
+    from stackwright.without_server import open_source, recover
 
     log = RichHandler(console=Console(stderr=True, width=out.width), show_path=False)
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[log])
@@ -131,15 +151,34 @@ def restore(
             f"the site file breaks a rule, which does not stop a restore: {problem}", markup=False, soft_wrap=True
         )
     given = parse_secrets(secrets or [], _secret_from)
-    check_given(spec, given, second=second)
-    place = connect(spec, given, state_folder(site))
+    known: GivenSecrets | KeptSecrets = given
+    if without_server is not None:
+        known = open_source(site, without_server, given.given, restore=True).secrets
+    check_given(spec, known, second=second)
+    recover()
+    asked = {"site": site, "bundle": bundle, "plan_hash": plan_hash, "replace_healthy": replace_healthy}
+    recorder = Recorder("restore-cluster", site, asked, known.values)
+    try:
+        with recorded(recorder):
+            _restore(connect(spec, known, state_folder(site)), bundle, plan_hash, replace_healthy, second, recorder)
+    finally:
+        say(f"recorded as {recorder.kept}; `stackwright runs send` puts it onto the Prefect server")
+
+
+def _restore(
+    place: Site, bundle: str, plan_hash: str | None, replace_healthy: str, second: bool, recorder: Recorder
+) -> None:
+    from stackwright.reports.markdown import plan_markdown
+    from tasks.restore_choice import choose_bundle, look_and_plan
+
     opened = choose_bundle(place, bundle, second=second)
     plan, facts = look_and_plan(place, opened, replace_healthy)
+    recorder.page(f"plan-{plan.site}", f"plan {plan.hash}", plan_markdown(plan))
     show(plan)
     if plan_hash is None:
         out.print(f"carry it out with: --bundle {opened.manifest.id} --plan {plan.hash}", soft_wrap=True)
         return
-    _carry_out(place, opened, facts, plan, plan_hash, replace_healthy)
+    _carry_out(place, opened, facts, plan, plan_hash, replace_healthy, recorder)
 
 
 def show(plan: Plan) -> None:
@@ -154,9 +193,16 @@ def show(plan: Plan) -> None:
 
 
 def _carry_out(
-    place: Site, bundle: OpenBundle, facts: RestoreFacts, plan: Plan, plan_hash: str, replace_healthy: str
+    place: Site,
+    bundle: OpenBundle,
+    facts: RestoreFacts,
+    plan: Plan,
+    plan_hash: str,
+    replace_healthy: str,
+    recorder: Recorder,
 ) -> None:
     from stackwright.domain.evidence import passed
+    from stackwright.reports.markdown import evidence_markdown
     from tasks.lease import Lease
     from tasks.lease_holder import this_run
     from tasks.restore_proof import prove_content, prove_end
@@ -168,23 +214,30 @@ def _carry_out(
     lease = Lease(with_bundle(place, bundle.state), this_run())  # in the first server's file: no cluster can be asked
     finished = False
     lease.take(plan, plan_hash, facts.fence)
+
+    def tell(line: str) -> None:
+        recorder.tell(line)
+        out.print(line)
+
     try:
         lease.keep()
         restored = run_restore(
-            place, lease, bundle, plan, anyway=replace_healthy == place.spec.site, tell=out.print,
+            place, lease, bundle, plan, anyway=replace_healthy == place.spec.site, tell=tell,
             look=lambda inside: evidence.extend(prove_content(inside, bundle)),
         )  # fmt: skip
         evidence += prove_end(restored, bundle, time.monotonic() - began)
         finished = True
     finally:
         lease.release(finished=finished)
+    recorder.page(f"evidence-{plan.site}", "what was compared and proved", evidence_markdown(evidence))
     path = place.workdir / "restored.kubeconfig"
     _keep_kubeconfig(restored, path)
     for one in evidence:
         out.print(f"{one.verdict:8} {one.id}: {one.seen}", markup=False, soft_wrap=True)
     out.print(f"kubeconfig: {path}", soft_wrap=True)
-    out.print(f"RESTORED {place.spec.site} bundle={bundle.manifest.id} rto_s={time.monotonic() - began:.0f}")
+    tell(f"RESTORED {place.spec.site} bundle={bundle.manifest.id} rto_s={time.monotonic() - began:.0f}")
     if not passed(evidence):
+        recorder.end("FAILED", "ChecksFailed", "the evidence says that the restored cluster is not as it should be")
         raise typer.Exit(FAILED)
 
 

@@ -15,13 +15,20 @@ import yaml
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import FlowRun, State
-from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound, PrefectHTTPStatusError
+from prefect.exceptions import (
+    ObjectAlreadyExists,
+    ObjectNotFound,
+    ParameterBindError,
+    ParameterTypeError,
+    PrefectHTTPStatusError,
+)
 from prefect.flow_engine import run_flow
 from prefect.flows import Flow, load_flow_from_entrypoint
 from prefect.settings import get_current_settings
 from prefect.states import Pending
 
 from stackwright.domain.errors import ApiUnavailableError, NotFoundError, Problem, ProblemsError, StackError
+from stackwright.domain.run_record import WITHOUT_SERVER
 from stackwright.forms import offer_site
 from stackwright.logs import JsonHandler
 
@@ -48,15 +55,17 @@ def server_url() -> str:
     return url
 
 
-async def start_here(name: str, parameters: dict[str, Any]) -> tuple[FlowRun, State[Any]]:
+async def start_here(name: str, parameters: dict[str, Any], *, alone: bool = False) -> tuple[FlowRun, State[Any]]:
     """Run one deployment in this process and return its run and final state.
 
+    `alone`: on a server of the run's own (without_server.py), which knows no deployments.
     Raises ProblemsError when the server refuses the parameters, NotFoundError when the deployment is not there,
     ApiUnavailableError when the server does not answer.
     """
     entry = catalogue()[name]
     flow: Flow[..., Any] = load_flow_from_entrypoint(str(HOME / entry["entrypoint"]), use_placeholder_flow=False)
-    run = await _create_run(f"{flow.name}/{name}", parameters)
+    made = _create_alone(flow, entry, parameters) if alone else _create_run(f"{flow.name}/{name}", parameters)
+    run = await made
     for logger in ("", "prefect"):  # where Prefect hangs its console
         for handler in logging.getLogger(logger).handlers:
             if not isinstance(handler, JsonHandler):
@@ -75,6 +84,8 @@ class _ForPeople(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         if record.name == "prefect.task_runs" and record.getMessage().startswith("Finished in state Completed"):
             return False
+        if record.getMessage().startswith("View at") and not get_current_settings().server.ui.enabled:
+            return False  # the server of a run without the real one has no pages
         if record.exc_info and isinstance(record.exc_info[1], StackError):
             record.exc_info = record.exc_text = None
         return True
@@ -98,6 +109,21 @@ async def _create_run(name: str, parameters: dict[str, Any]) -> FlowRun:
         raise ProblemsError("the server refused the parameters", [Problem(name, detail, remedy)]) from error
     except httpx.TransportError as error:
         raise ApiUnavailableError("the Prefect server does not answer", where=url, seen=type(error).__name__) from error
+
+
+async def _create_alone(flow: Flow[..., Any], entry: dict[str, Any], parameters: dict[str, Any]) -> FlowRun:
+    """Create the run with its deployment's tags; the parameters are checked as the deployment's form would."""
+    asked = {**entry.get("parameters", {}), **parameters}
+    try:
+        flow.validate_parameters(asked)
+    except (ParameterTypeError, ParameterBindError) as error:
+        problem = Problem(entry["name"], str(error), "correct the parameter named here")
+        raise ProblemsError("the parameters were refused", [problem]) from None
+    async with get_client() as client:
+        tags = [*entry.get("tags", ()), WITHOUT_SERVER]
+        run = await client.create_flow_run(flow, parameters=asked, tags=tags, state=Pending())
+        await client.update_flow_run_labels(run.id, {"deployment": entry["name"]})
+        return run
 
 
 async def _carry_out(flow: Flow[..., Any], run: FlowRun) -> State[Any]:

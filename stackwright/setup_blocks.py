@@ -48,6 +48,10 @@ class BlocksOf:
         """Return the fields of each block, secrets masked."""
         return {name: _fields(block) for name, (_, block) in self._wanted.items()}
 
+    def opened(self) -> tuple[tuple[WantedBlock, Block], ...]:
+        """Return each block as the file asks for it, with its values."""
+        return tuple(self._wanted.values())
+
     async def seen(self, client: PrefectClient, made: Mapping[str, str]) -> Mapping[str, Seen]:
         """Return the blocks of these names that are there, secrets masked."""
         found: dict[str, Seen] = {}

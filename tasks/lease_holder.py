@@ -10,6 +10,7 @@ from prefect.context import FlowRunContext
 from prefect.utilities.urls import url_for
 
 from stackwright.domain.lease import Holder
+from stackwright.domain.run_record import WITHOUT_SERVER
 
 
 def this_process(run: str, url: str = "") -> Holder:
@@ -25,7 +26,10 @@ def this_run() -> Holder:
     run = context.flow_run if context else None
     if run is None:
         return this_process(f"process-{os.getpid()}")
-    return this_process(f"{run.name}-{str(run.id)[:8]}", url_for("flow-run", obj_id=run.id) or "")
+    name = f"{run.name}-{str(run.id)[:8]}"
+    if WITHOUT_SERVER in run.tags:
+        return this_process(f"{name} ({WITHOUT_SERVER})")  # its server is its own, and has no page to look at
+    return this_process(name, url_for("flow-run", obj_id=run.id) or "")
 
 
 def is_dead(holder: Holder, me: Holder) -> bool:
