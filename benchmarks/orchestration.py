@@ -41,7 +41,7 @@ from benchmarks.orchestration_server import SERVERS, OnPostgres, OnSqlite, cpu_o
 from stackwright.lab.control import LabHandle
 from stackwright.lab.layout import Layout
 from stackwright.lab.rig import ROOT, Rig
-from tests.team.services import find_postgres
+from tests.postgres_programs import postgres_programs
 
 FOLDER = ROOT / "build" / "bench" / "orchestration"
 SPEED = 20.0
@@ -256,7 +256,7 @@ def main() -> None:
     sizes, databases = [int(size) for size in options.nodes.split(",")], options.db.split(",")
     if unknown := set(databases) - set(SERVERS):
         sys.exit(f"no such database: {', '.join(sorted(unknown))}")
-    if "postgres" in databases and find_postgres() is None:
+    if "postgres" in databases and postgres_programs() is None:
         tell("PostgreSQL is not installed (apt-get install postgresql): left out")
         databases.remove("postgres")
     for signum in (signal.SIGTERM, signal.SIGHUP):

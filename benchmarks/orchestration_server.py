@@ -16,9 +16,9 @@ from pathlib import Path
 
 import asyncpg
 
-from stackwright.lab.server import PrefectServer
-from tests.team.member import Member, free_port
-from tests.team.services import find_postgres
+from stackwright.lab.server import PrefectServer, free_port
+from tests.postgres_programs import postgres_programs
+from tests.team.member import Member
 
 TICKS = os.sysconf("SC_CLK_TCK")
 TROUBLE = {
@@ -92,19 +92,27 @@ class OnPostgres(OnSqlite):
         return f"{scheme}://stack@127.0.0.1:{self._port}/postgres"
 
     def _make(self) -> Member:
-        program = find_postgres()
-        if program is None:
+        programs = postgres_programs()
+        if programs is None:
             raise FileNotFoundError("PostgreSQL is not installed: apt-get install postgresql")
         user = "nobody" if os.getuid() == 0 else None  # it refuses to run as root
         if user:
             account = pwd.getpwnam(user)
             os.chown(self.data, account.pw_uid, account.pw_gid)
-        words = [Path(program).parent / "initdb", "-D", self.data / "db", "-U", "stack", "-A", "trust", "-E", "UTF8"]
+        words = [programs / "initdb", "-D", self.data / "db", "-U", "stack", "-A", "trust", "-E", "UTF8"]
         subprocess.run(
             [*words, "--locale", "C.UTF-8"], check=True, capture_output=True, timeout=180, cwd="/",
             **({"user": user} if user else {}),  # type: ignore[call-overload]
         )  # fmt: skip
-        argv = [program, "-D", str(self.data / "db"), "-p", str(self._port), "-c", "listen_addresses=127.0.0.1"]
+        argv = [
+            str(programs / "postgres"),
+            "-D",
+            str(self.data / "db"),
+            "-p",
+            str(self._port),
+            "-c",
+            "listen_addresses=127.0.0.1",
+        ]
         argv += ["-c", f"unix_socket_directories={self.data}"]
         self.home.mkdir(parents=True, exist_ok=True)
         log = self.home / "postgres.log"

@@ -18,15 +18,12 @@ import os
 import secrets
 import shutil
 import socket
-import sqlite3
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import prefect
 import uvicorn
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import (
@@ -41,8 +38,8 @@ from prefect.events.filters import EventFilter, EventNameFilter, EventOccurredFi
 from prefect.server.api.server import create_app
 
 from stackwright import spool
-from stackwright.clients.private_files import write_whole
 from stackwright.domain.run_record import FINAL, Row, RunRecord, clean, ended
+from stackwright.empty_database import empty_in, keep_empty, start_from_empty
 from stackwright.paging import every
 from stackwright.reports.approval import decision_markdown
 from stackwright.reports.without_server import approval_facts
@@ -51,7 +48,6 @@ from stackwright.whereabouts import this_place
 SETTLE_S = 20.0
 """What a run left is on its way to the database for a moment after its end."""
 LOOK_S = 0.5
-DATABASE = "prefect.db"
 EVENT_PAGE = 50  # the most that the server gives at once
 PAGE_OF_RUN = "View at http://127.0.0.1"  # nobody can: this server has no pages, and is gone with the run
 GONE = "its process is gone: it was killed, or its machine stopped"
@@ -68,24 +64,9 @@ def main(folder: Path, target: Path) -> None:
     shutil.rmtree(folder)
 
 
-def start_from_empty(folder: Path, empty: Path) -> None:
-    """Take a copy of an empty database of this release of Prefect, where an earlier server has left one: 4 s less."""
-    if empty.is_file() and not (folder / DATABASE).exists():
-        write_whole(folder / DATABASE, empty.read_bytes())
-
-
-def keep_empty(folder: Path, empty: Path) -> None:
-    """Leave a copy of this server's database while nothing is in it yet."""
-    if not empty.exists():
-        copy = folder / "empty.db"
-        with closing(sqlite3.connect(folder / DATABASE)) as live, closing(sqlite3.connect(copy)) as target:
-            live.backup(target)
-        write_whole(empty, copy.read_bytes())
-
-
 async def _serve(folder: Path, target: Path) -> None:
-    empty, fresh = target.parent / f"empty-{prefect.__version__}.db", not (folder / DATABASE).exists()
-    start_from_empty(folder, empty)
+    empty = empty_in(target.parent)
+    fresh = start_from_empty(folder, empty)
     login = f"stackwright:{secrets.token_urlsafe(32)}"
     os.environ["PREFECT_SERVER_API_AUTH_STRING"] = login
     with socket.socket() as sock:

@@ -75,8 +75,8 @@ def test_every_command_of_ours_exists() -> None:
     given = [read_unit(name)["ExecStart"][0].split() for name in SERVICES]
     ours = [words[1:] for words in given if words[0].endswith("/stackwright")]
     group = typer.main.get_command(cli.app)
-    assert ["worker", "watch"] in ours and len(ours) == 3
-    assert [complaint(words, group) for words in ours] == [None, None, None]
+    assert ["worker", "watch"] in ours and len(ours) == 4
+    assert not any(complaint(words, group) for words in ours)
 
 
 def test_each_comment_names_the_exposure_that_is_held() -> None:
@@ -90,7 +90,7 @@ def test_all_are_hardened_alike() -> None:
         (FOLDER / name).read_text().split("# What the service may not do.")[1].split("[Install]")[0]
         for name in SERVICES
     }
-    assert len(lists) == 1 and len(SERVICES) == 6
+    assert len(lists) == 1 and len(SERVICES) == 7
 
 
 @pytest.mark.parametrize("name", SERVICES)

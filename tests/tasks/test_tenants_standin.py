@@ -157,7 +157,7 @@ def test_a_tenant_works_within_its_share_and_spills_over(place):
     found = {check.id: check for check in run_work(place.site, place.tenant("violet"))}
     skipped = {name for name, check in found.items() if check.verdict == "skipped"}
     assert {check.verdict for check in found.values()} == {"pass", "skipped"}, found
-    assert skipped == {"workload/violet/pipeline"}
+    assert skipped == {"workload/violet/pipeline", "workload/violet/fine-tune-run"}
     assert "shared 1" in found["workload/violet/spill-over"].seen
     own = place.site.clearml(*_pair(place, "violet"))
     assert [(task.name, task.status) for task in own.find_tasks(name="validation")] == [("validation", "completed")]
