@@ -1,6 +1,7 @@
 """The watch over runs whose process is gone: they are given to a worker again, the same run, from its beginning.
 
-A run is lost when its worker reports it, when its heartbeats stop (zombies.py) or when it was taken and never began.
+A run is lost when its worker reports it, when its heartbeats stop (zombies.py, and silence.py where that failed) or
+when it was taken and never began.
 The flow looks at the site first, so what was done is not done again; the site's lease keeps two processes of one run
 apart. So a second watch does no harm either.
 """
@@ -37,6 +38,7 @@ from prefect.states import AwaitingRetry
 from stackwright.domain.resume import Fate, LostRun, ResumeRules, decide_fate, later_run
 from stackwright.paging import PAGE
 from stackwright.schedules import WATCH
+from stackwright.silence import Silence
 
 log = logging.getLogger(__name__)
 
@@ -119,10 +121,11 @@ class Watch:
 
 async def watch_runs(every_s: float, alive: Path, ending: asyncio.Event) -> None:
     """Look until told to end; a server that does not answer is asked again. `alive` is touched after each good look."""
-    watch, silent = Watch(), False
+    watch, silence, silent = Watch(), Silence(), False
     while not ending.is_set():
         try:
             async with get_client() as client:
+                await silence.look(client)
                 await watch.look(client)
         except httpx.HTTPError as error:
             if isinstance(error, httpx.HTTPStatusError) and error.response.status_code in (401, 403):
