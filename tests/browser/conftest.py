@@ -82,7 +82,7 @@ def missing() -> str:
     return ""
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
     """Three servers and four agents, nothing installed yet; every deployment; a worker."""
     if lacks := missing():
@@ -102,7 +102,7 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
     finally:
         if worker is not None:
             worker.terminate()
-            worker.wait(60)
+            worker.wait(180)
         rig.close()
         server.stop()
 
