@@ -102,7 +102,11 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
     finally:
         if worker is not None:
             worker.terminate()
-            worker.wait(180)
+            try:
+                worker.wait(30)
+            except subprocess.TimeoutExpired:  # Prefect's worker may lose a signal while it has no run
+                worker.kill()
+                worker.wait()
         rig.close()
         server.stop()
 
