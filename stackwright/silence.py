@@ -22,7 +22,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterState,
     FlowRunFilterStateType,
 )
-from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.client.schemas.responses import SetStateStatus
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.events.filters import EventFilter, EventNameFilter, EventOccurredFilter, EventResourceFilter
@@ -101,7 +101,7 @@ async def _end(client: PrefectClient, run: FlowRun) -> bool:
     there = await client.read_flow_run(run.id)
     if there.state is None or run.state is None or there.state.id != run.state.id:
         return False
-    state = Crashed(message="no heartbeat, and nothing has reported it")
+    state: State[Any] = Crashed(message="no heartbeat, and nothing has reported it")
     answer: OrchestrationResult[Any] = await client.set_flow_run_state(run.id, state)
     if answer.status != SetStateStatus.ACCEPT:
         log.warning("%s is silent and cannot be reported as Crashed: %s", run.name, answer.details)
