@@ -266,7 +266,8 @@ def parse_change(stdout: str, secrets: Iterable[str] = (), where: str = "") -> B
     outcomes = []
     fenced: int | None = None
     busy, broken = False, ""
-    redactor = Redactor(secrets)
+    secrets = tuple(secrets)
+    redactor: Redactor | None = None  # its forms cost milliseconds, and most steps print nothing
     for answer in _answers(stdout, where):
         if "fenced" in answer:
             fenced = int(answer["fenced"])
@@ -275,7 +276,10 @@ def parse_change(stdout: str, secrets: Iterable[str] = (), where: str = "") -> B
         elif "broken" in answer:
             broken = str(answer["broken"])
         else:
-            out, _ = redactor.clean(_decode(str(answer["out"]), where))
+            out = _decode(str(answer["out"]), where)
+            if out:
+                redactor = redactor or Redactor(secrets)
+                out, _ = redactor.clean(out)
             outcomes.append(StepOutcome(str(answer["id"]), int(answer["rc"]), out))
     return BatchAnswer(tuple(outcomes), fenced, busy, broken)
 
