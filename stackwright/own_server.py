@@ -38,7 +38,7 @@ from prefect.events.filters import EventFilter, EventNameFilter, EventOccurredFi
 from prefect.server.api.server import create_app
 
 from stackwright import spool
-from stackwright.domain.run_record import FINAL, Row, RunRecord, clean, ended
+from stackwright.domain.run_record import FINAL, GONE, Row, RunRecord, clean, ended
 from stackwright.empty_database import empty_in, keep_empty, start_from_empty
 from stackwright.paging import every
 from stackwright.reports.approval import decision_markdown
@@ -50,7 +50,6 @@ SETTLE_S = 20.0
 LOOK_S = 0.5
 EVENT_PAGE = 50  # the most that the server gives at once
 PAGE_OF_RUN = "View at http://127.0.0.1"  # nobody can: this server has no pages, and is gone with the run
-GONE = "its process is gone: it was killed, or its machine stopped"
 EVENTS = ["prefect.task-run.", "stackwright."]
 """Task runs are known by their events. Those of flow runs and heartbeats would set off the server's automations."""
 

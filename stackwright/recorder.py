@@ -17,13 +17,12 @@ from uuid import uuid4
 
 from stackwright import spool
 from stackwright.domain.errors import StackError
-from stackwright.domain.run_record import WITHOUT_SERVER, RunRecord, clean, ended, render
+from stackwright.domain.run_record import GONE, WITHOUT_SERVER, RunRecord, clean, ended, render
 from stackwright.reports.approval import decision_markdown
 from stackwright.reports.without_server import approval_facts
 from stackwright.runs import catalogue
 from stackwright.whereabouts import this_place
 
-GONE = "its process is gone: it was killed, or its machine stopped"
 PART = ".part"
 
 

@@ -155,7 +155,8 @@ def _opened(text: str) -> str:
 class Redactor:
     """Takes known secrets out of texts. Built once for many texts; its cost does not grow with the number of forms."""
 
-    def __init__(self, values: Iterable[str]) -> None:
+    def __init__(self, values: Iterable[str], mask: str = MASK) -> None:
+        self._mask = mask
         heads: dict[str, set[str]] = {}
         for value in values:
             if searchable(value):
@@ -174,7 +175,7 @@ class Redactor:
             found = heads.get(text[at : at + _HEAD])
             form = next((one for one in found if text.startswith(one, at)), "") if found else ""
             if form:
-                out += (text[kept:at], MASK)
+                out += (text[kept:at], self._mask)
                 kept = at + len(form)
             at += len(form) or 1
         return "".join((*out, text[kept:])), len(out) // 2

@@ -5,7 +5,6 @@ The seal is the SHA-256 of everything above it: a record that was cut or changed
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import re
@@ -14,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stackwright.domain.errors import StackError
+from stackwright.domain.redaction import Redactor
 from stackwright.domain.site_secrets import MASK, looks_secret
 
 WITHOUT_SERVER = "without-server"
@@ -21,6 +21,8 @@ WITHOUT_SERVER = "without-server"
 VERSION = 1
 SHORTEST = 8
 """Shorter values are words such as a login's name: taken out, they would tear holes into every text."""
+GONE = "its process is gone: it was killed, or its machine stopped"
+"""Why a run has no end of its own."""
 FINAL = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
 PARTS = ("states", "artifacts", "logs", "events")
 
@@ -91,15 +93,12 @@ def parse(raw: bytes, where: str) -> RunRecord:
     return RunRecord(head, **parts)
 
 
-def hidden_in(values: Iterable[str]) -> tuple[str, ...]:
-    """Return the texts that may be seen nowhere, the longest first: the values, and each as base64 has it."""
-    long = {value for value in values if len(value.strip()) >= SHORTEST}
-    long |= {value.strip() for value in long}
-    long |= {base64.b64encode(value.encode()).decode() for value in long}
-    return tuple(sorted(long, key=len, reverse=True))
+def hidden_in(values: Iterable[str]) -> Redactor:
+    """Return what takes these values out of a text, in each form in which they turn up."""
+    return Redactor((value for value in values if len(value.strip()) >= SHORTEST), MASK)
 
 
-def redacted(tree: Any, hidden: Iterable[str]) -> Any:
+def redacted(tree: Any, hidden: Redactor) -> Any:
     """Return a tree without these texts, and without lines that look like a secret."""
     if isinstance(tree, Mapping):
         return {redacted(str(key), hidden): redacted(value, hidden) for key, value in tree.items()}
@@ -107,8 +106,7 @@ def redacted(tree: Any, hidden: Iterable[str]) -> Any:
         return [redacted(value, hidden) for value in tree]
     if not isinstance(tree, str):
         return tree
-    for value in hidden:
-        tree = tree.replace(value, MASK)
+    tree, _ = hidden.clean(tree)
     if looks_secret(tree):
         tree = "\n".join(MASK if looks_secret(line) else line for line in tree.split("\n"))
     return MASK if looks_secret(tree) else tree

@@ -81,8 +81,16 @@ def test_no_value_is_left_anywhere_also_not_as_base64_or_as_a_key() -> None:
 def test_what_looks_like_a_secret_goes_though_nobody_gave_it() -> None:
     """Only its own line; a private key's rows go with it when they are known."""
     key = "-----BEGIN OPENSSH PRIVATE KEY-----"
-    assert redacted({"a": f"before\n{key}\nafter"}, ()) == {"a": f"before\n{MASK}\nafter"}
+    assert redacted({"a": f"before\n{key}\nafter"}, hidden_in(())) == {"a": f"before\n{MASK}\nafter"}
     assert redacted(f"{key}\nrow1row1\n", hidden_in([f"{key}\nrow1row1\n"])) == MASK
+
+
+def test_a_line_of_a_known_key_goes_alone_and_escaped_too() -> None:
+    """Also a single row of it, and the whole as JSON writes it."""
+    row = "b3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQ"
+    hidden = hidden_in([f"-----BEGIN X KEY-----\n{row}\n{row[::-1]}\n-----END X KEY-----\n"])
+    assert redacted(f"seen: {row}", hidden) == f"seen: {MASK}"
+    assert row not in redacted(json.dumps(f"{row}\n{row[::-1]}"), hidden)
 
 
 def test_a_run_without_an_end_was_killed_when_it_was_last_seen() -> None:
