@@ -16,7 +16,7 @@ from typing import Any
 from uuid import uuid4
 
 from stackwright import spool
-from stackwright.domain.errors import StackError
+from stackwright.domain.errors import ConflictError, StackError
 from stackwright.domain.run_record import GONE, WITHOUT_SERVER, RunRecord, clean, ended, render
 from stackwright.reports.approval import decision_markdown
 from stackwright.reports.without_server import approval_facts
@@ -110,12 +110,11 @@ def take_over() -> list[Path]:
     """Count records whose process is gone as ended, and return their files."""
     found = []
     for part in sorted(spool.spool().glob(f"*{PART}")):
-        with part.open("ab") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue  # it is at work
-            found.append(part.replace(part.with_name(part.name.removesuffix(PART))))
+        try:
+            with spool.locked(part):
+                found.append(part.replace(part.with_name(part.name.removesuffix(PART))))
+        except ConflictError:
+            continue  # it is at work
     return found
 
 

@@ -6,7 +6,6 @@ is changed are kept apart by the site's lease, as always. Why it is so: docs/dec
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -36,7 +35,7 @@ from stackwright import spool
 from stackwright.clients.connect import connect
 from stackwright.clients.kept_secrets import Fields, KeptSecrets, Place
 from stackwright.clients.private_files import private_folder
-from stackwright.domain.errors import Problem, ProblemsError, ToolError
+from stackwright.domain.errors import ConflictError, Problem, ProblemsError, ToolError
 from stackwright.domain.layers import enabled
 from stackwright.domain.preflight.wants import blocks
 from stackwright.domain.spec import StackSpec
@@ -232,12 +231,11 @@ def recover() -> int:
 
 
 def _is_served(folder: Path) -> bool:
-    with (folder / "lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+    try:
+        with spool.locked(folder / "lock"):
+            return False
+    except ConflictError:
+        return True
 
 
 @contextmanager
