@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Protocol
 
 from pydantic import SecretStr
 
 from stackwright.domain.errors import SecretMissingError
 from stackwright.domain.kinds import Kind
+from stackwright.domain.redaction import Redactor
 
 _OPENED: set[str] = set()
 """Every secret that this process has opened: a line of a log is held against them (hide_opened)."""
 _SHORTEST = 8
-_KEY_LINE = re.compile(r"[A-Za-z0-9+/=_-]{40,}")
 _NO_SECRETS = ("username", "certificate", "user")
 
 
@@ -44,15 +44,16 @@ def note_opened(fields: Mapping[str, SecretStr]) -> None:
         text = value.get_secret_value()
         if name not in _NO_SECRETS and len(text) >= _SHORTEST:
             _OPENED.add(text)
-            _OPENED.update(line for line in text.splitlines() if _KEY_LINE.fullmatch(line))
 
 
 def hide_opened(text: str) -> str:
-    """Return a text with every secret that this process has opened replaced."""
-    for secret in tuple(_OPENED):
-        if secret in text:
-            text = text.replace(secret, "***")
-    return text
+    """Return a text with every secret that this process has opened replaced, in each form in which it turns up."""
+    return _redactor(frozenset(_OPENED)).clean(text)[0]
+
+
+@lru_cache(maxsize=1)  # made anew only when a block was opened since the last line
+def _redactor(opened: frozenset[str]) -> Redactor:
+    return Redactor(opened)
 
 
 def need(secrets: Secrets, kind: Kind, name: str) -> Mapping[str, SecretStr]:
