@@ -1,11 +1,15 @@
 """What orchestration costs: a deploy of many nodes with Prefect, beside the same one without. Prints one JSON line.
 
-`python -m benchmarks.orchestration [--nodes 50,200,500] [--db sqlite,postgres] [--rounds 1]`. Each deploy has a lab of
-its own, on which three servers and three agents run already; what is measured brings all other nodes in: look at every
-host, prepare the hosts, join the agents, look at the evidence. (The preflight of a site's first deploy, half of the
-work on a bare host, is not in it: it starts no task runs, so leaving it out makes the share larger.) Three ways: with
-Prefect's server on SQLite, on PostgreSQL, and bare, where the flow and its tasks are called as plain functions
-(benchmarks/orchestrated.py).
+`python -m benchmarks.orchestration [--nodes 50,200,500] [--db sqlite,postgres] [--what added,first] [--rounds 1]`. Each
+deploy has a lab of its own. Two things are measured, and each row says which (`what`):
+
+- `added`: three servers and three agents run already, and all other nodes are brought in: look at every host, prepare
+  the hosts, join the agents, look at the evidence. The goal is held against this one. A site's preflight is not in it.
+- `first`: what an operator starts on a bare site: look, preflight, prepare, three servers one by one, all agents,
+  evidence. The preflight is half of the work on a bare host, and servers are waited for; neither starts task runs.
+
+Three ways: with Prefect's server on SQLite, on PostgreSQL, and bare, where the flow and its tasks are called as plain
+functions (benchmarks/orchestrated.py).
 
 `share` is (wall - bare) / wall: everything that Prefect costs, its server's and its database's work too, as all share
 this machine. It is the difference of two runs, so it is as uncertain as the two are: with one round about 0.05, more on
@@ -47,7 +51,8 @@ FOLDER = ROOT / "build" / "bench" / "orchestration"
 SPEED = 20.0
 WIDTH = 24
 """Nodes at once. The lab's machines share this machine's processor: more of them only take turns."""
-STANDING = 6  # nodes that run before: three servers, and three agents, without which there is no site
+STANDING = 6  # nodes that run before others are added: three servers, and three agents, without which there is no site
+WHAT = ("added", "first")
 DEPLOY_LIMIT_S = 1800.0
 SETTLE_LIMIT_S = 120.0
 HEARTBEAT = {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}  # as in prefect.yaml
@@ -57,11 +62,11 @@ Row = dict[str, Any]
 
 
 class Case:
-    """One lab, and how its site is deployed: bare, or through a server."""
+    """One lab, and how its site is deployed: bare, or through a server; all of it at once, or what is added to it."""
 
-    def __init__(self, nodes: int, server: OnSqlite | None, guard: Guard) -> None:
-        self.nodes, self.server, self.guard = nodes, server, guard
-        self.folder = FOLDER / f"{nodes}-{server.name if server else 'bare'}"
+    def __init__(self, nodes: int, what: str, server: OnSqlite | None, guard: Guard) -> None:
+        self.nodes, self.what, self.server, self.guard = nodes, what, server, guard
+        self.folder = FOLDER / f"{nodes}-{what}-{server.name if server else 'bare'}"
         self.lab = LabHandle(self.folder / "lab")
         self.environment = {
             **os.environ,
@@ -77,15 +82,16 @@ class Case:
             self.environment.pop("PREFECT_API_URL", None)
 
     def measure(self) -> Row:
-        """Start the lab, deploy its first nodes, measure the deploy of all others, and stop the lab."""
+        """Start the lab, deploy the nodes that stand before, measure the deploy of all others, and stop the lab."""
         try:
             self._start()
             site = self.lab.sites / "lab.yaml"
             whole = yaml.safe_load(site.read_text(encoding="utf-8"))
             whole["ssh"]["width"] = whole["rke2"]["agent_batch"] = WIDTH
-            first = whole["nodes"][:STANDING]
-            site.write_text(yaml.safe_dump({**whole, "nodes": first}, sort_keys=False), encoding="utf-8")
-            self._settle(self._deploy())
+            if self.what == "added":
+                standing = {**whole, "nodes": whole["nodes"][:STANDING]}
+                site.write_text(yaml.safe_dump(standing, sort_keys=False), encoding="utf-8")
+                self._settle(self._deploy())
             site.write_text(yaml.safe_dump(whole, sort_keys=False), encoding="utf-8")
             return self._measured()
         finally:
@@ -200,17 +206,19 @@ def middle(rows: list[Row]) -> Row:
     return sorted(rows, key=lambda row: float(row["wall_s"]))[len(rows) // 2]
 
 
-def judge(nodes: int, database: str, row: Row, bare: Row) -> Row:
+def judge(nodes: int, what: str, database: str, row: Row, bare: Row) -> Row:
     """Put a run beside the bare one of the same size."""
     overhead = row["wall_s"] - bare["wall_s"]
     extra_cpu = row["server_cpu_s"] + row["client_cpu_s"] - bare["client_cpu_s"]
     all_cpu = row["server_cpu_s"] + row["client_cpu_s"] + row["lab_cpu_s"]
+    count = nodes if what == "first" else nodes - STANDING
     growth = row["db_bytes_after"] - row["db_bytes_before"]
     shown = {
-        "nodes": nodes, "db": database, "task_runs": row["task_runs"], "api_calls": row["calls"],
+        "nodes": nodes, "what": what, "db": database, "task_runs": row["task_runs"], "api_calls": row["calls"],
         "wall_s": row["wall_s"], "bare_s": bare["wall_s"], "overhead_s": overhead, "share": overhead / row["wall_s"],
         "cpu_share": extra_cpu / all_cpu, "per_task_run_ms": 1000 * overhead / row["task_runs"],
-        "cpu_per_task_run_ms": 1000 * extra_cpu / row["task_runs"], "client_cpu_s": row["client_cpu_s"],
+        "cpu_per_task_run_ms": 1000 * extra_cpu / row["task_runs"], "cpu_per_node_ms": 1000 * extra_cpu / count,
+        "client_cpu_s": row["client_cpu_s"],
         "bare_client_cpu_s": bare["client_cpu_s"], "server_cpu_s": row["server_cpu_s"], "lab_cpu_s": row["lab_cpu_s"],
         "lag_s": row["lag_s"], "db_bytes_before": row["db_bytes_before"], "db_bytes_after": row["db_bytes_after"],
         "db_growth": growth, "db_growth_per_task_run": growth // row["task_runs"], "lost_states": row["lost"],
@@ -219,20 +227,21 @@ def judge(nodes: int, database: str, row: Row, bare: Row) -> Row:
     return {key: round(value, 3) if isinstance(value, float) else value for key, value in shown.items()}
 
 
-def measure(sizes: list[int], databases: list[str], rounds: int, guard: Guard) -> Row:
+def measure(sizes: list[int], whats: list[str], databases: list[str], rounds: int, guard: Guard) -> Row:
     """Measure all sizes, the bare runs first. Tells on the error output how far it is."""
     bare, rows = {}, []
-    for nodes in sizes:
-        bare[nodes] = middle([Case(nodes, None, guard).measure() for _ in range(rounds)])
-        tell(f"{nodes} nodes, bare: {json.dumps(bare[nodes])}")
+    cases = [(nodes, what) for nodes in sizes for what in whats]
+    for nodes, what in cases:
+        bare[nodes, what] = middle([Case(nodes, what, None, guard).measure() for _ in range(rounds)])
+        tell(f"{nodes} nodes, {what}, bare: {json.dumps(bare[nodes, what])}")
     for database in databases:
         with serving(database, guard) as server:
-            for nodes in sizes:
-                row = middle([Case(nodes, server, guard).measure() for _ in range(rounds)])
-                rows.append(judge(nodes, database, row, bare[nodes]))
+            for nodes, what in cases:
+                row = middle([Case(nodes, what, server, guard).measure() for _ in range(rounds)])
+                rows.append(judge(nodes, what, database, row, bare[nodes, what]))
                 tell(json.dumps(rows[-1]))
     wrong = [row for row in rows if row["lost_states"] or row["refused"] or row["server_log"]]
-    within = [row["share"] < GOAL for row in rows if row["nodes"] == 200]
+    within = [row["share"] < GOAL for row in rows if row["nodes"] == 200 and row["what"] == "added"]
     return {
         "benchmark": "orchestration", "speed": SPEED, "width": WIDTH, "cores": os.cpu_count(), "rounds": rounds,
         "left_out": [name for name in SERVERS if name not in databases], "runs": rows,
@@ -249,13 +258,15 @@ def tell(line: str) -> None:
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--nodes", default="50,200,500", help="sizes, the first six nodes included")
+    parser.add_argument("--nodes", default="50,200,500", help="sizes, the nodes that stand before included")
+    parser.add_argument("--what", default="added", help="of added, first")
     parser.add_argument("--db", default="sqlite,postgres", help="of sqlite, postgres")
     parser.add_argument("--rounds", type=int, default=1, help="the run of the median wall time counts")
     options = parser.parse_args()
     sizes, databases = [int(size) for size in options.nodes.split(",")], options.db.split(",")
-    if unknown := set(databases) - set(SERVERS):
-        sys.exit(f"no such database: {', '.join(sorted(unknown))}")
+    whats = options.what.split(",")
+    if unknown := (set(databases) - set(SERVERS)) | (set(whats) - set(WHAT)):
+        sys.exit(f"no such database, or nothing to measure: {', '.join(sorted(unknown))}")
     if "postgres" in databases and postgres_programs() is None:
         tell("PostgreSQL is not installed (apt-get install postgresql): left out")
         databases.remove("postgres")
@@ -263,7 +274,7 @@ def main() -> None:
         signal.signal(signum, lambda number, _: sys.exit(128 + number))
     guard = Guard()
     try:
-        result = measure(sizes, databases, options.rounds, guard)
+        result = measure(sizes, whats, databases, options.rounds, guard)
     finally:
         guard.close()
     print(json.dumps(result))

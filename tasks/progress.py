@@ -22,8 +22,8 @@ from tasks.common import call
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-SHOW_EVERY_S = 1.0
-"""The bar moves so often at most: hundreds of nodes end within seconds, and each look at them would be a call."""
+SHOW_EVERY_S = 3.0
+"""The bar moves so often at most: each time is a call and an event, and the log tells each node's end anyway."""
 CURRENT: ContextVar[Progress | None] = ContextVar("progress", default=None)
 """The progress of the run that is under way, once it has begun to change something: who tells its end reads it."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
@@ -22,11 +23,14 @@ from tasks.nodes import read_node
 from tasks.removal_facts import read_removal
 from tasks.tenants import read_tenant
 
+log = logging.getLogger(__name__)
+LOOK_LIMIT_S = 300.0
+
 
 @task(
     task_run_name="look-{node.name}",
     cache_policy=NO_CACHE,  # what was seen is never a cached result
-    timeout_seconds=300,
+    timeout_seconds=LOOK_LIMIT_S,
     retries=2,
     retry_delay_seconds=[2, 10],
     retry_condition_fn=only_transient,
@@ -34,6 +38,20 @@ from tasks.tenants import read_tenant
 async def look_node(site: Site, node: Node) -> NodeFacts:
     """Look at one host, in one round trip. Changes nothing."""
     return await in_thread(read_node, site, node)
+
+
+async def look_at_host(site: Site, node: Node) -> NodeFacts:
+    """Look at one host; a look that fails is taken up by a task run of the host's own. Changes nothing.
+
+    Of a host that answers there is nothing to show and nothing to try again: a task run for it would be a third of
+    what Prefect costs in a deploy. One that does not answer is tried again by itself, and is red where that fails too.
+    """
+    try:
+        return await asyncio.wait_for(in_thread(read_node, site, node), LOOK_LIMIT_S)
+    except Exception as error:  # whatever it was: the host's own task run meets it again, and shows it
+        why = error.what if isinstance(error, StackError) else type(error).__name__
+        log.warning("%s: is looked at again: %s", node.name, why)
+        return await call(look_node, site, node)
 
 
 async def read_stack(site: Site, given: Mapping[str, NodeFacts] | None = None) -> StackFacts:
@@ -44,7 +62,7 @@ async def read_stack(site: Site, given: Mapping[str, NodeFacts] | None = None) -
     """
     spec = site.spec
     left = [node for node in spec.nodes if node.name not in (given or {})]
-    seen = await gather_all(left, lambda node: call(look_node, site, node), spec.ssh.width)
+    seen = await gather_all(left, lambda node: look_at_host(site, node), spec.ssh.width)
     read = {**(given or {}), **{node.name: facts for node, facts in zip(left, seen, strict=True)}}
     nodes = {node.name: read[node.name] for node in spec.nodes}
     tenants = spec.tenants if spec.layers.clearml.enabled else ()

@@ -36,7 +36,7 @@ from stackwright.domain.tenant_record import TenantRecord, with_records
 from stackwright.domain.tenants import ADMIN_ROLE, decide_tenant
 from stackwright.reports.markdown import states_markdown
 from stackwright.reports.tenants import tenant_states
-from tasks.common import gather_all, in_thread
+from tasks.common import call, gather_all, in_thread
 from tasks.isolation import look_access
 from tasks.looking import now_of
 from tasks.publish import publish_report
@@ -152,7 +152,7 @@ async def look_at_tenants(site: Site) -> Night:
     """Look at all tenants, the site file's and those that were asked for, and at what nobody asked for."""
     records = await in_thread(read_records, site)
     whole = replace(site, spec=with_records(site.spec, records))
-    seen = await gather_all(watched(whole.spec, records), lambda tenant: look_one(whole, tenant), WIDTH)
+    seen = await gather_all(watched(whole.spec, records), lambda tenant: call(look_one, whole, tenant), WIDTH)
     around = await in_thread(look_around, whole)
     found = [finding for one in seen for finding in judge_tenant(whole.spec, one)]
     found += strangers(whole.spec, records, around)
@@ -205,7 +205,7 @@ async def repair_tenants(site: Site, night: Night) -> Night:
     names = sorted(to_repair(night.findings))
     if not names:
         return night
-    results = {name: await repair_one(site, name) for name in names}
+    results = {name: await call(repair_one, site, name) for name in names}
     after = {name: result for name, result in results.items() if result is not None}
     for name, (_, done) in after.items():
         _tell(site, name, done)
@@ -249,7 +249,7 @@ async def publish_tenants(site: Site, night: Night) -> State[None]:
     """Show the tenants' page as artifact and report, and return the state that the evidence earns."""
     whole = await in_thread(with_tenants, site)
     awake = [seen.tenant for seen in night.seen if not seen.tenant.suspended and not seen.unread]
-    proofs = await gather_all(awake, lambda tenant: look_apart(whole, tenant), WIDTH)
+    proofs = await gather_all(awake, lambda tenant: call(look_apart, whole, tenant), WIDTH)
     evidence = [
         *night.evidence,
         records_evidence(whole, night.records),

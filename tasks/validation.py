@@ -46,7 +46,7 @@ from stackwright.domain.validation import (
 from stackwright.domain.values import covers
 from stackwright.domain.work_clearml import TRAINING
 from tasks import work_clearml, work_platform
-from tasks.common import gather_all, in_thread
+from tasks.common import call, gather_all, in_thread
 from tasks.gates import Look, look_gates
 from tasks.gates import evidence_of as gate_evidence
 from tasks.isolation import look_access, look_network
@@ -345,6 +345,6 @@ async def validate_tenant(site: Site, tenant: Tenant, *, light: bool) -> list[Ev
 async def _gather(site: Site, wanted: list[list[CheckGroup]]) -> list[Evidence]:
     evidence: list[Evidence] = []
     for stage in wanted:
-        for found in await gather_all(stage, lambda group: look_group(site, group), WIDTH):
+        for found in await gather_all(stage, lambda group: call(look_group, site, group), WIDTH):
             evidence += found
     return evidence

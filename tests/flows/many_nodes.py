@@ -1,7 +1,8 @@
 """Agents brought in as deploy-stack does, with nothing done on them: what that asks of Prefect, for several sizes.
 
 `python -m tests.flows.many_nodes FOLDER` writes counts.json there: for each size the tasks by name, the API's calls by
-route, those that were refused, and how often Prefect went through the site.
+route, those that were refused, and how often Prefect went through the site. Under `dark`: how often each host was
+looked at where one never answers and one does at its second look, the run's id, and what ended it.
 """
 
 from __future__ import annotations
@@ -9,17 +10,21 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from prefect import flow
+from prefect.context import FlowRunContext
 
 from benchmarks.orchestrated import counted
 from stackwright.clients.site import Site
+from stackwright.domain.errors import NodeUnreachableError
 from stackwright.domain.plan import Effect, Plan, Step
-from stackwright.domain.spec import StackSpec
-from tasks import nodes, progress, rke2, stack
-from tasks.common import call, gather_all
+from stackwright.domain.spec import Node, StackSpec
+from tasks import nodes, progress, rke2, stack, validation
+from tasks.common import gather_all
+from tasks.looking import CheckGroup
 from tasks.progress import Progress
 from tests.domain.nodes_seen import make_spec
 from tests.tasks.up_site import Held
@@ -45,14 +50,27 @@ def plan_of(site: Site) -> Plan:
 
 @flow
 async def bring_in(agents: int) -> None:
-    """Look at all agents, prepare them, join them."""
+    """Look at all agents, prepare them, join them, look at the evidence."""
     site, lease = site_of(agents), Held()
     plan = plan_of(site)
-    await gather_all(site.spec.agents, lambda node: call(stack.look_node, site, node))
+    await gather_all(site.spec.agents, lambda node: stack.look_at_host(site, node))
     async with Progress(plan) as bar:
         prepare = bar.tracked(nodes.ensure_node)
         await gather_all(site.spec.agents, lambda node: prepare(site, node, lease, plan.of(node.name, "node")))
         await rke2.ensure_agents(site, lease, plan, bar)
+    await validation.validate_site(site, light=True)
+
+
+@flow
+async def look_at_all(agents: int) -> str:
+    """Look at all agents; return the run's id, and what ended it."""
+    context, site, error = FlowRunContext.get(), site_of(agents), ""
+    try:
+        await gather_all(site.spec.agents, lambda node: stack.look_at_host(site, node))
+    except NodeUnreachableError as failure:
+        error = failure.where
+    assert context is not None and context.flow_run is not None
+    return f"{context.flow_run.id} {error}"
 
 
 def count(agents: int) -> dict[str, Any]:
@@ -74,12 +92,30 @@ def count(agents: int) -> dict[str, Any]:
     return {"tasks": calls.tasks, "routes": calls.routes, "refused": calls.refused, "walked": walked}
 
 
+def look_in_the_dark(agents: int) -> dict[str, Any]:
+    """Look at agents of which the first never answers, and the second only when it is asked again."""
+    looked: Counter[str] = Counter()
+
+    def read(_: Site, node: Node) -> None:
+        looked[node.name] += 1
+        if node.name == "a0" or (node.name == "a1" and looked["a1"] == 1):
+            raise NodeUnreachableError("the node does not answer", where=node.name)
+
+    stack.read_node = read  # type: ignore[assignment]
+    stack.look_node.retry_delay_seconds = 0
+    run, error = asyncio.run(look_at_all(agents)).split()
+    return {"looked": looked, "run": run, "error": error}
+
+
 def main() -> None:
     """Count for all sizes, after one run that pays what a process pays once."""
     progress.SHOW_EVERY_S = 600.0
     stack.read_node = nodes.bring_node = rke2.bring_agent = lambda *_: None  # type: ignore[assignment,return-value]
+    validation.with_asked = lambda site: (site, [])
+    validation.stages = lambda *_: [[CheckGroup("cluster", lambda _: []), CheckGroup("layers", lambda _: [])]]
     count(1)
-    found = {agents: count(agents) for agents in SIZES}
+    found: dict[Any, Any] = {agents: count(agents) for agents in SIZES}
+    found["dark"] = look_in_the_dark(5)
     (Path(sys.argv[1]) / "counts.json").write_text(json.dumps(found), encoding="utf-8")
 
 

@@ -10,24 +10,45 @@ import pytest
 
 from stackwright.lab.server import PrefectServer
 from tests.flows.many_nodes import SIZES
-from tests.flows.server import run_apart
+from tests.flows.server import ask, run_apart, wait_for
 
 BY_THE_CLOCK = ("/logs", "/artifacts/ID")  # log lines and the bar go out when it is time, not when a node ends
 
 
 @pytest.fixture(scope="module")
-def counts(prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What a run asked of Prefect: for few nodes, and for many."""
+def told(prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the runs asked of Prefect."""
     folder = Path(tmp_path_factory.mktemp("many"))
     run_apart(prefect_server, "tests.flows.many_nodes", folder)
-    found = json.loads((folder / "counts.json").read_text())
-    return [found[str(agents)] for agents in SIZES]
+    found: dict[str, Any] = json.loads((folder / "counts.json").read_text())
+    return found
 
 
-def test_a_node_costs_three_task_runs(counts: list[dict[str, Any]]) -> None:
-    """Looked at, prepared, joined: an operator finds each by its node's name; there are no others."""
+@pytest.fixture(scope="module")
+def counts(told: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a run asked of Prefect: for few nodes, and for many."""
+    return [told[str(agents)] for agents in SIZES]
+
+
+def test_a_node_costs_two_task_runs(counts: list[dict[str, Any]]) -> None:
+    """Prepared, joined: an operator finds each by its node's name. The evidence is a task run for each group."""
     for agents, found in zip(SIZES, counts, strict=True):
-        assert found["tasks"] == {"look_node": agents, "ensure_node": agents, "ensure_agent": agents}
+        assert found["tasks"] == {"ensure_node": agents, "ensure_agent": agents, "look_group": 2}
+
+
+def test_a_host_that_does_not_answer_is_a_row_of_its_own(prefect_server: PrefectServer, told: dict[str, Any]) -> None:
+    """It is tried again by itself and ends red; one that answers then ends well; the others have no row at all."""
+    dark = told["dark"]
+    assert dark["looked"] == {"a0": 4, "a1": 2, "a2": 1, "a3": 1, "a4": 1} and dark["error"] == "a0"
+    asked = {"flow_runs": {"id": {"any_": [dark["run"]]}}}
+
+    def ended() -> dict[str, tuple[str, int]]:
+        rows = ask(prefect_server, "/task_runs/filter", asked)
+        found = {row["name"]: (row["state_type"], row["run_count"]) for row in rows}
+        over = len(found) >= 2 and {state for state, _ in found.values()} <= {"COMPLETED", "FAILED"}
+        return found if over else {}
+
+    assert wait_for(ended) == {"look-a0": ("FAILED", 3), "look-a1": ("COMPLETED", 1)}
 
 
 def test_a_node_costs_no_call_of_the_api(counts: list[dict[str, Any]]) -> None:
@@ -42,5 +63,6 @@ def test_a_node_costs_no_call_of_the_api(counts: list[dict[str, Any]]) -> None:
 
 
 def test_no_task_run_goes_through_the_site(counts: list[dict[str, Any]]) -> None:
-    """Prefect looks for futures in a task's arguments: in the site that would be every node, for every task run."""
+    """Prefect looks for futures in a task's arguments: in the site that would be every node, for every task run, the
+    evidence's too."""
     assert [found["walked"] for found in counts] == [0, 0]
