@@ -53,7 +53,7 @@ class Watched:
 
     def wait(self, seen: Callable[[Scrape], bool]) -> Scrape:
         """Scrape until something is seen: the exporter looks every second, the server shows ends a little late."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while not seen(found := self.scrape()):
             assert time.monotonic() < deadline, found.text
             time.sleep(0.3)
@@ -65,7 +65,7 @@ def start_exporter(rig: Rig, log: Path) -> tuple[subprocess.Popen[bytes], str]:
         port = free.getsockname()[1]
     exporter = rig.spawn("metrics", "serve", "--port", str(port), "--every", "1", log=log)
     url = f"http://127.0.0.1:{port}/metrics"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while True:
         try:
             if "stackwright_prefect_up 1.0" in httpx.get(url, timeout=5).text:

@@ -72,7 +72,7 @@ def watching_members(lab):
         yield counts
     finally:
         lab.loop.call_soon_threadsafe(done.set)
-        running.result(10)
+        running.result(60)
 
 
 def wait_for_health(lab, site):

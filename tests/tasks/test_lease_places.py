@@ -629,7 +629,7 @@ def test_a_run_that_is_cancelled_while_it_takes_the_lease_gives_it_back(site, mo
 
     def slow(*args):
         going.set()
-        assert go_on.wait(20)
+        assert go_on.wait(60)
         return look(*args)
 
     monkeypatch.setattr(lease_places, "_look_at_server", slow)

@@ -202,7 +202,7 @@ def test_a_dead_first_server_never_leads_to_a_second_cluster(up):
 def two(make_lab, tmp_path):
     """Two fresh servers (a third is not needed to see what goes wrong)."""
     lab = make_lab({"name": "s1"}, {"name": "s2"})
-    spec = spec_of(lab, roles={"s1": ["server"], "s2": ["server"]}, rke2__join_timeout_s=20)
+    spec = spec_of(lab, roles={"s1": ["server"], "s2": ["server"]}, rke2__join_timeout_s=120)
     return lab, site_of(lab, spec, tmp_path / "work")
 
 

@@ -243,7 +243,7 @@ def test_a_body_that_does_not_come_is_given_up(tmp_path: Path) -> None:
         headers = headers_of(receiver, b"", "slow-key-0001")
         head = "".join(f"{name}: {text}\r\n" for name, text in headers.items())
         with socket.create_connection((receiver.client.base_url.host, receiver.client.base_url.port or 0)) as wire:
-            wire.settimeout(10)
+            wire.settimeout(60)
             wire.sendall(f"POST {URL} HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n{head}\r\n".encode())
             assert b" 408 " in wire.recv(4096).split(b"\r\n", 1)[0]
 
