@@ -27,7 +27,7 @@ class Memory:
     """Objects in a dictionary; workloads become ready when told to."""
 
     def __init__(self):
-        self.held, self.service_backends, self.reconcilers, self.writes = {}, {}, [], 0
+        self.held, self.service_backends, self.webhooks, self.reconcilers, self.writes = {}, {}, {}, [], 0
 
     def _key(self, obj):
         meta = obj["metadata"]
