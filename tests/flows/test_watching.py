@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import socket
 import subprocess
 import threading
 import time
@@ -21,7 +20,7 @@ import httpx
 import pytest
 
 from stackwright.lab.rig import ROOT, Rig
-from stackwright.lab.server import PrefectServer
+from stackwright.lab.server import PrefectServer, free_port
 from stackwright.schedules import declared, set_schedules
 from tests.flows.ground import Ended, Ground
 from tests.flows.otlp import Collector, Span, collecting
@@ -61,8 +60,7 @@ class Watched:
 
 
 def start_exporter(rig: Rig, log: Path) -> tuple[subprocess.Popen[bytes], str]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     exporter = rig.spawn("metrics", "serve", "--port", str(port), "--every", "1", log=log)
     url = f"http://127.0.0.1:{port}/metrics"
     deadline = time.monotonic() + 180

@@ -593,9 +593,9 @@ def test_many_at_the_same_moment_and_one_gets_it(site):
 
 
 def until(check):
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while not check():
-        assert time.monotonic() < deadline, "not seen within 20 s"
+        assert time.monotonic() < deadline, "not seen in time"
         threading.Event().wait(0.01)
 
 
