@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from stackwright.cli_settings import NO_RUN, prefer
+
 metrics_app = typer.Typer(no_args_is_help=True, help="Runs, steps and round trips in Prometheus' format.")
 
 KEPT = "sums.json"
-QUIET = {"PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore"}  # its own lines belong to no run
 
 
 @metrics_app.callback()
@@ -31,8 +31,7 @@ def serve(
     ] = True,
 ) -> None:
     """Answer Prometheus at /metrics with what the Prefect server knows, until SIGTERM. One process for all sites."""
-    for key, value in QUIET.items():
-        os.environ.setdefault(key, value)  # before Prefect reads them
+    prefer(NO_RUN)
     from blocks.site import state_folder
     from stackwright import metrics
     from stackwright.runs import server_url
@@ -49,8 +48,7 @@ def show(
     hours: Annotated[float, typer.Option(min=0, help="How far back ended runs are counted.")] = 24.0,
 ) -> None:
     """Look once, and print what Prometheus would be answered, had it counted for so many hours."""
-    for key, value in QUIET.items():
-        os.environ.setdefault(key, value)
+    prefer(NO_RUN)
     from stackwright import metrics
     from stackwright.domain.errors import ApiUnavailableError
     from stackwright.runs import server_url

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+
+from stackwright.cli_settings import NO_RUN, prefer
 
 if TYPE_CHECKING:
     from stackwright.support.bundle import Made
@@ -32,7 +33,7 @@ def support_bundle(
     What cannot be read is said in its index and stops nothing: a server, a cluster or a node may be down. Ends with 2,
     and writes nothing, where a known secret would be in it.
     """
-    os.environ.setdefault("PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW", "ignore")  # this is no run, and makes none
+    prefer(NO_RUN)
     from stackwright.domain.support import Limits
     from stackwright.support.bundle import make, save
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from stackwright.cli_settings import NO_RUN, prefer
+
 worker_app = typer.Typer(no_args_is_help=True, help="Workers that carry out what was asked for.")
 
 SETTINGS = {
     "PREFECT_WORKER_QUERY_SECONDS": "1",  # a request is taken within a second
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # automation crash-zombies counts on it
-    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",  # the worker's own lines belong to no run
+    **NO_RUN,
 }
 """What this process needs of Prefect unless its environment says otherwise."""
 
@@ -37,8 +38,7 @@ def tenants(
     ] = False,
 ) -> None:
     """Take tenants' requests from the Prefect server and carry them out, in this process, until SIGTERM."""
-    for key, value in SETTINGS.items():
-        os.environ.setdefault(key, value)  # before Prefect reads them
+    prefer(SETTINGS)
     from blocks.site import state_folder
     from stackwright.runs import server_url
     from stackwright.worker import TenantWorker
@@ -56,7 +56,7 @@ def watch(
     every: Annotated[float, typer.Option(min=1, help="Seconds between two looks.")] = 5.0,
 ) -> None:
     """Start runs again whose process is gone, where that goes on with what was begun (docs/team.md), until SIGTERM."""
-    os.environ.setdefault("PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW", "ignore")  # its own lines belong to no run
+    prefer(NO_RUN)
     from blocks.site import state_folder
     from stackwright.resume import serve
     from stackwright.runs import server_url

@@ -30,6 +30,7 @@ from stackwright.domain.layers import BY_NAME
 from stackwright.domain.layers.clearml import NAMESPACE as SERVER_NAMESPACE
 from stackwright.domain.layers.clearml import RELEASE as SERVER_RELEASE
 from stackwright.domain.layers.facts import OWNER_SELECTOR, SeenRelease, seen_releases
+from stackwright.domain.layers.planning import ReleaseChange
 from stackwright.domain.plan import Step, check_steps_approved
 from stackwright.domain.spec import Tenant
 from stackwright.domain.tenant_names import SeenName
@@ -37,7 +38,6 @@ from stackwright.domain.tenant_objects import GATEWAY_RELEASE
 from stackwright.domain.tenant_policy import SeenPolicy, pool_queues
 from stackwright.domain.tenants import (
     ADMIN_ROLE,
-    ReleaseChange,
     SeenKey,
     TenantChange,
     TenantFacts,

@@ -223,7 +223,7 @@ def running_store(folder: Path, name: str = "127.0.0.1") -> Iterator[StoreServer
 def _reset(port: int) -> None:
     """Forget all: moto keeps its state in the process, whichever server serves it."""
     link = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while True:
         try:
             link.request("POST", "/moto-api/reset")

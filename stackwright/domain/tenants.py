@@ -5,7 +5,6 @@ What the objects and values are is in tenant_objects.py, the rules of names in t
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -16,6 +15,7 @@ from pydantic import SecretStr
 from stackwright.domain.errors import PlanRefusedError, Problem
 from stackwright.domain.layers.facts import SeenRelease, release_labels
 from stackwright.domain.layers.model import ObjectKey, ObjectSpec, ReleaseSpec
+from stackwright.domain.layers.planning import ReleaseChange, differs
 from stackwright.domain.plan import Effect, Step, digest_of
 from stackwright.domain.releases import LAYER_LABEL, ReleaseAction, ReleaseFacts, ReleaseWant, decide_release
 from stackwright.domain.spec import StackSpec, Tenant
@@ -40,7 +40,7 @@ from stackwright.domain.tenant_objects import (
 )
 from stackwright.domain.tenant_policy import SeenPolicy, governed, pending, policy_gaps, pool_queues
 from stackwright.domain.tenant_workspace import CLAIM, bound, claim_problems
-from stackwright.domain.values import Marker, canonical, covers, markers_in, resolve
+from stackwright.domain.values import Marker, canonical, markers_in, resolve
 
 ADMIN_ROLE = "admin"
 ROUTER_FRESH_S = 600.0  # ClearML: a router that stops reporting leaves the list after its own time limit
@@ -99,16 +99,6 @@ class TenantFacts:
 
 
 @dataclass(frozen=True)
-class ReleaseChange:
-    """A tenant's release: what is wanted, what was seen, and what may be done about it."""
-
-    spec: ReleaseSpec
-    want: ReleaseWant
-    action: ReleaseAction
-    seen: SeenRelease | None
-
-
-@dataclass(frozen=True)
 class TenantChange:
     """All that one tenant needs now. `objects` and `releases` hold, by step name, what that step applies."""
 
@@ -136,7 +126,10 @@ def plan_tenant(spec: StackSpec, tenant: Tenant, facts: TenantFacts) -> tuple[St
 def decide_tenant(spec: StackSpec, tenant: Tenant, facts: TenantFacts) -> TenantChange:
     """Decide one tenant. Refusals are in the result's `problems`; they are not raised here."""
     objects = objects_of(spec, tenant)
-    differ = {what: tuple(item for item in wanted if differs(item, facts)) for what, wanted in objects.items()}
+    differ = {
+        what: tuple(item for item in wanted if differs(item, facts.objects, facts.opened))
+        for what, wanted in objects.items()
+    }
     account = _account_steps(spec, tenant, facts)
     renewed = any(step.id.endswith("/credentials") for step in account)
     releases = {
@@ -186,18 +179,6 @@ def markers_of(spec: StackSpec, tenant: Tenant) -> frozenset[Marker]:
 def credentials_label(spec: StackSpec, tenant: Tenant) -> str:
     """Return the label by which a key pair that was made but never kept is found again."""
     return f"stackwright {spec.site}/{tenant.name}"
-
-
-def differs(item: ObjectSpec, facts: TenantFacts) -> bool:
-    """Tell whether an object must be applied: it is missing, lacks what is wanted, or its secret cannot be compared."""
-    seen = facts.objects.get(item.key)
-    if seen is None or not markers_in(item.manifest) <= facts.opened.keys():
-        return True
-    manifest = dict(item.manifest)
-    texts: Mapping[str, str] = manifest.pop("stringData", {})
-    if texts:
-        manifest["data"] = {key: _encoded(resolve(text, facts.opened)) for key, text in texts.items()}
-    return not covers(seen, manifest)
 
 
 def is_fresh(stamp: str, now: datetime) -> bool | None:
@@ -419,8 +400,3 @@ def _owner_problems(spec: StackSpec, tenant: Tenant, facts: TenantFacts) -> list
         what = f"the namespace {tenant.namespace} is being removed"
         problems.append(Problem(where, what, remedy, "Active", "Terminating"))
     return problems
-
-
-def _encoded(text: str | SecretStr) -> str:
-    plain = text.get_secret_value() if isinstance(text, SecretStr) else text
-    return base64.b64encode(plain.encode()).decode()

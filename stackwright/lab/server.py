@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -16,6 +18,8 @@ from stackwright.empty_database import DATABASE, empty_in, keep_empty, start_fro
 from stackwright.lab.net import Authority
 
 START_LIMIT_S = 180.0
+OUTGOING = Path("/proc/sys/net/ipv4/ip_local_port_range")
+FIRST_PORT = 16_384
 EMPTY = empty_in(Path(__file__).parents[2] / "build")
 
 
@@ -121,8 +125,21 @@ class PrefectServer:
 
 
 def free_port() -> int:
-    """Return a port of the loopback that nobody listens on now."""
+    """Return a port of the loopback that nobody has now, below those of outgoing connections.
+
+    A port from among those could be any connection's of this machine, before whoever asked for it listens.
+    """
+    with suppress(OSError, ValueError):
+        first_outgoing = int(OUTGOING.read_text().split()[0])
+        for port in random.SystemRandom().sample(range(FIRST_PORT, first_outgoing), 50):
+            with suppress(OSError):
+                return _taken(port)
+    return _taken(0)
+
+
+def _taken(port: int) -> int:
+    """Take a port for a moment, and return it; 0 is any. Raises OSError where somebody has it."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+        probe.bind(("127.0.0.1", port))
+        port = probe.getsockname()[1]
         return port

@@ -65,7 +65,7 @@ class SmallSshd:
         return self.client_key.export_private_key().decode()
 
     def _call(self, work):
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
 
     async def _start(self) -> None:
         outer = self

@@ -330,7 +330,7 @@ def test_many_threads_may_use_one_client(api, kube):
         api.script["GET", path] = {"metadata": {"name": f"m{index}"}}
 
     def ask(index):
-        barrier.wait(10)
+        barrier.wait(60)
         return kube.get("v1", "ConfigMap", f"m{index}", "n")["metadata"]["name"]
 
     with ThreadPoolExecutor(16) as pool:

@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import shutil
-import socket
 import ssl
 import subprocess
 import time
@@ -30,6 +29,7 @@ from stackwright.lab.charts import CHARTS, archive
 from stackwright.lab.charts.build import push_chart
 from stackwright.lab.net import Authority
 from stackwright.lab.registry import RegistryState, registry_app
+from stackwright.lab.server import free_port
 
 USER, PASSWORD = "pusher", "s3cr3t-of-the-registry"
 HELM = os.environ.get("STACKWRIGHT_HELM", str(Path(__file__).parents[2] / "build/tools/bin/helm"))
@@ -74,9 +74,7 @@ def debians(folder):
     for name, text in (("ca.pem", authority.certificate), ("crt.pem", certificate), ("key.pem", key)):
         (folder / name).write_text(text)
     (folder / "htpasswd").write_text(f"{USER}:{bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()}\n")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     config = {
         "version": 0.1,
         "log": {"level": "error"},
@@ -94,7 +92,7 @@ def debians(folder):
     )
     place = Place(f"https://127.0.0.1:{port}", USER, PASSWORD, str(folder / "ca.pem"), "contract", folder)
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not answers(place):
             assert time.monotonic() < deadline and process.poll() is None
         yield place

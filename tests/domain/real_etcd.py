@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
 import time
 from contextlib import contextmanager, suppress
@@ -11,19 +10,9 @@ from pathlib import Path
 
 from stackwright.domain.etcd import GATEWAY_PORTS, etcd_script
 from stackwright.lab.net import Authority
+from stackwright.lab.server import free_port
 
 INSTALLED = shutil.which("etcd")
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports of the loopback interface that nobody listens on now."""
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 class RealEtcd:
@@ -31,7 +20,7 @@ class RealEtcd:
 
     def __init__(self, folder: Path, name: str = "s1-0badcafe") -> None:
         self.data = folder / "rke2"
-        self.client, self.peer, self.metrics = free_ports(3)
+        self.client, self.peer, self.metrics = free_port(), free_port(), free_port()
         tls = self.data / "server" / "tls" / "etcd"
         tls.mkdir(parents=True)
         authority = Authority("etcd-server-ca")
@@ -63,7 +52,7 @@ class RealEtcd:
         with self._log.open("w") as log:
             process = subprocess.Popen(self._argv, stdout=log, stderr=subprocess.STDOUT)
         try:
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 60
             while "health true" not in self.ask():
                 assert process.poll() is None and time.monotonic() < deadline, self._log.read_text()[-2000:]
             yield self

@@ -37,7 +37,7 @@ class RealEtcd:
              "--initial-cluster", f"default={peer}", "--unsafe-no-fsync"],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while True:
             with contextlib.suppress(httpx.TransportError):
                 self.call("maintenance/status", {})

@@ -1,6 +1,7 @@
 """A run that asks for approval of a plan, in a process of its own: `python -m tests.flows.asks [HASH | hurried]`.
 
-`hurried` waits a moment only. Its last line says which hash was approved, or the error that ended it.
+`hurried` waits a moment only. Its first line is the run's id, its last says which hash was approved, or the error that
+ended it.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from prefect import flow
+from prefect import flow, runtime
 
 from stackwright.domain.errors import StackError
 from stackwright.domain.plan import Effect, Plan, Step
@@ -26,6 +27,7 @@ async def _look() -> tuple[Plan, None]:
 @flow(name="asks")
 async def asks(plan_hash: str | None = None) -> str:
     """Ask, and return what may be carried out."""
+    print(runtime.flow_run.id, flush=True)
     try:
         return f"approved {(await decide(_look, plan_hash, dry_run=False)).approved}"
     except StackError as error:

@@ -107,7 +107,7 @@ class Ground:
         tenant = {"name": name, "admin_email": f"admin@{name}.example", "quota": {"gpus": 0}}
         self.change(lambda document: document["tenants"].append(tenant))
 
-    def wait_for_port(self, node: str, *, up: bool, limit_s: float = 30.0) -> None:
+    def wait_for_port(self, node: str, *, up: bool, limit_s: float = 120.0) -> None:
         """Wait until a machine's SSH port is open, or is not."""
         nodes = yaml.safe_load((self.lab.sites / "lab.yaml").read_text())["nodes"]
         place = next((item["address"], item["port"]) for item in nodes if item["name"] == node)
@@ -116,14 +116,14 @@ class Ground:
             assert time.monotonic() < deadline, f"{node} is not {'up' if up else 'down'}"
             time.sleep(0.05)
 
-    def wait_for_change(self, since: int, what: str, run: subprocess.Popen[bytes], limit_s: float = 60.0) -> None:
+    def wait_for_change(self, since: int, what: str, run: subprocess.Popen[bytes], limit_s: float = 180.0) -> None:
         """Wait until a run has sent a change whose `target action` holds these words."""
         deadline = time.monotonic() + limit_s
         while not any(what in f"{entry['target']} {entry['action']}" for entry in self.lab.journal(since)):
             assert run.poll() is None and time.monotonic() < deadline, f"{what} was not seen"
             time.sleep(0.02)
 
-    def settle(self, quiet_s: float = 1.0, limit_s: float = 60.0) -> None:
+    def settle(self, quiet_s: float = 1.0, limit_s: float = 180.0) -> None:
         """Wait until what was under way on the machines has ended: no change begins for a while."""
         deadline, last, seen = time.monotonic() + limit_s, time.monotonic(), -1
         while time.monotonic() - last < quiet_s:

@@ -31,7 +31,7 @@ def on_server(work: Callable[[PrefectClient], Awaitable[T]]) -> T:
     return asyncio.run(call())
 
 
-def wait_for(look: Callable[[], T], limit_s: float = 60) -> T:
+def wait_for(look: Callable[[], T], limit_s: float = 180) -> T:
     """Look until something is there."""
     deadline = time.monotonic() + limit_s
     while not (found := look()):
@@ -53,7 +53,7 @@ def events(server: PrefectServer, name: str, count: int = 1, site: str = "north"
         found = ask(server, "/events/filter", {"filter": about})["events"]
         return [one for one in found if said.items() <= one["payload"].items()]
 
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while len(found := look()) < count:
         assert time.monotonic() < deadline, f"{len(found)} of {count} events {name} were seen"
         time.sleep(0.2)

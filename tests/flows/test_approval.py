@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -23,37 +24,37 @@ class Asking:
 
     def __init__(self, server, *words):
         self.api = httpx.Client(base_url=server.url + "/", timeout=30)
+        self.run = ""
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.flows.asks", *words], cwd=ROOT, stdout=subprocess.PIPE, text=True
         )
 
     def paused(self):
-        """Return the run once it waits for an answer."""
-        deadline = time.monotonic() + 60
+        """Return the form's keys once the run waits for an answer; they are there after its end too."""
+        self.run = self.run or self.process.stdout.readline().strip()
+        deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
-            states = {"any_": ["PAUSED"]}
-            runs = self.api.post("flow_runs/filter", json={"flow_runs": {"state": {"type": states}}}).json()
-            if runs and self._input(runs[0], "schema").is_success:  # Prefect keeps the form a moment after the state
-                return runs[0]
+            states = self.api.get("flow_run_states/", params={"flow_run_id": self.run}).json()
+            keys = [state["state_details"]["run_input_keyset"] for state in states if state["type"] == "PAUSED"]
+            if keys and self._input(keys[0], "schema").is_success:  # Prefect keeps the form a moment after the state
+                return keys[0]
             time.sleep(0.1)
         raise AssertionError("the run never asked")
 
-    def shown(self, run):
+    def shown(self, keys):
         """Return the text above the form."""
-        return json.loads(self._input(run, "description").text)
+        return json.loads(self._input(keys, "description").text)
 
-    def _input(self, run, part):
-        keys = run["state"]["state_details"]["run_input_keyset"]
-        return self.api.get(f"flow_runs/{run['id']}/input/{keys[part]}")
+    def _input(self, keys, part):
+        return self.api.get(f"flow_runs/{self.run}/input/{keys[part]}")
 
-    def answer(self, run, given):
+    def answer(self, given):
         """Give an answer as the form does, and return what the server says of it."""
-        return self.api.post(f"flow_runs/{run['id']}/resume", json={"run_input": given}).json()["status"]
+        return self.api.post(f"flow_runs/{self.run}/resume", json={"run_input": given}).json()["status"]
 
     def end(self):
         """Return the run's last line."""
-        out, _ = self.process.communicate(timeout=60)
-        self.api.close()
+        out, _ = self.process.communicate(timeout=120)
         return out.splitlines()[-1]
 
 
@@ -69,12 +70,23 @@ def asking(prefect_server):
     yield start
     for one in made:
         one.process.kill()
-        one.process.wait()
+        one.process.communicate()
+        one.api.close()
+
+
+def moment(text, before=""):
+    """Return the only time told in a text after these words, to the minute as it is told."""
+    (found,) = re.findall(rf"{before}(\d{{4}}-\d\d-\d\d \d\d:\d\d) UTC", text)
+    return datetime.strptime(found, "%Y-%m-%d %H:%M").replace(tzinfo=UTC)
+
+
+def minute(at):
+    return at.replace(second=0, microsecond=0)
 
 
 def kept(server, run):
     """Return the pages of decisions that a run has left."""
-    wanted = {"flow_run_id": {"any_": [run["id"]]}, "key": {"any_": ["approval-north"]}}
+    wanted = {"flow_run_id": {"any_": [run]}, "key": {"any_": ["approval-north"]}}
     return ask(server, "/artifacts/filter", {"artifacts": wanted})
 
 
@@ -83,36 +95,41 @@ def test_the_form_shows_the_plan_and_an_empty_answer_approves_nothing(asking, pr
     decided what of which plan and when is kept as a page of the run, and told as an event of the site.
     """
     one = asking()
-    run = one.paused()
-    text = one.shown(run)
+    text = one.shown(one.paused())
     assert PLAN.hash in text and "etcd member down" in text and "upgrade/s1/restart" in text
     for given in ({}, {"decision": "carry out", "reason": ""}, {**ANSWER, "decision": "yes"}):
-        assert one.answer(run, given) == "REJECT"
+        assert one.answer(given) == "REJECT"
     assert one.process.poll() is None
-    assert one.answer(run, {**ANSWER, "approver": "Grace"}) == "ACCEPT"
+    before = datetime.now(UTC)
+    assert one.answer({**ANSWER, "approver": "Grace"}) == "ACCEPT"
     assert one.end() == f"approved {PLAN.hash}"
-    (page,) = kept(prefect_server, run)
-    for part in (PLAN.hash, "carry out", "Grace", "window agreed", f"{datetime.now(UTC):%Y-%m-%d} "):
+    after = datetime.now(UTC)
+    (page,) = kept(prefect_server, one.run)
+    for part in (PLAN.hash, "carry out", "Grace", "window agreed"):
         assert part in page["data"]
+    assert minute(before) <= moment(page["data"]) <= minute(after)
     told = events(prefect_server, "stackwright.plan.decided", approver="Grace")
     assert [one["payload"]["plan"] for one in told] == [PLAN.hash]
 
 
 def test_a_refusal_ends_the_run_and_says_whose_it_was(asking):
     one = asking()
-    assert one.answer(one.paused(), {**ANSWER, "decision": "refuse", "reason": "not today"}) == "ACCEPT"
+    one.paused()
+    assert one.answer({**ANSWER, "decision": "refuse", "reason": "not today"}) == "ACCEPT"
     line = one.end()
     assert line.startswith("NotApprovedError") and "Ada: not today" in line
 
 
 def test_nobodys_answer_in_time_is_a_refusal_that_is_kept(asking, prefect_server):
     """The form says until when; then the run ends, and the page of the decision says that nobody made one."""
+    before = datetime.now(UTC)
     one = asking("hurried")
-    run = one.paused()
-    assert f"Without an answer until {datetime.now(UTC):%Y-%m-%d} " in one.shown(run)
+    text = one.shown(one.paused())
     line = one.end()
+    after = datetime.now(UTC)
+    assert minute(before) <= moment(text, "Without an answer until ") <= minute(after)
     assert line.startswith("NotApprovedError") and "nobody has decided in time" in line and "wanted: carry out" in line
-    (page,) = kept(prefect_server, run)
+    (page,) = kept(prefect_server, one.run)
     assert "**approver**: nobody" in page["data"] and page["description"].endswith("nobody said refuse")
 
 

@@ -51,20 +51,23 @@ def test_the_limit_is_of_the_site_files_size_and_a_slot_is_held_as_long_as_the_w
     site = site_of(tmp_path, 2, f"s{uuid4().hex[:8]}")
     most, at_work = 0, 0
 
-    async def run() -> None:
+    async def run(until: asyncio.Event | None = None) -> None:
         nonlocal most, at_work
         async with clearml_slot(site):
             at_work += 1
             most = max(most, at_work)
-            await asyncio.sleep(0.3)
+            if until is not None:
+                await until.wait()
             at_work -= 1
 
     async def three() -> int:
-        work = asyncio.gather(run(), run(), run())
+        go = asyncio.Event()
+        work = asyncio.gather(run(go), run(go), run(go))
         async with get_client() as client:
             while at_work < 2:
                 await asyncio.sleep(0.02)
             held = await client.read_global_concurrency_limit_by_name(limit_name(site.spec.site))
+        go.set()
         await work
         return int(held.active_slots)
 

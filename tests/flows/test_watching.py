@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import socket
 import subprocess
 import threading
 import time
@@ -21,7 +20,7 @@ import httpx
 import pytest
 
 from stackwright.lab.rig import ROOT, Rig
-from stackwright.lab.server import PrefectServer
+from stackwright.lab.server import PrefectServer, free_port
 from stackwright.schedules import declared, set_schedules
 from tests.flows.ground import Ended, Ground
 from tests.flows.otlp import Collector, Span, collecting
@@ -53,7 +52,7 @@ class Watched:
 
     def wait(self, seen: Callable[[Scrape], bool]) -> Scrape:
         """Scrape until something is seen: the exporter looks every second, the server shows ends a little late."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while not seen(found := self.scrape()):
             assert time.monotonic() < deadline, found.text
             time.sleep(0.3)
@@ -61,11 +60,10 @@ class Watched:
 
 
 def start_exporter(rig: Rig, log: Path) -> tuple[subprocess.Popen[bytes], str]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     exporter = rig.spawn("metrics", "serve", "--port", str(port), "--every", "1", log=log)
     url = f"http://127.0.0.1:{port}/metrics"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while True:
         try:
             if "stackwright_prefect_up 1.0" in httpx.get(url, timeout=5).text:

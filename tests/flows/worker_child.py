@@ -5,16 +5,15 @@ The same as `stackwright worker tenants`, with flows and a pool of the test's ow
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
+from stackwright.cli_settings import prefer
 from stackwright.cli_worker import SETTINGS
 
 
 def main(home: str, pool: str, name: str, grace_s: str) -> None:
-    for key, value in SETTINGS.items():
-        os.environ.setdefault(key, value)
+    prefer(SETTINGS)
     from stackwright.domain.errors import StackError
     from stackwright.worker import TenantWorker
     from stackwright.worker_process import serve

@@ -179,18 +179,19 @@ def test_a_step_within_a_script_has_moments_of_its_own(make_lab, step, when, don
 def test_a_machine_that_dies_slower_than_the_script_ends_dies_whole(make_lab):
     """The script at which it began is over before its power is off; it is off all the same, and boots as any other."""
     lab = make_lab({"name": "s1"}, {"name": "s2"})
-    systemd, dying = lab.nodes["s2"].systemd, threading.Event()
+    systemd, dying, go_on = lab.nodes["s2"].systemd, threading.Event(), asyncio.Event()
     halt = systemd.halt
 
     async def slowly():
         dying.set()
-        await asyncio.sleep(1.0)
+        await go_on.wait()
         return await halt()
 
     systemd.halt = slowly
     lab.inject(kind="node-dead", match={"step": "node/s1/one"}, when="inside", node="s2")
     assert lab.sh("s1", TWO).code == 0
     assert dying.is_set() and lab.nodes["s2"].is_on, "it is dying still"
+    lab.loop.call_soon_threadsafe(go_on.set)
     lab.wait(lambda: not lab.nodes["s2"].is_on, "it is dead")
     lab.inject()
     lab.wait(lambda: answers(lab, "s2"), "it is back")
@@ -208,6 +209,6 @@ def test_the_controller_that_is_told_of_is_killed_once(make_lab):
         controllers.append(subprocess.Popen(["sleep", "60"], start_new_session=True))
         lab.faults.controller = controllers[-1].pid
         assert lost(lab, "s1", TWO)
-        assert controllers[-1].wait(10) == -signal.SIGKILL
+        assert controllers[-1].wait(60) == -signal.SIGKILL
     assert [fault.struck for fault in lab.faults.listed()] == [1, 1]
     assert lab.sh("s1", TWO).code == 0

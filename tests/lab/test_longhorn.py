@@ -61,7 +61,7 @@ async def plant(nodes=3, replicas=2):
 
 
 async def until(check):
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not (found := check()):
             await asyncio.sleep(0.01)
     return found

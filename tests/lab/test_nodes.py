@@ -204,7 +204,7 @@ def test_a_kill_ends_the_controller_at_that_change(make_lab, when):
         assert controller.poll() is None
         with suppress(paramiko.SSHException, OSError, EOFError):  # the link goes with the controller
             lab.sh("n1", STEP + ("sleep 1\n" if when == "inside" else "") + END)
-        assert controller.wait(5) == -signal.SIGKILL
+        assert controller.wait(60) == -signal.SIGKILL
 
 
 def test_a_full_disk_gives_the_real_message_until_cleared(make_lab):

@@ -11,16 +11,20 @@ from tasks.clearml_limit import _Gate
 def test_runs_of_several_loops_wait_in_turn_and_a_cancelled_one_leaves_no_gap():
     gate, order, go = _Gate(2), [], {word: threading.Event() for word in "abcde"}
 
-    def start(word, patience_s=60):
+    def start(word, gives_up=None):
         async def work():
             async with gate.held():
                 order.append(word)
                 await asyncio.to_thread(go[word].wait)
 
         async def run():
+            waits = asyncio.create_task(work())
+            if gives_up is not None:
+                await asyncio.to_thread(gives_up.wait)
+                waits.cancel()
             try:
-                await asyncio.wait_for(work(), patience_s)
-            except TimeoutError:
+                await waits
+            except asyncio.CancelledError:
                 order.append(f"{word} gave up")
 
         thread = threading.Thread(target=lambda: asyncio.run(run()))
@@ -29,9 +33,11 @@ def test_runs_of_several_loops_wait_in_turn_and_a_cancelled_one_leaves_no_gap():
         return thread
 
     threads = [start("a"), start("b")]
-    impatient = start("c", patience_s=0.2)
+    gives_up = threading.Event()
+    impatient = start("c", gives_up)
     wait_for(lambda: len(gate._waiting) == 1)
-    impatient.join(10)
+    gives_up.set()
+    impatient.join(60)
     assert order == ["a", "b", "c gave up"] and not gate._waiting
     threads += [start("d")]
     wait_for(lambda: len(gate._waiting) == 1)
@@ -44,12 +50,12 @@ def test_runs_of_several_loops_wait_in_turn_and_a_cancelled_one_leaves_no_gap():
     go["d"].set()
     go["e"].set()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert gate._free == 2
 
 
 def wait_for(look):
-    for _ in range(500):
+    for _ in range(3000):
         if look():
             return
         threading.Event().wait(0.02)

@@ -22,6 +22,7 @@ from tasks.cluster import read_cluster
 from tasks.nodes import look_at_servers, read_node, read_nodes
 from tasks.rke2 import bring_server
 from tasks.scripts import check_permitted, guarded, joining, outside_cluster, send
+from tests.clocks import UntilSeen
 from tests.sampling import sampled
 from tests.tasks.lab_site import site_of, spec_of
 from tests.tasks.test_nodes import Held
@@ -71,7 +72,7 @@ def watching_members(lab):
         yield counts
     finally:
         lab.loop.call_soon_threadsafe(done.set)
-        running.result(10)
+        running.result(60)
 
 
 def wait_for_health(lab, site):
@@ -126,12 +127,13 @@ def test_a_removal_is_over_when_the_member_is_gone(up):
     lab, site = up
     state = next(iter(lab.cluster.clusters.values()))
     kept = state.members["s3"]
-    short = resite(site, join_timeout_s=1)
+    inside: list[bool] = []
+    short = replace(site, clock=UntilSeen(lambda: inside))
     with (
         pytest.raises(GateTimeoutError, match="gone from etcd"),
         guarded(short, server(site, "s3"), Effect.DATA_AT_RISK, look(site), gone=True),
     ):
-        pass
+        inside.append(True)  # it waits until now; then for a removal that nobody makes
 
     async def change(node, *, back):
         # Without its Node and its member it is gone; its unit is left alone here.
@@ -276,7 +278,7 @@ def test_a_slow_disk_forbids_to_take_another_member_down(up):
 
 def test_a_server_does_not_join_while_one_is_unwell(up):
     lab, site = up
-    short = resite(site, join_timeout_s=1)
+    short = replace(site, clock=UntilSeen(lambda: True))
     lab.inject(kind="etcd-alarm", match={"target": "s2", "action": "CORRUPT"}, count=0)
     try:
         with pytest.raises(QuorumError, match="CORRUPT"), joining(short, server(site, "s3"), look(site)):
@@ -385,7 +387,7 @@ def test_a_reboot_that_nobody_planned_stops_the_run(up):
 def test_a_server_that_does_not_come_back_holds_up_all_others(up):
     """The next step on another server is refused by name, also where the margin would allow it."""
     _, site = up
-    short = resite(site, join_timeout_s=0.3)
+    short = replace(site, clock=UntilSeen(lambda: True))
     cluster, facts = look_at_servers(site)
     sick = {**facts, "s2": replace(facts["s2"], rke2=replace(facts["s2"].rke2, etcd=unreadable("no answer")))}
     looks = iter([(cluster, facts)])

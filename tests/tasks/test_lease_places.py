@@ -593,9 +593,9 @@ def test_many_at_the_same_moment_and_one_gets_it(site):
 
 
 def until(check):
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while not check():
-        assert time.monotonic() < deadline, "not seen within 20 s"
+        assert time.monotonic() < deadline, "not seen in time"
         threading.Event().wait(0.01)
 
 
@@ -629,7 +629,7 @@ def test_a_run_that_is_cancelled_while_it_takes_the_lease_gives_it_back(site, mo
 
     def slow(*args):
         going.set()
-        assert go_on.wait(20)
+        assert go_on.wait(60)
         return look(*args)
 
     monkeypatch.setattr(lease_places, "_look_at_server", slow)

@@ -24,6 +24,7 @@ from tasks.cluster import read_cluster
 from tasks.nodes import bring_node, read_nodes
 from tasks.rke2 import bring_agent, bring_server
 from tasks.scripts import guarded
+from tests.clocks import UntilSeen
 from tests.tasks.lab_site import MemorySecrets, site_of, spec_of
 from tests.tasks.test_nodes import Held
 
@@ -201,7 +202,7 @@ def test_a_dead_first_server_never_leads_to_a_second_cluster(up):
 def two(make_lab, tmp_path):
     """Two fresh servers (a third is not needed to see what goes wrong)."""
     lab = make_lab({"name": "s1"}, {"name": "s2"})
-    spec = spec_of(lab, roles={"s1": ["server"], "s2": ["server"]}, rke2__join_timeout_s=20)
+    spec = spec_of(lab, roles={"s1": ["server"], "s2": ["server"]}, rke2__join_timeout_s=120)
     return lab, site_of(lab, spec, tmp_path / "work")
 
 
@@ -226,9 +227,13 @@ def test_a_stuck_learner_is_reported_with_its_journal(two):
     plan = plan_of(site)
     bring(site, plan, ["s1"])
     lab.inject(kind="learner-stuck", match={"target": "s2"}, count=0)
-    short = resite(site, join_timeout_s=1)  # before etcd drops it as stalled
+
+    def learns():
+        node = next((node for node in site.kube().nodes() if node.name == "s2"), None)
+        return node and not node.etcd_voter and lab.nodes["s2"].systemd.is_active("rke2-server.service")
+
     with pytest.raises(GateTimeoutError) as caught:
-        bring(short, plan, ["s2"])
+        bring(replace(site, clock=UntilSeen(learns)), plan, ["s2"])  # over before etcd drops it as stalled
     assert caught.value.where == "s2" and "EtcdIsVoter=False" in caught.value.seen
     lab.inject()
     bring(site, plan, number=2)

@@ -578,3 +578,13 @@ def test_a_record_that_is_none_is_refused(fake):
 def test_names_of_runs(monkeypatch):
     monkeypatch.setattr(life, "flow_run", type("Run", (), {"parameters": {"site": "berlin", "namespaces": ["shop"]}}))
     assert life.name_of_run() == "promote-security-berlin-shop"
+
+
+def test_each_line_of_the_products_logs_has_an_id_of_its_own(fake, monkeypatch):
+    """Also in one second, and after the oldest were dropped: whoever reads page after page tells lines apart by it."""
+    monkeypatch.setattr("stackwright.lab.operators.security_groups.LOG_SIZE", 3)
+    seen = set()
+    for _ in range(8):
+        fake.groups.threaten("external", "nv.web.shop", "SQL.Injection")
+        seen |= {line["id"] for line in fake.groups.logs["threat"]}
+    assert len(seen) == 8 and len(fake.groups.logs["threat"]) == 3

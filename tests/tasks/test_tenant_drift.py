@@ -229,7 +229,7 @@ def test_a_repair_that_is_cancelled_ends_before_its_run_does(place, monkeypatch)
 
     def repair(site, tenant, lease):
         begun.set()
-        assert go.wait(20)
+        assert go.wait(60)
         told.append("at the lease")
         lease.check()
         told.append("went on")

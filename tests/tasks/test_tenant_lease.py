@@ -44,7 +44,7 @@ def in_a_run(work):
 
     thread = threading.Thread(target=run)
     thread.start()
-    return lambda: (thread.join(30), outcome[0])[1]
+    return lambda: (thread.join(120), outcome[0])[1]
 
 
 def holding(site, go: threading.Event, seen: list):
@@ -81,12 +81,15 @@ def test_the_first_runs_failure_or_cancellation_is_not_the_others(site):
             raise ValueError("as told")
 
     async def cancelled():
+        holds = asyncio.Event()
+
         async def run():
             async with hold_tenant_lease(site):
-                await asyncio.sleep(60)
+                holds.set()
+                await asyncio.Event().wait()
 
         task = asyncio.create_task(run())
-        await asyncio.sleep(0.1)
+        await holds.wait()
         task.cancel()
         await task
 
@@ -109,28 +112,37 @@ def test_the_first_may_be_cancelled_while_it_is_still_being_taken(site):
     other = Lease(site, other_host())
     other.take(WHOLE)
 
+    leave = threading.Event()
+
     async def impatient():
         async def run():
             async with hold_tenant_lease(site):
                 raise AssertionError("it is another's")
 
         task = asyncio.create_task(run())
-        await asyncio.sleep(0.3)
+        await asyncio.to_thread(leave.wait)
         task.cancel()
         await task
 
     go, seen = threading.Event(), []
     go.set()
     first = in_a_run(impatient)
-    wait_for(lambda: tenant_lease._held)
+    wait_for(lambda: waiting() == 1)
     second = in_a_run(holding(site, go, seen))
+    wait_for(lambda: waiting() == 2)
+    leave.set()
     assert isinstance(first(), asyncio.CancelledError)
+    assert waiting() == 1
     other.release(finished=True)
     assert second() == 2
     # And when nobody is left who wants it, nothing is taken.
     other = Lease(site, other_host())
     other.take(WHOLE)
-    assert isinstance(in_a_run(impatient)(), asyncio.CancelledError)
+    leave.clear()
+    last = in_a_run(impatient)
+    wait_for(lambda: waiting() == 1)
+    leave.set()
+    assert isinstance(last(), asyncio.CancelledError)
     wait_for(lambda: not tenant_lease._held)
     assert on_server(site).holder.run == "other"
 
@@ -175,7 +187,7 @@ def test_an_old_lease_takes_no_more_runs_in_and_leaves_the_site_free_for_others(
     late_go, late_seen = threading.Event(), []
     late_go.set()
     late = in_a_run(holding(site, late_go, late_seen))
-    threading.Event().wait(0.3)
+    wait_for(lambda: tenant_lease._held["north"]._aged)  # it has asked, and was not taken in
     assert not late_seen
     go.set(), first()
     assert not late_seen and on_server(site).holder is not None  # the young one still works
@@ -214,14 +226,18 @@ def test_work_of_a_cancelled_run_ends_at_its_next_look_and_not_after_the_run(sit
             steps.append(step)
 
     async def work():
+        shares = []
+
         async def run():
             async with hold_tenant_lease(site) as lease:
+                shares.append(lease)
                 await in_leased_thread(lease, saga, lease)
 
         task = asyncio.create_task(run())
         await asyncio.to_thread(in_step.wait)
         task.cancel()
-        await asyncio.sleep(0.2)
+        while not shares[0]._stopped:
+            await asyncio.sleep(0)
         assert not task.done()
         go_on.set()
         await task
@@ -262,6 +278,11 @@ def test_a_tenant_is_worked_on_by_one_run_at_a_time(site):
     assert order[3:] == ["first ends", "second", "second ends"] and not tenant_lease._busy
 
 
+def waiting():
+    """How many runs want the site's lease, or have it."""
+    return sum(shared.count for shared in list(tenant_lease._held.values()))
+
+
 def take_over(site):
     """Let another run take the lease over, as after its time."""
     states = on_server(site)
@@ -273,7 +294,7 @@ def take_over(site):
 
 
 def wait_for(look: Callable[[], object]) -> None:
-    for _ in range(1500):
+    for _ in range(6000):
         if look():
             return
         threading.Event().wait(0.02)

@@ -30,6 +30,7 @@ from tasks.work_ground import GONE_S, remove_left_over
 from tasks.work_images import pull_image, refuse_image
 from tasks.work_platform import groups, look_admission, look_observability
 from tasks.work_volumes import look_volumes, lose_node, share_volume
+from tests.clocks import UntilSeen
 from tests.domain.layers.sites import lab_document
 from tests.lab.test_longhorn import KINDS, definition, workload
 from tests.tasks.lab_site import MemorySecrets
@@ -110,6 +111,21 @@ def with_settings(ground, **values):
     return dataclasses.replace(ground.site, spec=ground.spec.model_copy(update={"validation": validation}))
 
 
+def until(ground, seen):
+    """Return the site with a clock on which every limit is over once something was seen."""
+    return dataclasses.replace(ground.site, clock=UntilSeen(seen))
+
+
+def warned(ground, words):
+    """Return what tells whether a new event with these words is there."""
+
+    def found():
+        return {one["metadata"]["uid"] for one in ground.kube.list("v1", "Event") if words in one.get("message", "")}
+
+    before = found()
+    return lambda: found() - before
+
+
 def run(ground, name, site=None, *, light=False):
     """Look at one group, and return its evidence."""
     group = next(one for one in groups(ground.spec, light) if one.name == name)
@@ -131,7 +147,8 @@ def test_a_class_that_shares_nothing_fails(ground):
     """A driver without ReadWriteMany never binds the claim, and the reason is told."""
     ground.cluster.do(lambda: ground.state.rwx_provisioners.discard("driver.longhorn.io"))
     try:
-        (found,) = run(ground, "platform-shared-volume", with_settings(ground, platform_timeout_s=1))
+        site = until(ground, warned(ground, "access mode not supported"))
+        (found,) = run(ground, "platform-shared-volume", site)
     finally:
         ground.cluster.do(lambda: ground.state.rwx_provisioners.add("driver.longhorn.io"))
     assert found.verdict == "fail" and "access mode not supported" in found.seen
@@ -141,7 +158,7 @@ def test_an_exclusive_volume_is_not_taken_for_a_shared_one(ground, monkeypatch):
     """With a ReadWriteOnce claim the second node never gets the volume: reading after one another is not sharing."""
     claim_of = work_volumes.claim_of
     monkeypatch.setattr(work_volumes, "claim_of", lambda space, name, mode: claim_of(space, name, "ReadWriteOnce"))
-    (found,) = run(ground, "platform-shared-volume", with_settings(ground, platform_timeout_s=1))
+    (found,) = run(ground, "platform-shared-volume", until(ground, warned(ground, "Multi-Attach")))
     assert found.verdict == "fail" and "Multi-Attach" in found.seen
 
 
@@ -184,8 +201,9 @@ def test_a_volume_that_shows_late_in_suse_storage_is_waited_for(ground, monkeypa
 
 
 def test_a_volume_that_suse_storage_never_knows_fails(ground, monkeypatch):
-    monkeypatch.setattr(work_volumes, "_find", lambda place, volume: None)
-    (found,) = run(ground, "platform-volume-loss", with_settings(ground, platform_timeout_s=2))
+    looks = []
+    monkeypatch.setattr(work_volumes, "_find", lambda place, volume: looks.append(volume))
+    (found,) = run(ground, "platform-volume-loss", until(ground, lambda: looks))
     assert found.verdict == "fail" and "SUSE Storage does not know the volume" in found.seen
 
 
@@ -478,13 +496,15 @@ def test_fresh_data_of_every_node_passes_and_a_silent_node_fails(ground):
 
 def test_a_check_that_only_reads_is_looked_at_again_before_it_fails(ground, monkeypatch):
     """Right after a restart a node is missing: the second look finds it; one that stays away fails at the end."""
-    site = with_settings(ground, platform_timeout_s=1)
     looks = iter([judge("fail"), judge("pass")])
     monkeypatch.setattr("tasks.work_platform.POLL_S", 0.01)
     monkeypatch.setattr("tasks.work_platform.look_observability", lambda site: next(looks))
-    assert [one.verdict for one in run(ground, "platform-observability", site)] == ["pass"]
-    monkeypatch.setattr("tasks.work_platform.look_observability", lambda site: judge("fail"))
+    assert [one.verdict for one in run(ground, "platform-observability")] == ["pass"]
+    failed = []
+    monkeypatch.setattr("tasks.work_platform.look_observability", lambda site: failed.append(site) or judge("fail"))
+    site = until(ground, lambda: len(failed) >= 3)
     assert [one.verdict for one in run(ground, "platform-observability", site)] == ["fail"]
+    assert len(failed) == 4  # the last look comes after the end of the time
 
 
 def judge(verdict):

@@ -188,7 +188,7 @@ class Receiver:
         assert answer.status_code == 200, answer.text
         return answer.json()  # type: ignore[no-any-return]
 
-    def wait(self, name: str, *states: str, limit_s: float = 10) -> dict[str, Any]:
+    def wait(self, name: str, *states: str, limit_s: float = 60) -> dict[str, Any]:
         """Look until the newest request of a tenant is in one of these states; return the tenant."""
         deadline = time.monotonic() + limit_s
         while (found := self.tenant(name))["requests"][0]["state"] not in states:
@@ -211,7 +211,7 @@ def serving(app: Any) -> Iterator[str]:
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=2))
         thread = threading.Thread(target=lambda: asyncio.run(_serve(server, listener)), daemon=True)
         thread.start()
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while not server.started:
             assert thread.is_alive() and time.monotonic() < deadline, "the receiver did not start"
             time.sleep(0.01)
@@ -219,7 +219,7 @@ def serving(app: Any) -> Iterator[str]:
             yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         finally:
             server.should_exit = True
-            thread.join(20)
+            thread.join(60)
             assert not thread.is_alive()
 
 

@@ -6,7 +6,6 @@ import asyncio
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import uuid
 from collections.abc import AsyncIterator, Iterator
@@ -21,6 +20,7 @@ from prefect.states import Running
 from sqlalchemy import inspect, text
 
 from stackwright.domain.tenant_request import Action, TenantRequest, WantedTenant
+from stackwright.lab.server import free_port
 from stackwright.webhooks.dispatcher import Dispatcher, judge
 from stackwright.webhooks.ledger import Entry, Order
 from stackwright.webhooks.metrics import Metrics
@@ -82,9 +82,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         nobody = pwd.getpwnam("nobody")
         os.chown(home, nobody.pw_uid, nobody.pw_gid)
         user = {"user": "nobody"}
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     made = [programs / "initdb", "-D", home / "data", "-U", "stack", "-A", "trust", "-N"]
     subprocess.run(made, check=True, capture_output=True, timeout=120, cwd="/", **user)
     options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={home} -c fsync=off"

@@ -13,7 +13,7 @@ from stackwright.domain.errors import PlanRefusedError, Problem
 from stackwright.domain.layers import check_layers, order, releases_of
 from stackwright.domain.layers.facts import ClusterFacts, SeenRelease, release_labels
 from stackwright.domain.layers.gates import VolumeSmokeGate
-from stackwright.domain.layers.model import LayerDef, ObjectSpec, ReleaseSpec
+from stackwright.domain.layers.model import LayerDef, ObjectKey, ObjectSpec, ReleaseSpec
 from stackwright.domain.plan import Effect, Step, digest_of
 from stackwright.domain.releases import LAYER_LABEL, ReleaseAction, ReleaseFacts, ReleaseWant, decide_release
 from stackwright.domain.spec import StackSpec
@@ -24,7 +24,7 @@ _FIRST = {"install", "recover-pending-install"}
 
 @dataclass(frozen=True)
 class ReleaseChange:
-    """One release of a layer: what is wanted, what was seen, and what may be done about it."""
+    """One release of a layer or of a tenant: what is wanted, what was seen, and what may be done about it."""
 
     spec: ReleaseSpec
     want: ReleaseWant
@@ -76,13 +76,13 @@ def plan_layers(spec: StackSpec, facts: ClusterFacts) -> tuple[Step, ...]:
 def plan_layer(spec: StackSpec, layer: LayerDef, facts: ClusterFacts) -> LayerChange:
     """Decide one layer. Refusals are in the result's `problems`; they are not raised here."""
     wanted_before, wanted_after = layer.before_objects(spec), layer.after_objects(spec)
-    before = tuple(item for item in wanted_before if _differs(item, facts))
-    after = tuple(item for item in wanted_after if _differs(item, facts))
+    before = tuple(item for item in wanted_before if differs(item, facts.objects, facts.opened))
+    after = tuple(item for item in wanted_after if differs(item, facts.objects, facts.opened))
     releases = tuple(_plan_release(spec, layer, release, facts) for release in releases_of(spec, layer))
     steps = [_objects_step(layer, "objects-before", wanted_before, before)] if before else []
     steps += [_release_step(spec, layer, change) for change in releases if change.action.changes]
     steps += [_objects_step(layer, "objects-after", wanted_after, after)] if after else []
-    proof = tuple(item for item in proof_objects(spec, layer) if _differs(item, facts))
+    proof = tuple(item for item in proof_objects(spec, layer) if differs(item, facts.objects, facts.opened))
     steps += [_proof_step(spec, layer, item) for item in proof]
     return LayerChange(layer, before, releases, after, proof, tuple(steps), _missing(spec, layer, facts))
 
@@ -149,14 +149,17 @@ def _plan_release(spec: StackSpec, layer: LayerDef, release: ReleaseSpec, facts:
     return ReleaseChange(release, want, action, seen)
 
 
-def _differs(item: ObjectSpec, facts: ClusterFacts) -> bool:
-    seen = facts.objects.get(item.key)
-    if seen is None or not markers_in(item.manifest) <= facts.opened.keys():
+def differs(
+    item: ObjectSpec, objects: Mapping[ObjectKey, Mapping[str, Any]], opened: Mapping[Marker, SecretStr]
+) -> bool:
+    """Tell whether an object must be applied: it is missing, lacks what is wanted, or its secret cannot be compared."""
+    seen = objects.get(item.key)
+    if seen is None or not markers_in(item.manifest) <= opened.keys():
         return True
     manifest = dict(item.beside(seen))
     texts: Mapping[str, str] = manifest.pop("stringData", {})
     if texts:
-        manifest["data"] = {key: _encoded(resolve(text, facts.opened)) for key, text in texts.items()}
+        manifest["data"] = {key: _encoded(resolve(text, opened)) for key, text in texts.items()}
     return not covers(seen, manifest)
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 import re
 import time
-from datetime import UTC, datetime
 from typing import Any
 
+from stackwright.lab.kube.values import timestamp
 from stackwright.lab.operators.world import Answer, Obj, World, answer_json
 
 ENFORCER = "neuvector-enforcer-pod"
@@ -95,8 +95,8 @@ class Benchmarks:
         hardened = "--profile" in words and words[words.index("--profile") + 1] == "cis"
         server = bool(words) and words[0] == "server"
         items = [_item(row, hardened) for row in _ITEMS if server or not row[1]]
-        stamp = datetime.fromtimestamp(ran, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        return answer_json(200, {"run_timestamp": int(ran), "run_at": stamp, "cis_version": VERSION, "items": items})
+        found = {"run_timestamp": int(ran), "run_at": timestamp(ran), "cis_version": VERSION, "items": items}
+        return answer_json(200, found)
 
 
 def _host_id(node: Obj) -> str:

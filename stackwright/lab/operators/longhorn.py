@@ -7,12 +7,12 @@ runs), eviction of replicas by the `block-for-eviction` policies (they block), a
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
-from stackwright.lab.kube.values import quantity
+from stackwright.lab.kube.values import quantity, timestamp
 from stackwright.lab.operators.world import Obj, World, condition, custom
 
 API = "longhorn.io/v1beta2"
@@ -335,4 +335,4 @@ def _conditions(obj: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return timestamp(time.time())

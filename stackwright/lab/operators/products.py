@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from stackwright.lab.kube.workloads import is_ready
 from stackwright.lab.operators.world import Answer, Backend, World, answer_json, answer_text
 
 HARBOR_PARTS = ("core", "portal", "jobservice", "registry", "registryctl", "database", "redis", "trivy")
@@ -126,9 +127,7 @@ def _agents(world: World, ns: str) -> list[str]:
         pod
         for pod in world.objects("Pod", ns=ns)
         if any(owner["name"].endswith("-node-agent") for owner in pod["metadata"].get("ownerReferences") or ())
-        and any(
-            c["type"] == "Ready" and c["status"] == "True" for c in (pod.get("status") or {}).get("conditions") or ()
-        )
+        and is_ready(pod)
     ]
     return sorted({pod["spec"].get("nodeName", "") for pod in ready} - {""})
 

@@ -53,7 +53,9 @@ class NeuVector:
         self.memory: dict[str, Any] = world.memory.setdefault("neuvector", {})
         self.sessions: dict[str, list[Any]] = self.memory.setdefault("sessions", {})
         """Token to its user, the time of its last use, and the user's role."""
-        self.new_services: dict[str, Any] = self.memory.setdefault("new_svc", self._first_settings())
+        if "new_svc" not in self.memory:
+            self.memory["new_svc"] = self._first_settings()
+        self.new_services: dict[str, Any] = self.memory["new_svc"]
         self.groups = Groups(world, self.memory, now)
         self.admission = Admission(world, self.memory)
         self.benchmarks = Benchmarks(world, NAMESPACE, self.memory)

@@ -42,12 +42,10 @@ class Admission:
 
     async def settle(self) -> None:
         """Keep the webhook's configuration as the state says, and answer for it."""
-        hooks = getattr(self.world.state, "webhooks", None)
         if not self.state()["enable"]:
             await self.world.remove("ValidatingWebhookConfiguration", CONFIGURATION)
             return
-        if hooks is not None:
-            hooks[WEBHOOK] = self.review
+        self.world.state.webhooks[WEBHOOK] = self.review
         await self.world.ensure(_configuration())
 
     def state(self) -> Obj:

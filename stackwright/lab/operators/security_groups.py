@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import re
+import uuid
 from collections.abc import Callable, Mapping
-from datetime import datetime
 from typing import Any
 
+from stackwright.domain.cluster import image_of
+from stackwright.lab.kube.values import seconds_of, timestamp
 from stackwright.lab.operators.security_wire import (
     INVALID,
     NAMESPACE,
@@ -20,7 +22,6 @@ from stackwright.lab.operators.security_wire import (
     NOT_ALLOWED,
     page,
     refusal,
-    stamp,
 )
 from stackwright.lab.operators.world import Answer, Obj, World, answer_json
 
@@ -183,16 +184,15 @@ class Groups:
             return {f"{side}_id": group, f"{side}_name": group}
         space, name = item["metadata"]["namespace"], item["metadata"]["name"]
         return {f"{side}_id": f"w-{group}", f"{side}_name": f"{name}-pod", f"{side}_domain": space,
-                f"{side}_service": f"{name}.{space}", f"{side}_image": _images_of(item)[0]}  # fmt: skip
+                f"{side}_service": f"{name}.{space}", f"{side}_image": image_of(item)}  # fmt: skip
 
     def _log(self, kind: str, name: str, entry: Obj) -> None:
         at = self.now()
         log = self.logs[kind]
-        number = len(log) + sum(len(one) for one in self.logs.values())
         log.append({
-            "name": name, "level": "Warning", "reported_timestamp": int(at), "reported_at": stamp(at),
+            "name": name, "level": "Warning", "reported_timestamp": int(at), "reported_at": timestamp(at),
             "cluster_name": "cluster.local", "host_id": "", "host_name": "", "enforcer_id": "", "enforcer_name": "",
-            "id": hashlib.sha256(f"{kind}{number}{at}".encode()).hexdigest()[:32], **entry,
+            "id": uuid.uuid4().hex, **entry,
         })  # fmt: skip
         del log[:-LOG_SIZE]
 
@@ -209,7 +209,8 @@ class Groups:
                 continue
             group = next((one for one in owners if one.endswith(f".{space}")
                           and meta["name"].startswith(f"{one[3:-len(space) - 1]}-")), "")  # fmt: skip
-            started = _epoch(meta.get("creationTimestamp")) or self.now()
+            created = meta.get("creationTimestamp")
+            started = seconds_of(created) if created else self.now()
             for container in (pod.get("spec") or {}).get("containers") or ():
                 found.append(self._workload(meta["name"], space, group, container, started))
         return sorted(found, key=lambda one: str(one["brief"]["name"]))
@@ -225,7 +226,7 @@ class Groups:
             if group
             else {"scan_summary": self._scan(image, started)},
             "rt_attributes": {"pod_name": pod}, "platform_role": "", "running": True,
-            "started_at": stamp(started), "secured_at": stamp(started), "children": [],
+            "started_at": timestamp(started), "secured_at": timestamp(started), "children": [],
         }  # fmt: skip
 
     def _scan(self, image: str, started: float) -> Obj:
@@ -234,8 +235,8 @@ class Groups:
                     "scanned_at": "", "base_os": "", "scanner_version": ""}  # fmt: skip
         critical, high, medium = self.cves.get(image, [0, 0, 0])
         return {"status": "finished", "critical": critical, "high": high, "medium": medium, "result": "succeeded",
-                "scanned_timestamp": int(started), "scanned_at": stamp(started), "base_os": "sles:15.6",
-                "scanner_version": "4.001", "cvedb_create_time": stamp(started)}  # fmt: skip
+                "scanned_timestamp": int(started), "scanned_at": timestamp(started), "base_os": "sles:15.6",
+                "scanner_version": "4.001", "cvedb_create_time": timestamp(started)}  # fmt: skip
 
     def _images(self) -> list[Obj]:
         """Return one line an image, of those alone whose scan is done, by name."""
@@ -248,17 +249,8 @@ class Groups:
         return sorted(found.values(), key=lambda one: str(one["image"]))
 
 
-def _images_of(item: Obj) -> list[str]:
-    pod = ((item.get("spec") or {}).get("template") or {}).get("spec") or {}
-    return [str(one.get("image", "")) for one in pod.get("containers") or ()] or [""]
-
-
 def _image_id(image: str) -> str:
     return "sha256:" + hashlib.sha256(image.encode()).hexdigest()
-
-
-def _epoch(text: Any) -> float:
-    return datetime.fromisoformat(str(text).replace("Z", "+00:00")).timestamp() if text else 0.0
 
 
 def _missing() -> Answer:

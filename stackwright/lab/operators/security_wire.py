@@ -6,7 +6,6 @@ Source: neuvector/neuvector, controller/rest/rest.go (restErrMessage, restParseQ
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from stackwright.lab.operators.world import Answer, Obj, answer_json
@@ -39,11 +38,6 @@ _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
 def refusal(status: int, code: int, message: str = "") -> Answer:
     """Return an error as the product words it."""
     return answer_json(status, {"code": code, "error": _WORDS[code], "message": message or _WORDS[code]})
-
-
-def stamp(at: float) -> str:
-    """Return a time as the product writes it."""
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def page(items: Sequence[Obj], query: Mapping[str, str], *, log: bool = False) -> list[Obj]:

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from stackwright.domain.cluster import rollout_of
+from stackwright.domain.cluster import image_of, rollout_of
 
 Obj = dict[str, Any]
 Answer = tuple[int, dict[str, str], bytes]
@@ -21,6 +21,7 @@ class State(Protocol):
     """The part of the Kubernetes stand-in that operators use."""
 
     service_backends: dict[Any, Any]
+    webhooks: dict[str, Any]
 
     def get(self, kind: str, namespace: str, name: str, /) -> Obj | None: ...
     def each(self, kind: str, /) -> Iterable[Obj]: ...
@@ -279,10 +280,9 @@ def environment(workload: Mapping[str, Any]) -> dict[str, str]:
     return {item["name"]: item.get("value", "") for item in container.get("env") or ()}
 
 
-def image_tag(workload: Mapping[str, Any]) -> str:
+def image_tag(workload: Obj) -> str:
     """Return the tag of a workload's first image, without a leading v."""
-    image: str = workload["spec"]["template"]["spec"]["containers"][0]["image"]
-    return image.rpartition(":")[2].removeprefix("v")
+    return image_of(workload).rpartition(":")[2].removeprefix("v")
 
 
 def _labelled(item: Mapping[str, Any], labels: Mapping[str, str]) -> bool:

@@ -57,7 +57,7 @@ class Driver:
         return json.loads(self.kubectl("get", kind, name, "-n", namespace, "-o", "json").stdout)
 
     def until(self, check, what):
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not (found := check()):
             assert time.monotonic() < deadline, what
             time.sleep(0.02)
