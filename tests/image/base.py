@@ -42,7 +42,7 @@ def main() -> int:
     """Build the image; exit code 1 with the reason when it cannot be had."""
     try:
         with engine.running():
-            build(ensure_base(), TAG)
+            build(ensure_base(), TAG, from_environment=True)
             size = image_size()
     except CannotRunError as error:
         print(f"IMAGE cannot be built: {error}")

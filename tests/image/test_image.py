@@ -21,7 +21,8 @@ import pytest
 from docker import from_env as docker_client
 
 from deployments.image import build as building
-from deployments.image.build import BUILD, ROOT, commit, needed, select, tracked
+from deployments.image.build import BUILD, commit, tracked
+from deployments.image.distributions import ROOT, needed, select
 from stackwright import __version__
 from tests.image import base
 from tests.rung import engine
@@ -59,7 +60,7 @@ def image() -> Iterator[str]:
         stack.callback(os.environ.pop, "PLANTED_TOKEN")
         BUILT["commit"] = commit()
         started = time.monotonic()
-        building.build(name, base.TAG)
+        building.build(name, base.TAG, from_environment=True)
         print(f"IMAGE size_mib={base.image_size()} build_s={time.monotonic() - started:.0f}")
         yield base.TAG
 
