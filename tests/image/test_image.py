@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import threading
 import time
@@ -24,6 +25,7 @@ from deployments.image import build as building
 from deployments.image.build import BUILD, commit, committed
 from deployments.image.distributions import ROOT, needed, pins, select
 from stackwright import __version__
+from tests.flows.test_without_server import Dark
 from tests.image import base
 from tests.image.cyclonedx import SCHEMA
 from tests.rung import engine
@@ -234,6 +236,31 @@ class TestImage:
         assert said["base.name"].startswith(base.REPOSITORY) and said["base.digest"] == ""
         config = json.loads(docker("inspect", "--format", "{{json .Config}}", image))
         assert config["User"] == "10001:10001" and "stackwright.health" in config["Healthcheck"]["Test"]
+
+
+@pytest.mark.slow
+@pytest.mark.containers
+def test_a_plan_made_in_the_image_is_the_plan_of_the_checkout(image: str, tmp_path: Path) -> None:
+    """Against a lab on this host, with all that a plan needs: SSH, HTTPS, secrets from files, a server of its own.
+
+    Prefect's server is not there (docs/without-server.md), so its own processes have to find their modules too.
+    """
+    dark = Dark(tmp_path)
+    with contextlib.ExitStack() as stack:
+        stack.callback(dark.lab.stop)
+        dark.start()
+        wanted = dark.run("plan", "lab")
+        safe, inside = dark.file.parent, tmp_path / "inside"
+        shutil.copytree(safe, inside)
+        for path in (inside, *inside.iterdir()):
+            os.chown(path, 10001, 10001)
+        mounts = {dark.lab.sites: "/etc/stackwright/sites", dark.lab.folder / "ca.pem": None, inside: safe}
+        words = [word for here, there in mounts.items() for word in ("--volume", f"{here}:{there or here}:ro")]
+        words += ["--tmpfs", "/var/lib/stackwright:uid=10001,gid=10001,size=64m", "--network", "host"]
+        words += ["--env", "STACKWRIGHT_SITES=/etc/stackwright/sites", image, "plan", "lab"]
+        seen = docker("run", "--rm", *SEALED, *words, "--without-server", str(dark.file))
+    line = re.compile(r"^plan [0-9a-f]{12}: [1-9]\d* step\(s\).*$", re.M)
+    assert wanted.code == 0 and line.findall(seen) == line.findall(wanted.output) != []
 
 
 PROGRAMS = """
