@@ -7,7 +7,7 @@ SHELL  := /bin/bash
 
 export DO_NOT_TRACK = 1
 
-.PHONY: help setup demo test check format bench bench-nodes bench-upgrade kill-test guard-test rung rung-image restore-proof test-long docs lock clean bench-bundle capacity-bench drill-proof saga-test tenant-load bench-tenant preflight-bench bench-orchestration docs-site browser-test image team-chaos newcomer
+.PHONY: help setup demo test check format bench bench-nodes bench-upgrade kill-test guard-test rung rung-image restore-proof test-long docs lock clean bench-bundle capacity-bench drill-proof saga-test tenant-load bench-tenant preflight-bench bench-orchestration docs-site browser-test image image-check team-chaos newcomer
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 18
@@ -92,6 +92,9 @@ tenant-load: setup ## Ask for 200 tenants in a minute while receiver and worker 
 
 image: setup ## Build the image on BASE (by digest), or on a bootstrapped Debian where no registry can be reached
 	@$(BIN)/python -m $(if $(BASE),deployments.image.build --base $(BASE),tests.image.base)
+
+image-check: setup ## Build the image on a bootstrapped Debian and run it: sealed, without a network, against a lab
+	@$(BIN)/python -m pytest --numprocesses=0 -m "slow or containers" tests/image
 
 team-chaos: setup ## Deploy through the team size while its replicas, workers, Redis and PostgreSQL are killed (KILLS=n)
 	@$(BIN)/python -m tests.team.run --kills $(or $(KILLS),20)

@@ -12,7 +12,7 @@ from blocks.store import BlockSecrets
 from stackwright.clients.connect import connect
 from stackwright.clients.secrets import Secrets
 from stackwright.clients.site import Site
-from stackwright.domain.errors import Problem, SiteFileError
+from stackwright.domain.errors import Problem, SiteFileError, ToolError
 from stackwright.domain.sitefile import parse_shape, parse_site
 from stackwright.domain.spec import StackSpec
 
@@ -64,12 +64,24 @@ def _named(spec: StackSpec, name: str, path: str) -> StackSpec:
 
 
 def state_folder(site: str) -> Path:
-    """Return the controller's own folder for a site (known host keys, helm caches), mode 0700. It holds no truth."""
+    """Return the controller's own folder for a site (known host keys, helm caches), mode 0700. It holds no truth.
+
+    Raises ToolError where it cannot be made.
+    """
     base = (
         os.environ.get("STACKWRIGHT_STATE") or os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
     )
     folder = Path(base) / "stackwright" / site
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ToolError(
+            "the folder for this controller's own state cannot be made",
+            where=str(folder),
+            wanted="a folder that this user may write to",
+            seen=error.strerror or type(error).__name__,
+            remedy="Name one in STACKWRIGHT_STATE; in the image, mount a volume at /var/lib/stackwright.",
+        ) from error
     return folder
 
 

@@ -209,7 +209,8 @@ def servers() -> Path:
 def launch(folder: Path) -> OwnServer:
     """Start the server of one command in a folder. Nothing of this process's environment goes along but its paths."""
     env = {key: value for key, value in os.environ.items() if key in PASSED_ON or key.startswith("STACKWRIGHT_STATE")}
-    env |= {**SETTINGS, "PREFECT_HOME": str(folder), "PYTHONPATH": str(HOME)}
+    modules = os.pathsep.join(filter(None, (str(HOME), os.environ.get("PYTHONPATH"))))  # the image has no other path
+    env |= {**SETTINGS, "PREFECT_HOME": str(folder), "PYTHONPATH": modules}
     argv = [sys.executable, "-m", "stackwright.own_server", str(folder), str(spool.spool())]
     with (folder / "server.log").open("ab") as sink:
         process = subprocess.Popen(

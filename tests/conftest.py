@@ -24,6 +24,7 @@ LONGEST = (
     "kill/test_sample.py",
     "flows/test_deploy.py",
     "rung",
+    "image/test_image.py",
     "flows",
     "kill",
     "lab",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import signal
 import stat
 import subprocess
@@ -18,11 +19,12 @@ import yaml
 from pydantic import SecretStr
 from typer.testing import CliRunner
 
+from blocks.site import state_folder
 from stackwright import cli, spool
 from stackwright.clients.sealing import new_identity
-from stackwright.domain.errors import ConflictError, ProblemsError, StackError
+from stackwright.domain.errors import ConflictError, ProblemsError, StackError, ToolError
 from stackwright.recorder import PART, Recorder, recorded, take_over
-from stackwright.without_server import kept_folder, open_source
+from stackwright.without_server import kept_folder, launch, open_source
 from tasks.other_state import export
 from tests.store_server import ACCESS, SECRET, running_store
 from tests.tasks.layer_site import FakeSite
@@ -241,3 +243,29 @@ def test_a_lock_is_held_by_one_process_alone(tmp_path):
         pytest.fail("two have it")
     with spool.locked(tmp_path / "lock"):
         pass
+
+
+def test_a_commands_own_server_finds_the_modules_that_the_command_found(monkeypatch, tmp_path):
+    """In the image they are on PYTHONPATH alone; no other variable of the command goes along."""
+    seen: dict[str, str] = {}
+
+    def popen(argv, *, env, **_):
+        seen.update(env)
+        return object()
+
+    monkeypatch.setattr("stackwright.without_server.subprocess.Popen", popen)
+    monkeypatch.setenv("PYTHONPATH", "/opt/planted/lib")
+    monkeypatch.setenv("PLANTED_TOKEN", PLANTED)
+    launch(tmp_path)
+    assert seen["PYTHONPATH"].split(os.pathsep) == [str(ROOT), "/opt/planted/lib"] and "PLANTED_TOKEN" not in seen
+    monkeypatch.delenv("PYTHONPATH")
+    launch(tmp_path)
+    assert seen["PYTHONPATH"] == str(ROOT)
+
+
+def test_a_state_folder_that_cannot_be_made_says_what_to_name(monkeypatch, tmp_path):
+    """As in a container with a read-only root and no volume."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("STACKWRIGHT_STATE", str(tmp_path / "file"))
+    with pytest.raises(ToolError, match=r"file/stackwright/lab.*STACKWRIGHT_STATE"):
+        state_folder("lab")

@@ -42,8 +42,8 @@ def main() -> int:
     """Build the image; exit code 1 with the reason when it cannot be had."""
     try:
         with engine.running():
-            build(ensure_base(), TAG)
-            size = image_size()
+            build(ensure_base(), TAG, from_environment=True)
+            size = image_size(TAG)
     except CannotRunError as error:
         print(f"IMAGE cannot be built: {error}")
         return 1
@@ -51,11 +51,11 @@ def main() -> int:
     return 0
 
 
-def image_size() -> int:
+def image_size(tag: str) -> int:
     """Return the size of the image in MiB."""
     client = docker.from_env(timeout=60)
     try:
-        return int(client.images.get(TAG).attrs["Size"]) >> 20
+        return int(client.images.get(tag).attrs["Size"]) >> 20
     finally:
         client.close()
 

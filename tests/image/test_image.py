@@ -6,35 +6,44 @@ Built where an engine can be had (docs/lab.md) from a bootstrapped base; skipped
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import jsonschema
 import pytest
 from docker import from_env as docker_client
 
 from deployments.image import build as building
-from deployments.image.build import BUILD, ROOT, commit, needed, select, tracked
+from deployments.image.build import BUILD, commit, committed
+from deployments.image.distributions import ROOT, needed, pins, select
 from stackwright import __version__
+from tests.flows.test_without_server import Dark
 from tests.image import base
+from tests.image.cyclonedx import SCHEMA
 from tests.rung import engine
 from tests.rung.engine import CannotRunError
 
 MARKER = "planted-9c1f4e7b-in-image"
-CAGE = (
+TAG = "stackwright-tested:latest"  # not that of `make image`: it may be in use
+SEALED = (
     "--read-only", "--tmpfs", "/tmp:size=256m", "--tmpfs", "/home/stackwright:uid=10001,gid=10001,size=64m",
-    "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--network", "none",
+    "--cap-drop", "ALL", "--security-opt", "no-new-privileges",
 )  # fmt: skip
-MOST_MIB = 850
+CAGE = (*SEALED, "--network", "none")
+MOST_MIB = 740
+START_S = 240.0
+STATE = "{{.State.Status}} {{.State.Health.Status}}"
 BUILT: dict[str, str] = {}
 """What was said of the checkout when the image was built."""
+LOCK = ROOT / "requirements.lock"
 
 
 def docker(*words: str, check: bool = True, timeout_s: float = 300) -> str:
@@ -43,25 +52,34 @@ def docker(*words: str, check: bool = True, timeout_s: float = 300) -> str:
     return done.stdout
 
 
+def logs(name: str) -> str:
+    """Return what a container said, on both of its streams."""
+    argv = ["docker", "logs", name]
+    return subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True).stdout
+
+
 @pytest.fixture(scope="module")
 def image() -> Iterator[str]:
     """The image of this checkout, built with a secret lying about: in a file unknown to git, and in a variable."""
-    planted = ROOT / "deployments" / "sites" / "planted.yaml"
+    planted = ROOT / "deployments" / "planted.token"
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(engine.running())
             name = base.ensure_base()
         except CannotRunError as error:
             pytest.skip(f"the image: {error}")
+        before = docker("images", "--quiet", "--no-trunc", TAG).strip()
         planted.write_text(f"secret: {MARKER}\n")
         stack.callback(planted.unlink)
         os.environ["PLANTED_TOKEN"] = MARKER
         stack.callback(os.environ.pop, "PLANTED_TOKEN")
-        BUILT["commit"] = commit()
+        BUILT.update(commit=commit(), created=committed())
         started = time.monotonic()
-        building.build(name, base.TAG)
-        print(f"IMAGE size_mib={base.image_size()} build_s={time.monotonic() - started:.0f}")
-        yield base.TAG
+        building.build(name, TAG, from_environment=True)
+        print(f"IMAGE size_mib={base.image_size(TAG)} build_s={time.monotonic() - started:.0f}")
+        if before and before != docker("images", "--quiet", "--no-trunc", TAG).strip():
+            docker("rmi", before, check=False)  # the last one of this name; its layers that still fit are kept
+        yield TAG
 
 
 def caged(image: str, *words: str) -> str:
@@ -69,37 +87,85 @@ def caged(image: str, *words: str) -> str:
     return docker("run", "--rm", *CAGE, "--entrypoint", words[0], image, *words[1:])
 
 
-@pytest.mark.slow
+def wait_healthy(name: str) -> None:
+    """Wait until the image's own health check is content, as the engine asks it."""
+
+    def healthy() -> bool:
+        state, health = docker("inspect", "--format", STATE, name).split()
+        assert state == "running", logs(name)[-3000:]
+        return health == "healthy"
+
+    wait_for(healthy, lambda: logs(name))
+
+
+def wait_for(true: Callable[[], bool], said: Callable[[], str]) -> None:
+    """Wait until something is true; else show what was said meanwhile."""
+    deadline = time.monotonic() + START_S
+    while not true():
+        assert time.monotonic() < deadline, said()[-3000:]
+        threading.Event().wait(0.5)
+
+
+def online(server: str, pool: str) -> int:
+    """Return how many workers of a pool the server in a container knows to be there."""
+    say = f"""
+import json, urllib.request as u
+url = "http://127.0.0.1:4200/api/work_pools/{pool}/workers/filter"
+asked = u.Request(url, data=b"{{}}", headers={{"Content-Type": "application/json"}})
+try:
+    print(sum(one["status"] == "ONLINE" for one in json.load(u.urlopen(asked))))
+except u.HTTPError as error:
+    assert error.code == 404  # the worker makes its pool at its first word
+    print(0)
+"""
+    return int(docker("exec", server, "python3", "-c", say))
+
+
+@contextlib.contextmanager
+def started(*words: str) -> Iterator[str]:
+    """A container that is asked for its health every other second, and is gone afterwards."""
+    name = docker("run", "--detach", *SEALED, "--health-interval", "2s", *words).strip()
+    try:
+        yield name
+    finally:
+        docker("rm", "--force", "--volumes", name)
+
+
 @pytest.mark.containers
 class TestImage:
     """All of these share one build."""
 
     def test_our_programs_run_in_a_cage(self, image: str) -> None:
         """As a fixed user, with a read-only root and without any network."""
-        assert caged(image, "id", "-u") == "10001\n"
-        assert "no problem found" in caged(image, "stackwright", "lint", "example-ha")
+        said = caged(image, "sh", "-ec", PROGRAMS)
+        assert said.startswith("10001\n") and "no problem found" in said and "3.8.8" in said
+        assert '"version":"v4.' in said.replace(" ", "") and '"gitVersion"' in said
         assert "worker" in docker("run", "--rm", *CAGE, image, "--help")
-        assert "3.8.8" in caged(image, "prefect", "--version")
-        assert "v4." in caged(image, "helm", "version", "--short")
-        assert "gitVersion" in caged(image, "kubectl", "version", "--client", "-o", "json")
-        caged(image, "python3", "-c", "import prefect_redis.messaging, prefect_kubernetes.worker, matplotlib.pyplot")
-        assert caged(image, "python3", "-c", WHOLE) == "[]\n"
 
-    def test_a_server_and_its_health_check_work_in_the_cage(self, image: str) -> None:
-        """The same image is Prefect's server; unhealthy before, healthy after."""
+    def test_every_module_of_ours_is_compiled_and_can_be_imported(self, image: str) -> None:
+        """What was left out is missed by none, and no start compiles anything: the root could not keep it."""
+        said = json.loads(caged(image, "python3", "-c", MODULES).splitlines()[-1])
+        assert said == {"broken": [], "uncompiled": [], "lacking": []}
+
+    def test_server_and_worker_are_healthy_in_the_cage(self, image: str) -> None:
+        """The same image is Prefect's server and a worker beside it; unhealthy before, healthy after; nobody misses
+        a network, and the UI's files are there although the root is read-only."""
         url = "STACKWRIGHT_HEALTH_URL=http://127.0.0.1:4200/api/health"
-        words = ("--entrypoint", "prefect", image, "server", "start", "--host", "127.0.0.1")
-        name = docker("run", "--detach", "--rm", *CAGE, "--env", url, *words).strip()
-        try:
-            asked = ("exec", name, "python3", "-m", "stackwright.health")
-            assert "refused" in docker(*asked, check=False)
-            deadline = time.monotonic() + 180
-            while ": 200" not in (seen := docker(*asked, check=False)):
-                assert time.monotonic() < deadline, seen + docker("logs", name)
-                threading.Event().wait(1)
-            assert "python3" in docker("inspect", "--format", "{{.Config.Healthcheck.Test}}", image)
-        finally:
-            docker("kill", name)
+        serve = ("server", "start", "--host", "127.0.0.1")
+        with started("--network", "none", "--env", url, "--entrypoint", "prefect", image, *serve) as server:
+            assert "refused" in docker("exec", server, "python3", "-m", "stackwright.health", check=False)
+            wait_healthy(server)
+            page = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:4200/').read().decode())"
+            assert "<html" in docker("exec", server, "python3", "-c", page).lower()
+            beside = ("--network", f"container:{server}", "--env", "PREFECT_API_URL=http://127.0.0.1:4200/api")
+            work = ("worker", "start", "--pool", "tried", "--type", "process", "--with-healthcheck")
+            with started(*beside, "--entrypoint", "prefect", image, *work) as worker:
+                wait_healthy(worker)
+                wait_for(lambda: online(server, "tried") == 1, lambda: logs(worker))
+                said = logs(worker)
+            said += logs(server)
+        assert "Check out the dashboard" in said
+        assert not re.search(r"Traceback|Name or service not known|name resolution|Network is unreachable", said), said
 
     def test_a_run_of_the_docker_pool_starts_in_its_container(self, image: str, tmp_path: Path) -> None:
         """As Prefect's Docker worker would make it: past the entry point, sealed, with state and sites to hand."""
@@ -135,42 +201,26 @@ class TestImage:
     def test_no_secret_is_in_layers_history_or_settings(self, image: str) -> None:
         """The planted one is in none of them, although it lay in the project's folder; it would be found."""
         assert MARKER not in docker("history", "--no-trunc", image) + docker("inspect", image)
-        saved = BUILD / "saved.tar"
-        try:
-            docker("save", "--output", str(saved), image)
-            assert not holds(saved, MARKER.encode())
-            assert holds(saved, b"def ensure_work_pool")  # our own code is found: the search would have seen it
-        finally:
-            saved.unlink(missing_ok=True)
-        listing = caged(
-            image,
-            "sh",
-            "-c",
-            "find / -xdev -name '*.pem' -path '*private*' -o -xdev -name '.git' -o -name .env 2>/dev/null; true",
-        )
-        assert listing == ""
+        # The second is of our own code: the search would have seen the first.
+        assert found_in_layers(image, MARKER.encode(), b"def ensure_work_pool") == [False, True]
 
-    def test_no_compiler_package_tool_of_python_or_cache_is_inside(self, image: str) -> None:
-        for program in ("gcc", "cc", "make", "pip", "pip3", "git"):
-            found = docker("run", "--rm", *CAGE, "--entrypoint", "sh", image, "-c", f"command -v {program} || true")
-            assert found == "", program
-        assert (
-            caged(image, "sh", "-c", "find /var/cache /root/.cache /var/lib/apt/lists -type f 2>/dev/null; true") == ""
-        )
-        assert base.image_size() < MOST_MIB
+    def test_nothing_is_inside_that_lends_rights_or_does_not_belong(self, image: str) -> None:
+        """No set-user-id, no folder that all can write but temporary ones, no key, compiler, cache, test or list."""
+        assert docker("run", "--rm", *CAGE, "--user", "0", "--entrypoint", "sh", image, "-c", LEFTOVERS) == ""
+        assert base.image_size(image) < MOST_MIB
 
     def test_the_sbom_lists_what_is_inside(self, image: str) -> None:
         """Every distribution with the version of the lock, every package of the base, both tools with their digests."""
         document = json.loads((BUILD / "sbom.json").read_text())
-        assert document["bomFormat"] == "CycloneDX" and document["specVersion"] == "1.5"
+        jsonschema.validate(document, SCHEMA, format_checker=jsonschema.FormatChecker())
         parts = {part["purl"]: part for part in document["components"]}
         assert len(parts) == len(document["components"])
-        names = {re.sub(r"[-_.]+", "-", part["name"]): part["version"] for part in parts.values()}
-        python = caged(image, "python3", "-c", "import platform; print(platform.python_version())").strip()
-        lock = dict(
-            re.findall(r"^([a-z0-9._-]+)(?:\[[^\]]*\])?==(\S+)", select(LOCK.read_text(), needed(python), python), re.M)
-        )
-        assert {name: names.get(name) for name in lock} == lock
+        (own,) = document["dependencies"]
+        assert own == {"ref": document["metadata"]["component"]["bom-ref"], "dependsOn": list(parts)}
+        assert document["metadata"]["timestamp"] == BUILT["created"] and BUILT["commit"] in own["ref"]
+        python = {part["name"]: part["version"] for purl, part in parts.items() if purl.startswith("pkg:pypi/")}
+        base_python, there = json.loads(caged(image, "python3", "-c", DISTRIBUTIONS))
+        assert python == there == pins(select(LOCK.read_text(), needed(base_python), base_python))
         base_has = caged(image, "dpkg-query", "-W", "-f", "${Package} ${Version}\\n").split("\n")[:-1]
         listed = {f"{part['name']} {part['version']}" for purl, part in parts.items() if purl.startswith("pkg:deb/")}
         assert listed == set(base_has)
@@ -180,86 +230,102 @@ class TestImage:
 
     def test_labels_say_version_and_commit(self, image: str) -> None:
         labels = json.loads(docker("inspect", "--format", "{{json .Config.Labels}}", image))
-        assert labels["org.opencontainers.image.version"] == __version__
-        assert labels["org.opencontainers.image.revision"] == BUILT["commit"]
+        said = {name.removeprefix("org.opencontainers.image."): value for name, value in labels.items()}
+        assert said["version"] == __version__ and said["title"] == "stackwright" and said["description"]
+        assert said["revision"] == BUILT["commit"] and said["created"] == BUILT["created"]
+        assert said["base.name"].startswith(base.REPOSITORY) and said["base.digest"] == ""
+        config = json.loads(docker("inspect", "--format", "{{json .Config}}", image))
+        assert config["User"] == "10001:10001" and "stackwright.health" in config["Healthcheck"]["Test"]
 
 
-WHOLE = """
+@pytest.mark.slow
+@pytest.mark.containers
+def test_a_plan_made_in_the_image_is_the_plan_of_the_checkout(image: str, tmp_path: Path) -> None:
+    """Against a lab on this host, with all that a plan needs: SSH, HTTPS, secrets from files, a server of its own.
+
+    Prefect's server is not there (docs/without-server.md), so its own processes have to find their modules too.
+    """
+    dark = Dark(tmp_path)
+    with contextlib.ExitStack() as stack:
+        stack.callback(dark.lab.stop)
+        dark.start()
+        wanted = dark.run("plan", "lab")
+        safe, inside = dark.file.parent, tmp_path / "inside"
+        shutil.copytree(safe, inside)
+        for path in (inside, *inside.iterdir()):
+            os.chown(path, 10001, 10001)
+        mounts = {dark.lab.sites: "/etc/stackwright/sites", dark.lab.folder / "ca.pem": None, inside: safe}
+        words = [word for here, there in mounts.items() for word in ("--volume", f"{here}:{there or here}:ro")]
+        words += ["--tmpfs", "/var/lib/stackwright:uid=10001,gid=10001,size=64m", "--network", "host"]
+        words += ["--env", "STACKWRIGHT_SITES=/etc/stackwright/sites", image, "plan", "lab"]
+        seen = docker("run", "--rm", *SEALED, *words, "--without-server", str(dark.file))
+    line = re.compile(r"^plan [0-9a-f]{12}: [1-9]\d* step\(s\).*$", re.M)
+    assert wanted.code == 0 and line.findall(seen) == line.findall(wanted.output) != []
+
+
+PROGRAMS = """
+id -u
+stackwright lint example-ha
+prefect --version
+helm version --template '{"version":"{{.Version}}"}'
+kubectl version --client -o json
+"""
+MODULES = """
+import importlib, importlib.util, json, pathlib, sys, warnings
 from importlib.metadata import distributions
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+warnings.simplefilter("ignore")
+app = pathlib.Path("/opt/stackwright/app")
+names = [str(path.relative_to(app).with_suffix("")).replace("/", ".").removesuffix(".__init__")
+         for room in ("stackwright", "tasks", "blocks", "flows") for path in app.glob(room + "/**/*.py")]
+broken = []
+for name in [*names, "prefect_redis.messaging", "prefect_kubernetes.worker", "matplotlib.pyplot", "boto3",
+             "opentelemetry.exporter.otlp.proto.http.trace_exporter"]:
+    try:
+        importlib.import_module(name)
+    except Exception as error:
+        broken.append(f"{name}: {error!r}")
+uncompiled = [path for path in map(str, pathlib.Path("/opt/stackwright").rglob("*.py"))
+              if not pathlib.Path(importlib.util.cache_from_source(path)).exists()]
 there = {canonicalize_name(one.metadata["Name"]): one.version for one in distributions()}
 asked = [Requirement(line) for one in distributions() for line in one.requires or []]
 asked = [one for one in asked if one.marker is None or one.marker.evaluate({"extra": ""})]
-print([str(one) for one in asked if not one.specifier.contains(there.get(canonicalize_name(one.name), "0"), True)])
+lacking = [str(one) for one in asked if not one.specifier.contains(there.get(canonicalize_name(one.name), "0"), True)]
+assert len(names) > 300 and len(asked) > 200
+print(json.dumps({"broken": broken, "uncompiled": uncompiled, "lacking": lacking}))
 """
-"""What pip check does: everything that a distribution asks for under the image's own Python is there."""
-LOCK = ROOT / "requirements.lock"
+"""The last of them is what pip check does: all that a distribution asks for under the image's own Python is there."""
+DISTRIBUTIONS = """
+import json, platform
+from importlib.metadata import distributions
+from packaging.utils import canonicalize_name
+there = {canonicalize_name(one.metadata["Name"]): one.version for one in distributions()}
+print(json.dumps([platform.python_version(), there]))
+"""
+"""What pip list says, on all of Python's path and not only in our folder."""
+LEFTOVERS = """
+for program in gcc cc make pip pip3 git curl wget; do command -v $program; done
+find / -xdev -type f -perm /6000
+find / -xdev -perm -0002 ! -type l ! -path /tmp ! -path /var/tmp ! -path /run/lock
+find /opt /usr/local /home /var/lib/stackwright -xdev ! -user 0 ! -path /home/stackwright ! -path /var/lib/stackwright
+find /var/cache /root/.cache /var/lib/apt/lists /home /var/log -type f
+find / -xdev \\( -name .git -o -name .env -o -path '*private*' -name '*.pem' \\)
+find /opt/stackwright -type d \\( -name tests -o -name test \\)
+find /usr/local /opt -name helm -type f ! -path /usr/local/bin/helm
+find /usr/local /opt -name kubectl -type f ! -path /usr/local/bin/kubectl
+true
+"""
 
 
-def holds(path: Path, needle: bytes) -> bool:
-    """Tell whether a large file holds these bytes."""
+def found_in_layers(image: str, *needles: bytes) -> list[bool]:
+    """Tell of each of these whether the saved image, with all of its layers and settings, holds it."""
+    found = [False] * len(needles)
     tail = b""
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            if needle in tail + block:
-                return True
-            tail = block[-len(needle) :]
-    return False
-
-
-# --- without an engine ------------------------------------------------------------------------------------------------
-
-
-def test_what_is_installed_is_the_locks_closure_with_hashes() -> None:
-    """Neither the lab nor the test tools, each entry pinned with its hashes; one that is not pinned is refused."""
-    names = needed("3.11.9")
-    assert needed("3.11.2") - names == {"async-timeout"}  # an older Python than this machine's may need more
-    assert {"prefect", "prefect-redis", "prefect-kubernetes", "asyncpg"} <= names
-    assert not names & {"pytest", "moto", "asyncssh", "stackwright", "pip"}
-    text = select(LOCK.read_text(), names, "3.11.9")
-    entries = re.split(r"\n(?=[a-z0-9])", text.strip())
-    assert len(entries) >= len(names) and all("--hash=sha256:" in entry for entry in entries)
-    with pytest.raises(ValueError, match="pins no nobody"):
-        select(LOCK.read_text(), {"nobody"}, "3.11.9")
-
-
-def test_only_files_that_git_knows_get_into_the_image() -> None:
-    files = tracked()
-    assert "flows/deploy_stack.py" in files and "prefect.yaml" in files and "stackwright/health.py" in files
-    assert not [path for path in files if path.startswith(("tests/", "stackwright/lab/", "build/"))]
-
-
-def test_the_dockerfile_asks_no_network_and_no_root() -> None:
-    """Nothing is fetched while it is built, and what runs is a number: a cluster can check it."""
-    text = (ROOT / "deployments" / "image" / "Dockerfile").read_text()
-    assert re.search(r"^USER 10001:10001$", text, re.M) and re.search(r"^ARG BASE$", text, re.M)
-    assert not re.search(r"\b(apt-get|zypper|curl|wget|pip)\b", "\n".join(
-        line for line in text.splitlines() if not line.startswith("#")
-    ))  # fmt: skip
-
-
-def test_digest_of_a_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The SBOM's own parts: a binary's digest, packages that were removed, an rpm line."""
-    from deployments.image import sbom
-
-    monkeypatch.setattr(sbom, "TOOLS", tmp_path)
-    (tmp_path / "helm").write_bytes(b"binary")
-    assert sbom.tool("helm", "v4.0.0")["hashes"][0]["content"] == hashlib.sha256(b"binary").hexdigest()
-    status = (
-        "Package: bash\nStatus: install ok installed\nArchitecture: amd64\nVersion: 5.2\nDescription: x\n more: x\n\n"
-        "Package: gone\nStatus: deinstall ok config-files\nArchitecture: amd64\nVersion: 1\n"
-    )
-    assert [part["name"] for part in sbom.debian(status, "debian-12")] == ["bash"]
-    (part,) = sbom.suse(["bash\t5.2-1\tx86_64\tGPL-3.0"], "sles-15.7")
-    assert part["purl"] == "pkg:rpm/suse/bash@5.2-1?arch=x86_64&distro=sles-15.7"
-
-
-def test_of_two_pins_of_one_name_that_of_the_bases_python_is_taken() -> None:
-    """A universal lock has several; taking the other one leaves the image without it."""
-    lock = (
-        "one==1 ; python_full_version < '3.12' \\\n    --hash=sha256:aa\n    # via x\n"
-        "one==2 ; python_full_version >= '3.12' \\\n    --hash=sha256:bb\n    # via x\n"
-    )
-    assert select(lock, {"one"}, "3.11.2") == "one==1 \\\n    --hash=sha256:aa\n    # via x\n"
-    assert select(lock, {"one"}, "3.12.0").startswith("one==2 \\\n    --hash=sha256:bb\n")
+    with subprocess.Popen(["docker", "save", image], stdout=subprocess.PIPE) as saving:
+        assert saving.stdout is not None
+        while block := saving.stdout.read(1 << 22):
+            found = [seen or needle in tail + block for seen, needle in zip(found, needles, strict=True)]
+            tail = block[-100:]
+    assert saving.returncode == 0
+    return found

@@ -15,7 +15,7 @@ from pathlib import Path
 import docker
 import docker.errors
 
-from tests.rung.engine import CannotRunError
+from tests.rung.engine import ROOT, CannotRunError
 
 
 def ensure_bare(
@@ -53,7 +53,10 @@ def _bootstrap(packages: tuple[str, ...], left_out: tuple[str, ...], tarball: Pa
     tarball.parent.mkdir(parents=True, exist_ok=True)
     root = tarball.parent / "root"
     shutil.rmtree(root, ignore_errors=True)
-    argv = ["debootstrap", "--variant=minbase", f"--include={','.join(packages)}", suite(), str(root), _mirror()]
+    kept = ROOT / "build" / "debs"  # the roots have most packages in common: each is fetched once
+    kept.mkdir(parents=True, exist_ok=True)
+    argv = ["debootstrap", "--variant=minbase", f"--cache-dir={kept}", f"--include={','.join(packages)}"]
+    argv += [suite(), str(root), _mirror()]
     made = subprocess.run(argv, capture_output=True, text=True, check=False)
     if made.returncode != 0:
         raise CannotRunError(f"debootstrap failed: {(made.stdout + made.stderr).strip().splitlines()[-1:]}")
