@@ -109,7 +109,7 @@ class Browser:
         note = self.page.locator(".p-toast-container__toast").filter(has_text="Something went wrong")
         for _ in range(TRIES):
             if note.count():
-                note.first.locator(".p-toast__close-btn").click()
+                note.first.locator(".p-toast__close-btn").dispatch_event("click")  # a picture lies over it
             button.click()
             for _ in range(SENT_S * 2):
                 self.page.wait_for_timeout(500)
