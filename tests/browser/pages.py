@@ -11,7 +11,7 @@ from playwright.sync_api import Locator, Page, expect, sync_playwright
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 WIDTHS = (1280, 768)
-TRIES, SENT_S = 3, 90  # the server lets a writer wait a minute for SQLite
+TRIES, SENT_S = 5, 90  # the server lets a writer wait a minute for SQLite
 CUT = """() => {
   const wide = innerWidth + 1, cut = [];
   if (document.documentElement.scrollWidth > wide) cut.push('the page itself');
@@ -101,9 +101,10 @@ class Browser:
         ]
 
     def submit(self) -> None:
-        """Send the form until it is taken: what a server that is busy answers with an error is sent again, as by hand.
+        """Send the form until it is taken: what the server answers with an error is sent again, as by hand.
 
-        The UI says of such an answer only that something went wrong, in a note that lies over the button for good.
+        On SQLite it answers 503 when two write in the same moment: its clients then try again, the UI does not. It only
+        says that something went wrong, in a note that lies over the button for good.
         """
         button = self.page.get_by_role("button", name="Submit")
         note = self.page.locator(".p-toast-container__toast").filter(has_text="Something went wrong")
