@@ -93,7 +93,7 @@ class Browser:
         """Send the form, wait until so many of its fields say in red what is wrong, and return that by title."""
         self.page.get_by_role("button", name="Submit").click()
         told = self.page.locator(".schema-form-property:has(> .p-label__message)")
-        expect(told).to_have_count(count)
+        expect(told).to_have_count(count, timeout=60_000)
         return [
             f"{field.locator('.schema-form-property__label').first.inner_text()}: {message}"
             for field in told.all()
