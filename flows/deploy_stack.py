@@ -42,8 +42,8 @@ async def deploy_stack(site: SiteName, plan_hash: PlanHash = None, unattended: U
 
     Args:
         site: The site, by the name of its file in deployments/sites. Not there: `stackwright setup` offers new ones.
-        plan_hash: Hash of the plan that was read and approved: plan-stack gives it. Empty: apply the plan of now,
-            unseen.
+        plan_hash: Hash of the plan that was read and approved, 12 digits of 0-9 and a-f: plan-stack gives it. Empty:
+            apply the plan of now, unseen.
         unattended: Nobody can answer a form: a plan that needs an approval, and has none, is refused at once.
     """
     spec, place = await in_thread(load_site, site)

@@ -43,8 +43,8 @@ async def onboard_tenant(
         tenant: Name of a tenant of that site: of its site file, one that was asked for before, or a new one.
         wanted: What a new tenant shall be. None: the site file's tenant, or what was asked for before.
         dry_run: Show what would be done, and change nothing.
-        plan_hash: Hash of the plan that was read and approved, for a tenant of the site file: a run that only shows
-            the plan gives it. Empty: apply the plan of now, unseen.
+        plan_hash: Hash of the plan that was read and approved, 12 digits of 0-9 and a-f, for a tenant of the site
+            file: a run that only shows the plan gives it. Empty: apply the plan of now, unseen.
         adopt: Take over a company or namespace of this name that nobody asked for here. It is never undone.
     """
     spec, place = await in_thread(load_site, site)

@@ -58,8 +58,8 @@ async def promote_security(
             need namespaces (or admission).
         admission: Promote admission control instead of a namespace.
         dry_run: Show the plan, change nothing: what would change, and what of the last days would have been blocked.
-        plan_hash: Hash of the plan that was read and approved, as a run that only shows the plan gives it. Empty: this
-            run shows its plan and waits for the approval form, for a day.
+        plan_hash: Hash of the plan that was read and approved, 12 digits of 0-9 and a-f, as a run that only shows the
+            plan gives it. Empty: this run shows its plan and waits for the approval form, for a day.
         unattended: Nobody is asked: do what blocks nothing, and take back what a dead run left half done.
         accepted: Events that a refused run named and that somebody has looked at, word for word: they shall be blocked
             from now on, or a rule allows them by now.

@@ -44,8 +44,8 @@ async def restore_cluster(
         site: The site, by the name of its file in deployments/sites. Not there: `stackwright setup` offers new ones.
         bundle: Name of the bundle, such as 20261126T100000Z-0a1b2c3d. Empty: the newest one.
         dry_run: Only show the plan: every step with its effect, and what stands in the way.
-        plan_hash: Hash of the plan that was read and approved, as a run that only shows the plan gives it. Empty: this
-            run shows its plan and waits for the approval form, for a day.
+        plan_hash: Hash of the plan that was read and approved, 12 digits of 0-9 and a-f, as a run that only shows the
+            plan gives it. Empty: this run shows its plan and waits for the approval form, for a day.
         replace_healthy: The site's name once more, to replace a cluster that works. Empty: such a one is refused.
     """
     _, place = await in_thread(load_site, site)

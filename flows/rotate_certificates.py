@@ -44,8 +44,8 @@ async def rotate_certificates(
         site: The site, by the name of its file in deployments/sites. Not there: `stackwright setup` offers new ones.
         expiring_within_days: Rotate nodes that have a leaf certificate with fewer days to live than this.
         dry_run: Show the plan, change nothing.
-        plan_hash: Hash of the plan that was read and approved, as a run that only shows the plan gives it. Empty: this
-            run shows its plan and waits for the approval form, for a day.
+        plan_hash: Hash of the plan that was read and approved, 12 digits of 0-9 and a-f, as a run that only shows the
+            plan gives it. Empty: this run shows its plan and waits for the approval form, for a day.
     """
     spec, place = await in_thread(load_site, site)
     await in_thread(ensure_access, place)

@@ -42,8 +42,8 @@ async def rotate_encryption_key(
         site: The site, by the name of its file in deployments/sites. Not there: `stackwright setup` offers new ones.
         older_than_days: Leave a key alone that was made less than so many days ago. 0 rotates in any case.
         dry_run: Show the plan, change nothing.
-        plan_hash: Hash of the plan that was read and approved, as a run that only shows the plan gives it. Empty: this
-            run shows its plan and waits for the approval form, for a day.
+        plan_hash: Hash of the plan that was read and approved, 12 digits of 0-9 and a-f, as a run that only shows the
+            plan gives it. Empty: this run shows its plan and waits for the approval form, for a day.
     """
     spec, place = await in_thread(load_site, site)
     plan, fence, approved = await decide(lambda: _plan(place, older_than_days), plan_hash, dry_run=dry_run)

@@ -51,8 +51,8 @@ async def upgrade_cluster(
     Args:
         site: The site, by the name of its file in deployments/sites. Not there: `stackwright setup` offers new ones.
         dry_run: Only show the plan: every step with its effect, and what stands in the way.
-        plan_hash: Hash of the plan that was read and approved, as a run that only shows the plan gives it. Empty: this
-            run shows its plan and waits for the approval form, for a day.
+        plan_hash: Hash of the plan that was read and approved, 12 digits of 0-9 and a-f, as a run that only shows the
+            plan gives it. Empty: this run shows its plan and waits for the approval form, for a day.
         without_rehearsal: Who decides to upgrade without a ticket of rehearse-upgrade, and why, as "NAME: reason".
             It is kept with the run. Empty: the upgrade is refused without a ticket.
         lifted: Vetoes against drains that you lift for this run, such as `pdb:shop/db` or `pod:shop/job-1`. The pods

@@ -51,7 +51,7 @@ def setup(
         found = {"applied": not dry_run, "changes": rows, "kept": len(changes) - len(rows)}
         sys.stdout.write(json.dumps(found) + "\n")
     else:
-        sys.stdout.write(f"{'dry run: ' if dry_run else 'done: '}{summary(changes)}\n")
+        sys.stdout.write(f"{'dry run: ' if dry_run else 'done: '}{summary(changes, done=not dry_run)}\n")
     if any(change.act == "hold" and change.kind != GoneSites.kind for change in changes):
         raise typer.Exit(HELD)
 

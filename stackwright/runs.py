@@ -29,7 +29,7 @@ from prefect.states import Pending
 
 from stackwright.domain.errors import ApiUnavailableError, NotFoundError, Problem, ProblemsError, StackError
 from stackwright.domain.run_record import WITHOUT_SERVER
-from stackwright.forms import offer_site
+from stackwright.forms import offer_site, refusals
 from stackwright.logs import JsonHandler
 
 HOME = Path(__file__).parent.parent
@@ -92,7 +92,7 @@ class _ForPeople(logging.Filter):
 
 
 async def _create_run(name: str, parameters: dict[str, Any]) -> FlowRun:
-    url = server_url()
+    url, deployment = server_url(), None
     try:
         async with get_client() as client:
             deployment = await client.read_deployment_by_name(name)
@@ -106,7 +106,10 @@ async def _create_run(name: str, parameters: dict[str, Any]) -> FlowRun:
     except PrefectHTTPStatusError as error:
         detail = str(error.response.json().get("detail", error.response.status_code))
         remedy = "correct the parameter named here; `stackwright sites` lists the sites"
-        raise ProblemsError("the server refused the parameters", [Problem(name, detail, remedy)]) from error
+        problems = refusals(deployment, parameters) if deployment else []
+        raise ProblemsError(
+            "the server refused the parameters", problems or [Problem(name, detail, remedy)], where=name
+        ) from error
     except httpx.TransportError as error:
         raise ApiUnavailableError("the Prefect server does not answer", where=url, seen=type(error).__name__) from error
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Generic, Literal, NamedTuple, TypeVar
+from typing import Annotated, Generic, Literal, NamedTuple, TypeVar
 
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.events import emit_event
@@ -22,6 +22,7 @@ from pydantic import Field
 from stackwright.domain.errors import StackError
 from stackwright.domain.plan import Plan
 from stackwright.reports.approval import approval_markdown, decision_markdown
+from tasks.form_schema import AtField
 from tasks.publish import publish_plan
 
 WAIT_S = 24 * 3600
@@ -35,10 +36,12 @@ class Approval(RunInput):
     """What the form asks. Nothing is filled in beforehand: an empty answer approves nothing."""
 
     decision: Literal["carry out", "refuse"] = Field(title="Decision", description="Of the plan above, with its hash.")
-    approver: str = Field(
-        title="Your name", min_length=2, max_length=80, description="Who decides. Prefect knows one login only."
+    approver: Annotated[str, Field(pattern=r"\S.*\S", max_length=80), AtField()] = Field(
+        title="Your name", description="Who decides, in two letters at least. Prefect knows one login only."
     )
-    reason: str = Field(title="Reason", max_length=400, description="Why; kept with the run.")
+    reason: Annotated[str, Field(pattern=r"\S", max_length=400), AtField()] = Field(
+        title="Reason", description="Why, in at most 400 letters; kept with the run."
+    )
 
 
 class NotApprovedError(StackError):

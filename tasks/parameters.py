@@ -2,36 +2,19 @@
 
 Their help is in each flow's docstring (`Args:`): Prefect takes descriptions from nowhere else. Titles go in as an
 extra of the schema: Prefect overwrites a field's own. A title that begins with `Approval:` or `Exception:` says to
-which part of the form it belongs; the flows have them in this order, below what every run is asked.
+which part of the form it belongs; the flows have them in this order, below what every run is asked. What the UI needs
+beyond that is in form_schema.py.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, GetJsonSchemaHandler
-from pydantic_core import CoreSchema
+from pydantic import BeforeValidator, Field
 
-from blocks.site import site_names
 from stackwright.domain.security_life import Action
 from stackwright.domain.tenant_request import TenantRequest, WantedTenant
-
-
-class OfferSites:
-    """Makes a select of the sites that have a site file, where and when the form is made; without any, a text field."""
-
-    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        names = site_names()
-        return {**handler(core), **({"enum": names} if names else {})}
-
-
-class OneField:
-    """Makes one plain field of what may be None: the form would show two tabs, one of them `None`."""
-
-    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        schema = handler(core)
-        (only,) = (one for one in schema.pop("anyOf") if one.get("type") != "null")
-        return {**schema, **only}
+from tasks.form_schema import AtField, InWords, OfferSites, OneField
 
 
 def titled(title: str, *, empty: str | list[str] | None = None, **limits: Any) -> Any:
@@ -44,23 +27,25 @@ def _none_if_empty(given: Any) -> Any:
     return given or None
 
 
-MayBeEmpty = (BeforeValidator(_none_if_empty), OneField())
+MayBeEmpty = (BeforeValidator(_none_if_empty), OneField(), AtField())
 """What the form leaves empty is None in the flow."""
 
 _NAME = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 _BUNDLE = r"^([0-9]{8}T[0-9]{6}Z-[0-9a-f]{8})?$"
 
 SiteName = Annotated[str, titled("Site", pattern=rf"^{_NAME}$", examples=["berlin"]), OfferSites()]
-TenantName = Annotated[str, titled("Tenant", pattern=r"^[a-z0-9]([a-z0-9-]{0,53}[a-z0-9])?$", examples=["team-red"])]
+TenantName = Annotated[
+    str, titled("Tenant", pattern=r"^[a-z0-9]([a-z0-9-]{0,53}[a-z0-9])?$", examples=["team-red"]), AtField()
+]
 DryRun = Annotated[bool, titled("Only show the plan, change nothing")]
 Light = Annotated[bool, titled("Only look, without training work")]
-Request = Annotated[TenantRequest, titled("Request")]
-Wanted = Annotated[WantedTenant | None, titled("What a new tenant shall be")]
-BundleName = Annotated[str, titled("Bundle", pattern=_BUNDLE, examples=["20270115T080000Z-0a1b2c3d"])]
-Days = Annotated[int, titled("Rotate what ends within so many days", ge=1, le=300)]
-Age = Annotated[int, titled("Leave alone what is younger than so many days", ge=0, le=3650)]
-Fresh = Annotated[int, titled("No new bundle within so many seconds", ge=0, le=604800)]
-Patience = Annotated[int, titled("Wait for another run so many seconds", ge=0, le=604800)]
+Request = Annotated[TenantRequest, titled("Request"), InWords()]
+Wanted = Annotated[WantedTenant | None, titled("What a new tenant shall be"), InWords()]
+BundleName = Annotated[str, titled("Bundle", pattern=_BUNDLE, examples=["20270115T080000Z-0a1b2c3d"]), AtField()]
+Days = Annotated[int, titled("Rotate what ends within so many days", ge=1, le=300), AtField()]
+Age = Annotated[int, titled("Leave alone what is younger than so many days", ge=0, le=3650), AtField()]
+Fresh = Annotated[int, titled("No new bundle within so many seconds", ge=0, le=604800), AtField()]
+Patience = Annotated[int, titled("Wait for another run so many seconds", ge=0, le=604800), AtField()]
 
 PlanHash = Annotated[
     str | None,
@@ -69,7 +54,7 @@ PlanHash = Annotated[
 ]
 Unattended = Annotated[bool, titled("Approval: nobody can answer a form")]
 
-ReplaceHealthy = Annotated[str, titled("Exception: replace a cluster that works", pattern=rf"^({_NAME})?$")]
+ReplaceHealthy = Annotated[str, titled("Exception: replace a cluster that works", pattern=rf"^({_NAME})?$"), AtField()]
 Lifted = Annotated[
     list[Annotated[str, Field(pattern=r"^(pdb|pod):[a-z0-9-]+/[a-z0-9.-]+$")]] | None,
     titled("Exception: vetoes that are lifted", empty=[], examples=[["pdb:shop/db"]]),

@@ -1,7 +1,9 @@
 """prefect.yaml names every flow, each entrypoint loads, and its form is typed and described."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prefect.flows import load_flow_from_entrypoint
@@ -10,6 +12,7 @@ from prefect.utilities.callables import parameter_schema
 from blocks.site import site_names
 from stackwright.reports.model import FLOW_TEXTS
 from stackwright.runs import HOME, catalogue
+from tasks.form_schema import LIMITS, in_words
 
 ENTRIES = catalogue()
 
@@ -24,7 +27,7 @@ def test_the_entrypoint_loads_and_its_form_is_described(name: str) -> None:
     assert properties, "a flow without parameters cannot be told for which site it runs"
     for parameter, form in properties.items():
         assert form.get("description"), f"{name}.{parameter} has no help"
-        assert {"type", "anyOf", "$ref"} & form.keys(), f"{name}.{parameter} has no type"
+        assert {"type", "anyOf", "allOf", "$ref"} & form.keys(), f"{name}.{parameter} has no type"
 
 
 @pytest.mark.parametrize("name", ENTRIES)
@@ -39,6 +42,32 @@ def test_the_form_is_for_people(name: str) -> None:
     order = [next((place for place, kind in enumerate(kinds, 1) if title.startswith(kind)), 0) for title in titles]
     assert order == sorted(order)
     assert {parameter for parameter, form in properties.items() if "anyOf" in form} <= {"wanted"}
+
+
+def fields_of(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Return every field of a form that a person fills in, also those within others."""
+    flow = load_flow_from_entrypoint(str(HOME / ENTRIES[name]["entrypoint"]), use_placeholder_flow=False)
+    schema = parameter_schema(flow).model_dump()
+    for model in (schema, *(schema.get("definitions") or {}).values()):
+        for place, field in model.get("properties", {}).items():
+            yield f"{model['title']}.{place}", field
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_fields_within_fields_are_for_people_too(name: str) -> None:
+    """Each has help and a title in words; its limits stand where the UI hands them back."""
+    for place, field in fields_of(name):
+        assert field.get("description"), f"{place} has no help"
+        assert field["title"] != place.split(".")[1].replace("_", " ").title() or "_" not in place, place
+        assert field.get("enum") or not set(LIMITS) & field.keys(), f"{place} would be refused after the form is sent"
+        assert all("title" in one or "$ref" in one for one in field.get("anyOf", ())), f"a tab of {place} has no name"
+
+
+def test_titles_are_words() -> None:
+    """Units and abbreviations as people write them."""
+    names = ("memory_gib", "admin_name", "max_pods", "WantedTenant", "client_id", "mig")
+    words = ["Memory (GiB)", "Admin name", "Max pods", "Wanted tenant", "Client ID", "MIG"]
+    assert [in_words(name) for name in names] == words
 
 
 def test_every_deployment_says_what_it_does_in_one_tag() -> None:

@@ -55,6 +55,9 @@ def check_clash(spec: StackSpec, nodes: Mapping[str, NodeFacts], cluster: Cluste
             "then taken out first. If not, give it a name of its own."
         )
         seen = f"machine {status.machine_id or '(unknown)'} in the cluster, {facts.machine_id} here"
+        if status.machine_id == facts.machine_id:  # a reset host, or one that is joining at this moment
+            seen = f"machine {facts.machine_id} in both, but RKE2's node password is not on it"
+            remedy += " If a deploy is at work on it, look again when that has ended."
         what = "the cluster knows another machine under this name"
         problems.append(Problem(node.name, what, remedy, "one machine of a name", seen))
     return problems

@@ -96,12 +96,13 @@ def noted(made: Mapping[str, str], wanted: Iterable[str], seen: Mapping[str, See
     }
 
 
-def summary(changes: Iterable[Change]) -> str:
-    """Say in one line what a plan holds."""
+def summary(changes: Iterable[Change], *, done: bool = False) -> str:
+    """Say in one line what a plan holds, or what was done of it."""
     counts: dict[str, int] = {}
     for change in changes:
         counts[change.act] = counts.get(change.act, 0) + 1
     if not set(counts) - {"keep"}:
         return f"nothing to change ({counts.get('keep', 0)} there)"
-    words: dict[str, str] = {"create": "to create", "change": "to change", "remove": "to remove", "hold": "held back"}
+    acts: dict[str, str] = {"create": "created", "change": "changed", "remove": "removed"}
+    words = {act: word if done else f"to {act}" for act, word in acts.items()} | {"hold": "held back"}
     return ", ".join(f"{counts[act]} {word}" for act, word in words.items() if act in counts)

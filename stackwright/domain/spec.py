@@ -361,13 +361,18 @@ class Quota(Model):
     cpu: int = Field(16, ge=1)
     """Cores, summed over the tenant's pods."""
     memory_gib: int = Field(64, ge=1)
+    """Memory, summed over the tenant's pods."""
     gpus: int = Field(0, ge=0)
+    """Whole GPUs. 0: the tenant's pods get none."""
     storage_gib: int = Field(200, ge=1)
+    """Volumes, summed."""
     pods: int = Field(50, ge=1)
+    """Pods at a time."""
 
 
 class Queue(Model):
     name: str
+    """Name in ClearML, to which the tenant's people send their jobs."""
     gpus: int = Field(0, ge=0)
     """GPUs of one job of this queue."""
     fraction: float | None = Field(None, gt=0, lt=1)
@@ -375,6 +380,7 @@ class Queue(Model):
     mig: str | None = Field(None, pattern=r"^[1-9]g\.[0-9]{1,3}gb$", examples=["1g.10gb"])
     """MIG profile of which a job of this queue gets one slice."""
     max_pods: int = Field(5, ge=1)
+    """Jobs of this queue at a time."""
 
 
 class Policy(Model):
@@ -398,6 +404,7 @@ class Identity(Model):
     provider: str | None = None
     """Identity provider as ClearML names it (sso.get_supported_providers), such as keycloak."""
     client_id: str | None = None
+    """Name by which the provider knows ClearML."""
     client_block: BlockName | None = None
     """Block (secret text) with the provider's client secret."""
     base_url: str | None = None
@@ -410,9 +417,13 @@ class Tenant(Model):
     name: str
     """Company name in ClearML and, after `clearml-`, the namespace."""
     admin_name: str = "Tenant Admin"
+    """Name of the tenant's first user, who administers it."""
     admin_email: str
+    """Address of that user, by which it is known."""
     quota: Quota = Quota()
+    """The most that the tenant's namespace may use."""
     queues: tuple[Queue, ...] = (Queue(name="default"),)
+    """Queues of the tenant; each has an agent that starts its jobs."""
     tcp_ports: PortRange | None = None
     """Port range of the application gateway's TCP sessions."""
     allowed_namespaces: tuple[str, ...] = ()
@@ -422,6 +433,7 @@ class Tenant(Model):
     policy: Policy | None = None
     """Resource policy. None: the server's policies are left alone."""
     identity: Identity | None = None
+    """Whom the tenant lets in, and how they log in. None: nothing is set."""
     suspended: bool = False
     """Nothing of the tenant starts any more; what runs is let finish, and its data stays."""
 

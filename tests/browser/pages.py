@@ -11,6 +11,7 @@ from playwright.sync_api import Locator, Page, expect, sync_playwright
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 WIDTHS = (1280, 768)
+TRIES, SENT_S = 5, 90  # the server lets a writer wait a minute for SQLite
 CUT = """() => {
   const wide = innerWidth + 1, cut = [];
   if (document.documentElement.scrollWidth > wide) cut.push('the page itself');
@@ -88,9 +89,41 @@ class Browser:
         """Turn a switch over."""
         self.field(title).locator(".p-toggle__control, .p-toggle, input").first.click()
 
-    def submit(self) -> None:
-        """Send the form."""
+    def refused(self, count: int) -> list[str]:
+        """Send the form, wait until so many of its fields say in red what is wrong, and return that by title."""
         self.page.get_by_role("button", name="Submit").click()
+        told = self.page.locator(".schema-form-property:has(> .p-label__message)")
+        expect(told).to_have_count(count, timeout=60_000)
+        return [
+            f"{field.locator('.schema-form-property__label').first.inner_text()}: {message}"
+            for field in told.all()
+            for message in [field.locator("> .p-label__message").inner_text()]
+        ]
+
+    def submit(self) -> None:
+        """Send the form until it is taken: what the server answers with an error is sent again, as by hand.
+
+        On SQLite it answers 503 when two write in the same moment: its clients then try again, the UI does not. It only
+        says that something went wrong, in a note that lies over the button for good.
+        """
+        button = self.page.get_by_role("button", name="Submit")
+        note = self.page.locator(".p-toast-container__toast").filter(has_text="Something went wrong")
+        for _ in range(TRIES):
+            if note.count():
+                note.first.locator(".p-toast__close-btn").dispatch_event("click")  # a picture lies over it
+            button.click()
+            for _ in range(SENT_S * 2):
+                self.page.wait_for_timeout(500)
+                if not button.count():
+                    return
+                if note.count():
+                    break
+        raise AssertionError(f"the form was not taken: {self.page.locator('body').inner_text()[-1500:]}")
+
+    def tab(self, name: str) -> None:
+        """Open a tab of the page that is shown: the UI takes none from the address."""
+        self.page.locator(".p-tab", has_text=re.compile(f"^{name}$")).click()
+        self.page.wait_for_load_state("networkidle")
 
     # --- runs --------------------------------------------------------------------------------------------------------
 

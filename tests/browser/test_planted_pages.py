@@ -13,6 +13,7 @@ LISTS = (
     "dashboard", "runs", "flows", "deployments", "work-pools", "blocks", "variables", "automations", "events",
     "artifacts", "concurrency-limits", "settings",
 )  # fmt: skip
+TABS = ("Logs", "Task Runs", "Subflow Runs", "Artifacts", "Details", "Parameters", "Job Variables")
 PUBLIC = (".username", ".certificate")
 
 
@@ -65,7 +66,7 @@ def pages_of(ground: Any, run: dict[str, Any], blocks: list[dict[str, Any]]) -> 
     artifacts = ground.ask("artifacts/latest/filter", limit=50)
     return [
         *LISTS,
-        *(f"runs/flow-run/{run['id']}?tab={tab}" for tab in ("Logs", "TaskRuns", "Artifacts", "Details", "Parameters")),
+        f"runs/flow-run/{run['id']}",
         *(f"runs/task-run/{one['id']}" for one in tasks),
         *(f"artifacts/artifact/{one['latest_id']}" for one in artifacts),
         f"deployments/deployment/{run['deployment_id']}",
@@ -85,8 +86,13 @@ def test_no_page_shows_or_loads_a_secret(browser: Any, ground: Any) -> None:
     said: list[tuple[str, str]] = []
     for path in pages_of(ground, run, blocks):
         page = browser.open(path)
-        said += [(path, page.content()), (path, page.locator("body").inner_text()), *listener.texts()]
+        for tab in TABS if "flow-run" in path else ("",):
+            if tab:
+                browser.tab(tab)
+            said += [(f"{path} {tab}", page.content()), (f"{path} {tab}", page.locator("body").inner_text())]
+            said += listener.texts()
     assert any("/logs/filter" in place for place, _ in said) and any("deploy-lab" in text for _, text in said)
+    assert any(place.endswith("Artifacts") and "report-lab" in text for place, text in said)  # the tabs did open
     assert not found_in(secrets, said)
 
 

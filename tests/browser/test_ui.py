@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from stackwright.runs import catalogue
+
 pytestmark = [pytest.mark.browser, pytest.mark.lab]
-FORMS = ("deploy-stack", "upgrade-cluster", "restore-cluster", "onboard-tenant", "rotate-token")
 
 
 def started(browser: Any, ground: Any, name: str = "deploy-stack") -> str:
@@ -35,17 +36,51 @@ def test_what_is_cut_off_would_be_seen(browser: Any) -> None:
         browser.keep("cut-off")
 
 
-@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("name", catalogue())
 def test_a_form_is_whole_at_both_widths(browser: Any, ground: Any, name: str) -> None:
-    """Titles and help instead of names of variables; no tab called None; the sites to choose from."""
+    """Titles and help instead of names of variables; the sites to choose from."""
     form(browser, ground, name)
     browser.keep(f"form-{name}", height=1500)
     for title in (
         field["title"] for field in ground.deployment(name)["parameter_openapi_schema"]["properties"].values()
     ):
         assert browser.field(title).is_visible()
+    if name != "tenant-request":  # its request names the site once more, below
+        browser.choose("Site", "lab")
+        assert browser.field("Site").locator(".p-select-button__value").inner_text() == "lab"
+
+
+def test_wrong_values_are_refused_at_their_fields(browser: Any, ground: Any) -> None:
+    """All of them at once, in red below each, before there is a run; an empty form says what is needed."""
+    before = ground.newest("upgrade-cluster")
+    form(browser, ground, "upgrade-cluster")
+    assert browser.refused(1) == ["Site: 'site' is a required property"]
     browser.choose("Site", "lab")
-    assert browser.field("Site").locator(".p-select-button__value").inner_text() == "lab"
+    browser.write("Approval: hash of the plan", "xyz")
+    browser.write("Exception: upgrade without a rehearsal", "because")
+    said = browser.refused(2)
+    assert [line.split(" does not match")[0] for line in said] == [
+        "Approval: hash of the plan (Optional): 'xyz'",
+        "Exception: upgrade without a rehearsal (Optional): 'because'",
+    ]
+    browser.keep("form-refused", height=1500)
+    assert ground.newest("upgrade-cluster") == before
+
+
+def test_a_form_that_the_server_had_no_time_for_is_sent_again(browser: Any, ground: Any) -> None:
+    """The UI's note that something went wrong lies over the button: it is closed first. One run comes of it."""
+    answered = []
+
+    def busy(route: Any) -> None:
+        answered.append(route)
+        route.fulfill(status=503, body="{}") if len(answered) == 1 else route.continue_()
+
+    form(browser, ground, "plan-stack")
+    browser.choose("Site", "lab")
+    browser.page.route("**/api/ui/schemas/validate", busy)
+    run = started(browser, ground, "plan-stack")
+    assert len(answered) == 2
+    assert ground.state(run, "COMPLETED", "FAILED", "CRASHED")["state"]["type"] == "COMPLETED"
 
 
 def test_a_deploy_is_started_from_the_form_and_watched(browser: Any, ground: Any) -> None:
@@ -111,6 +146,9 @@ def test_a_removal_is_approved_in_the_form(browser: Any, ground: Any) -> None:
     browser.says(re.compile("the plan is refused"))
     browser.keep("approval", height=1300)
     browser.choose("Decision", "carry out")
+    browser.write("Your name", "A")
+    browser.write("Reason", " ")
+    assert [line.split(" (")[0].split(":")[0] for line in browser.refused(2)] == ["Your name", "Reason"]
     browser.write("Your name", "Ada")
     browser.write("Reason", "its lease ends")
     browser.submit()
@@ -143,3 +181,15 @@ def test_which_node_failed_and_why_is_two_clicks_away(browser: Any, ground: Any)
     browser.open(f"artifacts/artifact/{ground.artifact(run, 'stopped-lab')['id']}")
     browser.says("How far it came")
     browser.keep("stopped", height=1300)
+
+
+def test_a_run_is_found_by_its_name(browser: Any, ground: Any) -> None:
+    """One click into the list's search, one on the run: `deploy-lab`, as `upgrade-berlin`, with its day in the row."""
+    browser.open("runs")
+    browser.page.get_by_placeholder("Search by flow run name").fill("deploy-la")
+    browser.page.wait_for_load_state("networkidle")
+    rows = browser.page.locator(".state-list-item")
+    browser.says("deploy-lab")
+    assert all("deploy-lab" in row and re.search(r"\d{4}/\d\d/\d\d", row) for row in rows.all_inner_texts())
+    browser.open_run("Stopped")
+    browser.says(re.compile("failed: agt2"))

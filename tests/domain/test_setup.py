@@ -69,3 +69,4 @@ def test_the_summary_counts() -> None:
     keep, create, hold = (Change(act, "k", "n") for act in ("keep", "create", "hold"))
     assert summary([keep, keep]) == "nothing to change (2 there)"
     assert summary([keep, create, hold]) == "1 to create, 1 held back"
+    assert summary([keep, create, hold], done=True) == "1 created, 1 held back"

@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from prefect.exceptions import PrefectHTTPStatusError
+from prefect.utilities.callables import parameter_schema
 
-from stackwright.forms import offer_site
+from flows.upgrade_cluster import upgrade_cluster
+from stackwright.forms import offer_site, refusals
 from stackwright.lab.server import PrefectServer
 from tests.flows.server import on_server
 
 SITE = {"type": "string", "title": "Site", "enum": ["north"]}
 SCHEMA: dict[str, Any] = {"type": "object", "properties": {"site": SITE}, "required": ["site"]}
+
+
+def test_the_shell_says_of_a_refused_parameter_what_the_form_says():
+    """Every field at once: its name and title, the help that stands above it, and what was given."""
+    asked = {"site": "north", "plan_hash": "xyz", "without_rehearsal": "because", "lifted": ["all"]}
+    form = SimpleNamespace(parameter_openapi_schema=parameter_schema(upgrade_cluster).model_dump())
+    form.parameter_openapi_schema["properties"]["site"]["enum"] = ["south"]
+    found = {problem.where: problem for problem in refusals(form, asked)}
+    assert {where.split(" ")[0] for where in found} == {"site", "plan_hash", "without_rehearsal", "lifted.0"}
+    hash_said = found["plan_hash (Approval: hash of the plan)"]
+    assert "12 digits of 0-9 and a-f" in hash_said.wanted and hash_said.seen == "'xyz'"
+    assert "stackwright sites" in found["site (Site)"].remedy
+    assert not refusals(form, {"site": "south"})
+    (nothing,) = refusals(form, {})
+    assert "'site' is a required property" in nothing.what
 
 
 @pytest.fixture

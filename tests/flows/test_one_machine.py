@@ -134,7 +134,7 @@ def test_one_machine_works_drains_and_comes_back_from_its_backup(
     site = made("first", key)
     site.start_server()
     assert httpx.post(f"{site.url}/deployments/filter", json={}, timeout=30).status_code == 401
-    assert "to create" in site.says("setup") and "nothing to change" in site.says("setup")
+    assert " created" in site.says("setup") and "nothing to change" in site.says("setup")
     site.says("block", "set", "secret-text", "kept", "value=env:PLANTED", PLANTED=PLANTED)
 
     site.start(WORKER, lambda: site.ask("/work_pools/stackwright/workers/filter", {}).json())

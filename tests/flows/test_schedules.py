@@ -161,6 +161,7 @@ def test_the_commands_turn_them_on_keep_them_and_take_them_away() -> None:
     rows = wanted_on(read_spec("example-ha"), declared())[0]
     assert len(made) == 3 * len(rows) >= 6 and all("created" in line for line in made)
     assert all("there" in line for line in says("schedules", "example-ha"))
+    assert all("there" in line for line in says("schedules", "example-ha", "--notify", "none"))
     assert [line for line in says("setup") if "limit" not in line] == []  # its concurrency limit is new
     assert says("setup") == []
     assert all("removed" in line for line in says("schedules", "example-ha", "--off"))

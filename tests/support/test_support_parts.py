@@ -131,7 +131,8 @@ def test_the_archive_is_alike_for_alike_files_and_its_sums_hold(tmp_path):
     assert data == archive.archive(files, "top")
     with tarfile.open(fileobj=io.BytesIO(gzip.decompress(data))) as tar:
         assert tar.getnames()[0] == "top/index.json" and all(one.mode == 0o600 for one in tar.getmembers())
-        tar.extractall(tmp_path, filter="data")
+    (tmp_path / "it.tar.gz").write_bytes(data)
+    subprocess.run(["tar", "-xzf", "it.tar.gz"], cwd=tmp_path, check=True)
     done = subprocess.run(
         ["sha256sum", "--check", "SHA256SUMS"], cwd=tmp_path / "top", capture_output=True, text=True, check=False
     )

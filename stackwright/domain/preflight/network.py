@@ -317,6 +317,13 @@ def with_ingress_name(spec: StackSpec) -> Sequence[str]:
     return every_node(spec) if wants.ingress_name(spec) else ()
 
 
+def wanted_of_balancer(spec: StackSpec) -> str:
+    ports = [f"{port}/tcp" for port in wants.ingress_ports(spec)]
+    return (
+        f"{wants.ingress_name(spec)}: {' and '.join(ports)} open on the way" if ports else "its ports open on the way"
+    )
+
+
 DOC = "5.1 item 3, 5.2 Networking; RKE2: requirements"
 _OPEN = "Open the port in every firewall between the hosts, both ways."
 
@@ -340,8 +347,7 @@ CHECKS: tuple[Check, ...] = (
           lambda spec: f"{wants.SUPERVISOR}/tcp and {spec.rke2.api_port}/tcp open on the way",
           "Set up the load balancer for both ports, without TLS of its own.", balancer),
     Check("preflight/network/ingress-balancer", "hosts reach the platform's names through the balancer",
-          "5.7.1 step 5; 5.3", lambda spec: f"{wants.ingress_name(spec)}: "
-          f"{' and '.join(f'{port}/tcp' for port in wants.ingress_ports(spec))} open on the way",
+          "5.7.1 step 5; 5.3", wanted_of_balancer,
           "Let the balancer forward both ports to the ingress controller, without TLS of its own, and open them.",
           ingress_balancer, with_ingress_name, "there is no name behind an ingress controller"),
     Check("preflight/network/overlay-port", "hosts reach each other's overlay port", DOC,
