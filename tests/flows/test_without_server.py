@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -394,6 +395,21 @@ def test_check_and_plan_look_and_change_nothing(dark: Dark, applied: tuple[Finis
     assert "0 step(s)" in planned.output and "kept by earlier runs" in planned.output
     assert dark.lab.journal(before) == []
     assert dark.run("lease", "lab").code == 0
+
+
+@pytest.mark.lab
+@pytest.mark.slow
+def test_the_hosts_are_in_a_support_bundle_and_no_secret(dark: Dark, applied: tuple[Finished, list[str]]) -> None:
+    """Journals, lease, plan and the records of the night: all with secrets of the file alone."""
+    done = dark.run("support-bundle", "lab", "--output", str(dark.folder / "bundle"))
+    assert done.code == 0, done.output[-2000:]
+    (path,) = (dark.folder / "bundle").iterdir()
+    with tarfile.open(path) as tar:
+        files = {one.name.partition("/")[2]: tar.extractfile(one).read() for one in tar.getmembers()}  # type: ignore[union-attr]
+    assert b"journal" in files["nodes/srv1.txt"] and {"lease.json", "plan.json", "cluster.json"} <= files.keys()
+    assert [name for name in files if name.startswith("unsent-runs/")]
+    raw, secrets = b"".join(files.values()), {**dark.given(), **dark.written()}
+    assert secrets and [name for name, text in secrets.items() if text in raw] == []
 
 
 @pytest.mark.lab
