@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import re
@@ -22,16 +21,17 @@ import pytest
 import yaml
 from prefect.client.orchestration import PrefectClient
 from pydantic import SecretStr
+from typer.testing import CliRunner
 
 from blocks.site import load_site, secrets_from, state_folder
 from blocks.store import BlockSecrets
 from blocks.types import BLOCKS
-from stackwright import send_runs, spool
+from stackwright import cli, send_runs, spool
 from stackwright.clients.connect import connect
 from stackwright.clients.kept_secrets import KeptSecrets, file_of
 from stackwright.clients.site import Site
 from stackwright.domain.plan import Effect, Plan, Step
-from stackwright.domain.run_record import RecordError, RunRecord, parse
+from stackwright.domain.run_record import RunRecord, parse
 from stackwright.lab.control import LabHandle
 from stackwright.lab.layout import Layout
 from stackwright.lab.rig import ROOT, Finished
@@ -346,11 +346,13 @@ def test_records_are_sent_from_the_spool_and_spoilt_ones_are_not(
     monkeypatch.setenv("STACKWRIGHT_STATE", str(tmp_path))
     good, bad = spool.keep(made()), spool.keep(made(name="other"))
     bad.write_bytes(bad.read_bytes().replace(b"line 1", b"line 9"))
-    record, outcome, _ = asyncio.run(send_runs.send_file(good))
-    assert outcome == "sent" and not good.exists() and spool.waiting() == [bad]
-    with pytest.raises(RecordError):
-        asyncio.run(send_runs.send_file(bad))
-    assert bad.exists() and len(sent(prefect_server, record)) == 1
+    record = spool.read(good)
+    bad = bad.rename(bad.with_name(f"0-{bad.name}"))  # it comes first, and stops nothing
+    done = CliRunner().invoke(cli.app, ["runs", "send"])
+    assert done.exit_code == 2 and f"{record.head['name']}: sent" in done.output and str(bad) in done.output
+    assert spool.waiting() == [bad] and len(sent(prefect_server, record)) == 1
+    done = CliRunner().invoke(cli.app, ["runs", "list"])
+    assert done.exit_code == 0 and "seal does not fit" in done.output
 
 
 def test_blocks_that_runs_wrote_go_back_to_the_server_unless_it_knows_newer_ones(
@@ -367,6 +369,8 @@ def test_blocks_that_runs_wrote_go_back_to_the_server_unless_it_knows_newer_ones
     kept.write("secret-text", "newer-one", {"value": SecretStr("by the run")})
     kept.write("cluster-access", "new-one", {"kubeconfig": SecretStr("by the run")})
     kept.remove("secret-text", "gone-one")
+    for path in (tmp_path / "kept").iterdir():  # well after the server's, whose clock may be another
+        os.utime(path, (time.time() + 600, time.time() + 600))
     older = file_of(tmp_path / "kept", "secret-text", "newer-one")
     server.write("secret-text", "newer-one", {"value": SecretStr("on the server")})
     os.utime(older, (time.time() - 3600, time.time() - 3600))
