@@ -162,7 +162,8 @@ def restore(
         with recorded(recorder):
             _restore(connect(spec, known, state_folder(site)), bundle, plan_hash, replace_healthy, second, recorder)
     finally:
-        say(f"recorded as {recorder.kept}; `stackwright runs send` puts it onto the Prefect server")
+        if recorder.kept is not None:
+            say(f"recorded as {recorder.kept}; `stackwright runs send` puts it onto the Prefect server")
 
 
 def _restore(

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from stackwright.domain.run_record import RecordError
+
 if TYPE_CHECKING:
     from stackwright.without_server import Source
 
 runs_app = typer.Typer(no_args_is_help=True, help="Runs that were made without the Prefect server.")
-HELD = 2  # exit code when a kept block was not put onto the server
+HELD = 2  # exit code when a kept block or a record was not put onto the server
 
 WithoutServer = Annotated[
     Path | None,
@@ -92,7 +94,11 @@ def list_runs() -> None:
     from stackwright import spool
 
     for path in spool.waiting():
-        record = spool.read(path)
+        try:
+            record = spool.read(path)
+        except RecordError as error:
+            sys.stderr.write(f"{error}\n")
+            continue
         end = record.end
         sys.stdout.write(f"{record.head['began'][:19]}  {record.head['name']}  {end['name']}: {end['message']}\n")
 
@@ -101,7 +107,8 @@ def list_runs() -> None:
 def send() -> None:
     """Put such runs, and the blocks that they wrote, onto the Prefect server. The second time nothing is changed.
 
-    Ends with 2 where a block was held back because the server's was changed since.
+    Ends with 2 where a block was held back because the server's was changed since, or a record is not what was written:
+    that one stays, and the others are sent.
     """
     from blocks.site import site_names
     from stackwright import spool
@@ -111,14 +118,20 @@ def send() -> None:
     from stackwright.without_server import kept_folder, recover
 
     url = server_url()
+    spoilt = 0
     with spool.locked(spool.home() / "send.lock"):
         recover()
         for path in spool.waiting():
-            record, outcome, run_id = asyncio.run(send_file(path))
+            try:
+                record, outcome, run_id = asyncio.run(send_file(path))
+            except RecordError as error:
+                sys.stderr.write(f"{error}\n")
+                spoilt += 1
+                continue
             sys.stdout.write(f"{record.head['name']}: {outcome}, {url.removesuffix('/api')}/runs/flow-run/{run_id}\n")
         done = [(site, *one) for site in site_names() for one in return_blocks(kept_folder(site))]
     for site, block, what in done:
         sys.stdout.write(f"{site}: block {block}: {what}\n")
-    sys.stdout.write("all runs are on the server\n")
-    if any(what.startswith("held") for _, _, what in done):
+    sys.stdout.write(f"{spoilt} record(s) cannot be sent\n" if spoilt else "all runs are on the server\n")
+    if spoilt or any(what.startswith("held") for _, _, what in done):
         raise typer.Exit(HELD)

@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from stackwright.cli_runs import WithoutServer
 from stackwright.cli_settings import NO_RUN, prefer
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def support_bundle(
     output: Annotated[Path, typer.Option(help="Folder for the archive; made at need.")] = Path(),
     runs: Annotated[int, typer.Option(min=0, max=200, help="So many of the site's newest runs, with their logs.")] = 10,
     deadline: Annotated[float, typer.Option(min=1, help="Seconds for each part; all are read at once.")] = 90.0,
+    without_server: WithoutServer = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
 ) -> None:
     """Gather what whoever helps needs to see into one archive, without secrets. Changes nothing, sends nothing.
@@ -37,7 +39,12 @@ def support_bundle(
     from stackwright.domain.support import Limits
     from stackwright.support.bundle import make, save
 
-    made = make(site, Limits(runs=runs, part_s=deadline))
+    given = None
+    if without_server is not None:
+        from stackwright.without_server import read_given
+
+        given = read_given(without_server)
+    made = make(site, Limits(runs=runs, part_s=deadline), given=given)
     path, digest = (None, "") if listed else save(made, output)
     if as_json:
         found = {"path": str(path) if path else None, "sha256": digest, "redaction": made.redaction, **_machine(made)}

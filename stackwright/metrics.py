@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 
 GOES_BACK_S = 86400.0
 """An exporter that was away for longer goes on from a day ago: the rest would come as one leap."""
+LOOK_S = 240.0
+"""A server that takes a request and does not answer it: Prefect's client would wait for it a minute, ten times."""
 
 
 class Kept:
@@ -40,6 +42,7 @@ class Kept:
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
+        self._full = False
 
     def read(self, began: float) -> Counting:
         """Return what was kept; sums that begin at `began` where there are none, or none that can be read."""
@@ -54,22 +57,32 @@ class Kept:
         return found
 
     def write(self, counting: Counting) -> None:
-        """Keep the sums."""
+        """Keep the sums. Where they cannot be written that is said once: a restart then counts the time since again."""
         if self._path is None:
             return
-        new = self._path.with_suffix(".new")
+        try:
+            self._write(self._path, counting)
+        except OSError as error:
+            if not self._full:
+                log.warning("%s cannot be written: %s", self._path, error.strerror)
+            self._full = True
+        else:
+            self._full = False
+
+    def _write(self, path: Path, counting: Counting) -> None:
+        new = path.with_suffix(".new")
         with new.open("w", encoding="utf-8") as file:
             json.dump(counting.document(), file)
             file.flush()
             os.fsync(file.fileno())
-        new.replace(self._path)
+        new.replace(path)
 
 
 class Exporter:
     """What Prometheus is answered. `collect` may be called from any thread, at any time."""
 
-    def __init__(self, kept: Kept, began: float | None = None) -> None:
-        self._kept = kept
+    def __init__(self, kept: Kept, began: float | None = None, look_s: float = LOOK_S) -> None:
+        self._kept, self._look_s = kept, look_s
         self.looker = Looker(kept.read(time.time() if began is None else began))
         self._gauges: Gauges = labelled({}, {"stackwright_prefect_up": 0})
         self._families: list[Family] = self._build()
@@ -81,9 +94,8 @@ class Exporter:
         """Look once; tell whether the server answered. What was seen before stays where it did not."""
         began = time.monotonic()
         try:
-            async with get_client() as client:
-                gauges = await self.looker.look(client)
-        except httpx.HTTPError as error:
+            gauges = await asyncio.wait_for(self._ask(), self._look_s)
+        except (httpx.HTTPError, TimeoutError) as error:
             refused = isinstance(error, PrefectHTTPStatusError) and error.response.status_code in (401, 403)
             if not self._silent:
                 why = "refuses the login" if refused else "does not answer"
@@ -104,6 +116,10 @@ class Exporter:
         self._families = self._build()
         await asyncio.to_thread(self._kept.write, self.looker.counting)
         return True
+
+    async def _ask(self) -> Gauges:
+        async with get_client() as client:
+            return await self.looker.look(client)
 
     def collect(self) -> Iterator[Family]:
         """Return what the last look saw."""

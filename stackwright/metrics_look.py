@@ -104,6 +104,9 @@ class Looker:
         self._sites = await asyncio.to_thread(self._files.nodes)
         self._flows = {flow.id: flow.name for flow in await every(client.read_flows, flow_filter=self._ours())}
         after = max(self.counting.cursor, self.counting.began) - BACK_S
+        for site in self._sites:
+            for action in catalogue():
+                self.counting.know_outcomes(site, action)
         runs = await self._runs(client, after, now)
         unfinished = {run.id: run for run in runs if run.ended is None}
         steps = await self._steps(client, after)

@@ -16,7 +16,7 @@ from typing import Any
 from uuid import uuid4
 
 from stackwright import spool
-from stackwright.domain.errors import ConflictError, StackError
+from stackwright.domain.errors import ConflictError, StackError, ToolError
 from stackwright.domain.run_record import GONE, WITHOUT_SERVER, RunRecord, clean, ended, render
 from stackwright.reports.approval import decision_markdown
 from stackwright.reports.without_server import approval_facts
@@ -24,6 +24,8 @@ from stackwright.runs import catalogue
 from stackwright.whereabouts import this_place
 
 PART = ".part"
+
+log = logging.getLogger(__name__)
 
 
 class Recorder(logging.Handler):
@@ -83,13 +85,12 @@ class Recorder(logging.Handler):
 
 @contextmanager
 def recorded(recorder: Recorder) -> Iterator[Recorder]:
-    """Record what is done inside, also when it fails or is killed."""
-    part = spool.spool() / f"{recorder.record().file_name}{PART}"
-    with os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        file.write(render(recorder.record()))
-        file.flush()
-        os.fsync(file.fileno())
+    """Record what is done inside, also when it fails or is killed.
+
+    Raises ToolError where nothing can be written here: before anything is done. What was done is never called failed
+    because its record could not be written.
+    """
+    with _begin(recorder) as part:
         logging.getLogger().addHandler(recorder)
         try:
             yield recorder
@@ -102,8 +103,43 @@ def recorded(recorder: Recorder) -> Iterator[Recorder]:
             raise
         finally:
             logging.getLogger().removeHandler(recorder)
-            recorder.kept = spool.keep(recorder.record())
+            _finish(recorder, part)
+
+
+@contextmanager
+def _begin(recorder: Recorder) -> Iterator[Path]:
+    """Put a record into the spool that says the run was killed, and hold its lock."""
+    begun = recorder.record()
+    try:
+        part = spool.spool() / f"{begun.file_name}{PART}"
+        fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        try:
+            with os.fdopen(fd, "wb", closefd=False) as file:
+                file.write(render(begun))
+            os.fsync(fd)
+        except OSError:
             part.unlink()
+            os.close(fd)
+            raise
+    except OSError as error:
+        remedy = "Make room on this machine, or name another folder with STACKWRIGHT_STATE. Nothing was done."
+        what = "the run's record cannot be begun"
+        raise ToolError(what, where=str(spool.home()), seen=error.strerror or "", remedy=remedy) from error
+    try:
+        yield part
+    finally:
+        os.close(fd)
+
+
+def _finish(recorder: Recorder, part: Path) -> None:
+    try:
+        recorder.kept = spool.keep(recorder.record())
+        part.unlink()
+    except OSError as error:
+        log.error(
+            "the run's record says that it was killed, for its end cannot be written: %s: %s", part, error.strerror
+        )
 
 
 def take_over() -> list[Path]:

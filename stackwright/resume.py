@@ -19,24 +19,14 @@ from uuid import UUID
 import httpx
 import yaml
 from prefect.client.orchestration import PrefectClient, get_client
-from prefect.client.schemas import OrchestrationResult
-from prefect.client.schemas.filters import (
-    DeploymentFilter,
-    DeploymentFilterId,
-    FlowFilter,
-    FlowFilterName,
-    FlowRunFilter,
-    FlowRunFilterState,
-    FlowRunFilterStateType,
-)
+from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 from prefect.client.schemas.objects import FlowRun, State, StateType
-from prefect.client.schemas.responses import SetStateStatus
 from prefect.client.schemas.sorting import FlowRunSort
-from prefect.exceptions import ObjectNotFound
 from prefect.states import AwaitingRetry
 
 from stackwright.domain.resume import Fate, LostRun, ResumeRules, decide_fate, later_run
 from stackwright.paging import PAGE
+from stackwright.run_states import last_beat, move_on, newest_in
 from stackwright.schedules import WATCH
 from stackwright.silence import Silence
 
@@ -70,13 +60,7 @@ class Watch:
 
     async def _suspects(self, client: PrefectClient) -> list[FlowRun]:
         """Return the newest page of lost runs; older ones are beyond the time within which they would be resumed."""
-        lost = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.CRASHED, StateType.PENDING]))
-        runs = await client.read_flow_runs(
-            flow_filter=FlowFilter(name=FlowFilterName(any_=list(self.rules.flows))),
-            flow_run_filter=FlowRunFilter(state=lost),
-            sort=FlowRunSort.EXPECTED_START_TIME_DESC,
-            limit=PAGE,
-        )
+        runs = await newest_in(client, self.rules.flows, StateType.CRASHED, StateType.PENDING)
         oldest = time.time() - 2 * self.rules.within_s  # those a little too old are told of, once
         return [run for run in runs if run.deployment_id and run.state and run.state.timestamp.timestamp() > oldest]
 
@@ -87,7 +71,7 @@ class Watch:
         return LostRun(
             flow.name,
             state.type.value,
-            state.timestamp.timestamp(),
+            await _lost_at(client, run, history),
             run.run_count,
             any(one.is_scheduled() for one in history),
             later_run(str(run.id), _asked_at(run), await self._same_work(client, run)),
@@ -104,19 +88,23 @@ class Watch:
 
     async def _resume(self, client: PrefectClient, run: FlowRun, why: str) -> bool:
         """Schedule the run for now, unless it has moved on since it was read."""
-        try:
-            there = await client.read_flow_run(run.id)
-        except ObjectNotFound:
-            return False
-        if _state_of(there).id != _state_of(run).id:
-            return False
         said = f"started again by itself (start {run.run_count + 1} of {self.rules.most} at most): {why}"
-        answer: OrchestrationResult[Any] = await client.set_flow_run_state(run.id, AwaitingRetry(message=said))
-        if answer.status != SetStateStatus.ACCEPT:
-            log.warning("%s cannot be started again: %s", run.name, answer.details)
-            return False
-        log.info("%s is started again: %s", run.name, why)
-        return True
+        resumed = await move_on(client, run, AwaitingRetry(message=said))
+        if resumed:
+            log.info("%s is started again: %s", run.name, why)
+        return resumed
+
+
+async def _lost_at(client: PrefectClient, run: FlowRun, history: list[State[Any]]) -> float:
+    """Return when the run was last known to live. Its silence may be told of much later: after an outage of the server,
+    or by a database that was restored from a copy of last week, whose runs have long ended."""
+    state = _state_of(run)
+    if not state.is_crashed():
+        return state.timestamp.timestamp()
+    lived = [one.timestamp for one in history if not one.is_crashed()]
+    beat = await last_beat(client, run)
+    signs = [*lived, beat] if beat else lived
+    return max(signs, default=state.timestamp).timestamp()
 
 
 async def watch_runs(every_s: float, alive: Path, ending: asyncio.Event) -> None:

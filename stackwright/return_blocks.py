@@ -13,6 +13,9 @@ from blocks.types import BLOCKS
 from stackwright.clients.kept_secrets import Fields, Place, file_of, read_written
 from stackwright.clients.secrets import Secrets
 
+CLOCKS_S = 180.0
+"""So far the clocks of this machine and of the server's may be apart: what is nearer is held too."""
+
 
 def return_blocks(folder: Path) -> Iterator[tuple[str, str]]:
     """Yield (block, what was done) for each block that was kept: written, removed, or held.
@@ -27,7 +30,7 @@ def return_blocks(folder: Path) -> Iterator[tuple[str, str]]:
         if store.read(*place) == fields:
             path.unlink()
             yield name, "the server has it"
-        elif _changed_s(place) > path.stat().st_mtime:
+        elif _changed_s(place) > path.stat().st_mtime - CLOCKS_S:
             yield name, f"held: changed on the server since; compare it with {path}, then remove that file"
         else:
             yield name, _put(store, place, fields)

@@ -10,7 +10,6 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import httpx
 import yaml
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
@@ -31,6 +30,7 @@ from stackwright.domain.errors import ApiUnavailableError, NotFoundError, Proble
 from stackwright.domain.run_record import WITHOUT_SERVER
 from stackwright.forms import offer_site, refusals
 from stackwright.logs import JsonHandler
+from stackwright.server_answers import asking
 
 HOME = Path(__file__).parent.parent
 CATALOGUE = HOME / "prefect.yaml"
@@ -94,11 +94,14 @@ class _ForPeople(logging.Filter):
 async def _create_run(name: str, parameters: dict[str, Any]) -> FlowRun:
     url, deployment = server_url(), None
     try:
-        async with get_client() as client:
-            deployment = await client.read_deployment_by_name(name)
-            deployment = await offer_site(client, deployment, str(parameters.get("site")))
-            # Pending, not Scheduled: a worker takes scheduled runs only, and this run is ours.
-            return await client.create_flow_run_from_deployment(deployment.id, parameters=parameters, state=Pending())
+        with asking(url):
+            async with get_client() as client:
+                deployment = await client.read_deployment_by_name(name)
+                deployment = await offer_site(client, deployment, str(parameters.get("site")))
+                # Pending, not Scheduled: a worker takes scheduled runs only, and this run is ours.
+                return await client.create_flow_run_from_deployment(
+                    deployment.id, parameters=parameters, state=Pending()
+                )
     except ObjectNotFound as error:
         raise NotFoundError(
             "the deployment is not on the server", where=name, seen=url, remedy="Run `stackwright setup` once."
@@ -110,8 +113,6 @@ async def _create_run(name: str, parameters: dict[str, Any]) -> FlowRun:
         raise ProblemsError(
             "the server refused the parameters", problems or [Problem(name, detail, remedy)], where=name
         ) from error
-    except httpx.TransportError as error:
-        raise ApiUnavailableError("the Prefect server does not answer", where=url, seen=type(error).__name__) from error
 
 
 async def _create_alone(flow: Flow[..., Any], entry: dict[str, Any], parameters: dict[str, Any]) -> FlowRun:

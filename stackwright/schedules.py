@@ -14,7 +14,6 @@ from datetime import timedelta
 from typing import Literal
 from uuid import UUID
 
-import httpx
 import yaml
 from prefect.automations import AutomationCore, CompoundTrigger, EventTrigger, Posture, ResourceSpecification
 from prefect.blocks.webhook import Webhook
@@ -27,12 +26,13 @@ from prefect.settings import get_current_settings
 from pydantic import SecretStr
 
 from stackwright.automations import Automations, automation_fields, notified, put_automation, read_automations
-from stackwright.domain.errors import ApiUnavailableError, NotFoundError
+from stackwright.domain.errors import NotFoundError
 from stackwright.domain.schedules import FAILED, MISSED, TAG, Scheduled, read_scheduled, site_tag
 from stackwright.domain.setup import Change, Fields, Seen
 from stackwright.forms import offer_site
 from stackwright.paging import every
 from stackwright.runs import HOME, catalogue, server_url
+from stackwright.server_answers import asking
 from stackwright.setup import Resource, bring, look
 from stackwright.setup_deployments import (
     deployment_fields,
@@ -63,15 +63,13 @@ async def set_schedules(site: str, wanted: Iterable[Scheduled], notify: str | No
     Raises NotFoundError for a block or a flow's deployment that is not on the server, ApiUnavailableError.
     """
     url = server_url()
-    try:
+    with asking(url):
         async with get_client() as client:
             rows = SiteDeployments(site, wanted)
             resources: list[Resource] = [rows, SiteAutomations(rows, notify)]
             await look(client, resources)  # refuses before anything is made
             changes = await bring(client, resources, remove=True)
             return [_line(change, rows.times) for change in changes]
-    except httpx.TransportError as error:
-        raise ApiUnavailableError("the Prefect server does not answer", where=url, seen=type(error).__name__) from error
 
 
 def _line(change: Change, times: Mapping[str, str]) -> str:

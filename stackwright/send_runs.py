@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Literal
 from uuid import UUID, uuid5
 
-import httpx
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.actions import ArtifactCreate, LogCreate
 from prefect.client.schemas.filters import (
@@ -30,11 +29,11 @@ from prefect.states import Running
 from pydantic import TypeAdapter
 
 from stackwright import spool
-from stackwright.domain.errors import ApiUnavailableError
 from stackwright.domain.run_record import RunRecord
 from stackwright.paging import every
 from stackwright.reports.without_server import moment, sent_markdown
 from stackwright.runs import server_url
+from stackwright.server_answers import asking
 
 Outcome = Literal["sent", "was there"]
 LABEL = "stackwright.record"
@@ -45,14 +44,13 @@ SENT = "stackwright.run.sent"
 async def send_file(path: Path) -> tuple[RunRecord, Outcome, str]:
     """Send one record and move it out of the way; return it, how it went, and the run's id on the server.
 
-    Raises RecordError for a file whose seal does not fit, ApiUnavailableError when the server does not answer.
+    Raises RecordError for a file whose seal does not fit, ApiUnavailableError when the server does not
+    answer, ApiError when it refuses the login.
     """
     url, record = server_url(), spool.read(path)
-    try:
+    with asking(url):
         async with get_client() as client:
             outcome, run_id = await send(client, record)
-    except httpx.TransportError as error:
-        raise ApiUnavailableError("the Prefect server does not answer", where=url, seen=type(error).__name__) from error
     spool.mark_sent(path)
     return record, outcome, run_id
 

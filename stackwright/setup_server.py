@@ -7,17 +7,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 from prefect.client.orchestration import PrefectClient, get_client
 
 from blocks.site import read_spec, site_names
 from blocks.types import BLOCKS
-from stackwright.domain.errors import ApiUnavailableError, Problem, ProblemsError, SiteFileError
+from stackwright.domain.errors import Problem, ProblemsError, SiteFileError
 from stackwright.domain.schedules import wanted_on
 from stackwright.domain.setup import Change, Fields, Seen
 from stackwright.domain.spec import StackSpec
 from stackwright.runs import server_url
 from stackwright.schedules import SiteAutomations, SiteDeployments, declared, sites_on
+from stackwright.server_answers import asking
 from stackwright.setup import Resource, bring, look
 from stackwright.setup_blocks import BlocksOf, read_blocks
 from stackwright.setup_deployments import Deployments
@@ -40,14 +40,12 @@ def set_up(asked: Asked, show: Callable[[list[Change]], None] = lambda changes: 
     """Show what is to be done, do it unless it is a dry run, and return it. The second time there is nothing to do.
 
     Raises ProblemsError for a file that is refused or a pool of another type, before anything is changed;
-    ApiUnavailableError when no server is set or it does not answer.
+    ApiUnavailableError when no server is set or it does not answer, ApiError when it refuses the login.
     """
     url = server_url()
     blocks = read_blocks(asked.blocks) if asked.blocks else None
-    try:
+    with asking(url):
         return asyncio.run(_set_up(asked, blocks, show))
-    except httpx.TransportError as error:
-        raise ApiUnavailableError("the Prefect server does not answer", where=url, seen=type(error).__name__) from error
 
 
 async def _set_up(asked: Asked, blocks: BlocksOf | None, show: Callable[[list[Change]], None]) -> list[Change]:

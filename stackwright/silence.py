@@ -10,29 +10,17 @@ from __future__ import annotations
 
 import logging
 from datetime import UTC, datetime, timedelta
-from typing import Any
 from uuid import UUID, uuid4
 
 from prefect.client.orchestration import PrefectClient
-from prefect.client.schemas import OrchestrationResult
-from prefect.client.schemas.filters import (
-    FlowFilter,
-    FlowFilterName,
-    FlowRunFilter,
-    FlowRunFilterState,
-    FlowRunFilterStateType,
-)
-from prefect.client.schemas.objects import FlowRun, State, StateType
-from prefect.client.schemas.responses import SetStateStatus
-from prefect.client.schemas.sorting import FlowRunSort
-from prefect.events.filters import EventFilter, EventNameFilter, EventOccurredFilter, EventResourceFilter
+from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.states import Crashed
 
-from stackwright.paging import PAGE
+from stackwright.run_states import last_beat, last_received, move_on, newest_in
 from stackwright.runs import catalogue
 from stackwright.zombies import Heartbeats, declared_heartbeats
 
-HEARTBEAT, SILENT = "prefect.flow-run.heartbeat", "stackwright.run.silent"
+SILENT = "stackwright.run.silent"
 
 log = logging.getLogger(__name__)
 
@@ -51,13 +39,7 @@ class Silence:
         return [run.name for run in silent.values() if await self._is_proved(client, run) and await _end(client, run)]
 
     async def _running(self, client: PrefectClient) -> list[FlowRun]:
-        running = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING]))
-        found = await client.read_flow_runs(
-            flow_filter=FlowFilter(name=FlowFilterName(any_=sorted(catalogue()))),
-            flow_run_filter=FlowRunFilter(state=running),
-            sort=FlowRunSort.EXPECTED_START_TIME_DESC,
-            limit=PAGE,
-        )
+        found = await newest_in(client, catalogue(), StateType.RUNNING)
         old = self._since()
         return [run for run in found if run.state and run.state.timestamp < old]
 
@@ -65,7 +47,8 @@ class Silence:
         return datetime.now(UTC) - timedelta(seconds=2 * self._beats.silent_s)
 
     async def _beat(self, client: PrefectClient, run: FlowRun) -> bool:
-        return await _recorded(client, HEARTBEAT, f"prefect.flow-run.{run.id}", self._since())
+        last = await last_beat(client, run)
+        return last is not None and last >= self._since()
 
     async def _is_proved(self, client: PrefectClient, run: FlowRun) -> bool:
         """Tell whether events have been recorded since long enough for heartbeats to be among them."""
@@ -73,16 +56,7 @@ class Silence:
             self._proofs[run.id] = datetime.now(UTC), await _prove(client, run)
         since, resource = self._proofs[run.id]
         long_enough = datetime.now(UTC) - since > timedelta(seconds=3 * self._beats.every_s)
-        return long_enough and await _recorded(client, SILENT, resource, since - timedelta(minutes=1))
-
-
-async def _recorded(client: PrefectClient, name: str, resource: str, since: datetime) -> bool:
-    wanted = EventFilter(
-        event=EventNameFilter(name=[name]),
-        resource=EventResourceFilter(id=[resource]),
-        occurred=EventOccurredFilter(since=since, until=datetime.now(UTC) + timedelta(minutes=1)),
-    )
-    return bool((await client.read_events(wanted, limit=1)).events)
+        return long_enough and await last_received(client, SILENT, resource) is not None
 
 
 async def _prove(client: PrefectClient, run: FlowRun) -> str:
@@ -98,13 +72,7 @@ async def _prove(client: PrefectClient, run: FlowRun) -> str:
 
 async def _end(client: PrefectClient, run: FlowRun) -> bool:
     """Report a run as Crashed, unless it has moved on since it was read."""
-    there = await client.read_flow_run(run.id)
-    if there.state is None or run.state is None or there.state.id != run.state.id:
-        return False
-    state: State[Any] = Crashed(message="no heartbeat, and nothing has reported it")
-    answer: OrchestrationResult[Any] = await client.set_flow_run_state(run.id, state)
-    if answer.status != SetStateStatus.ACCEPT:
-        log.warning("%s is silent and cannot be reported as Crashed: %s", run.name, answer.details)
-        return False
-    log.warning("%s gives no heartbeat and nothing has reported it: it is Crashed", run.name)
-    return True
+    ended = await move_on(client, run, Crashed(message="no heartbeat, and nothing has reported it"))
+    if ended:
+        log.warning("%s gives no heartbeat and nothing has reported it: it is Crashed", run.name)
+    return ended

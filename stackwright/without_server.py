@@ -33,7 +33,7 @@ from pydantic import SecretStr
 from blocks.site import read_shape, secrets_from, state_folder
 from stackwright import spool
 from stackwright.clients.connect import connect
-from stackwright.clients.kept_secrets import Fields, KeptSecrets, Place
+from stackwright.clients.kept_secrets import KEPT, Fields, KeptSecrets, Place
 from stackwright.clients.private_files import private_folder
 from stackwright.domain.errors import ConflictError, Problem, ProblemsError, ToolError
 from stackwright.domain.layers import enabled
@@ -79,7 +79,7 @@ class Source:
 
 def kept_folder(site: str) -> Path:
     """Return where the blocks lie that runs without a server have written for a site."""
-    return state_folder(site) / "kept-blocks"
+    return state_folder(site) / KEPT
 
 
 def open_source(site: str, file: Path, given: Mapping[Place, Fields] | None = None, *, restore: bool = False) -> Source:
@@ -89,11 +89,10 @@ def open_source(site: str, file: Path, given: Mapping[Place, Fields] | None = No
     file may break rules, and only what a restore needs must be there: its own command checks that.
     Raises ProblemsError with everything that is missing or cannot be opened, at once.
     """
-    from stackwright.setup_blocks import read_blocks
     from tasks.blocks_export import newest_blocks
 
     spec = read_shape(site)[0] if restore else _strict(site)
-    opened = {**_fields(read_blocks(file)), **(given or {})}
+    opened = {**read_given(file), **(given or {})}
     source = Source(spec, KeptSecrets(opened, kept_folder(site)))
     source.said = [_kept_note(source)] if _kept_note(source) else []
     key = ("secret-text", spec.backup.key_block) if spec.backup else None
@@ -108,6 +107,13 @@ def open_source(site: str, file: Path, given: Mapping[Place, Fields] | None = No
         check_wanted(spec, source.secrets, file)
         source.said += _unknown(spec, source.secrets)
     return source
+
+
+def read_given(file: Path) -> dict[Place, Fields]:
+    """Return what a file of references gives for sites. Raises ProblemsError with all that cannot be opened."""
+    from stackwright.setup_blocks import read_blocks
+
+    return _fields(read_blocks(file))
 
 
 def _strict(site: str) -> StackSpec:

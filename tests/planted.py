@@ -11,6 +11,8 @@
 | layers, history and settings of the image | tests/image/test_image.py |
 | the nodes' disks and processes | tests/rung/test_cluster.py |
 | the support bundle | tests/flows/test_support_bundle.py |
+| argument lists, own server and files of a run without the server, its bundle | tests/flows/test_without_server.py |
+| core dumps: there are none | tests/test_systemd.py, tests/team/test_docker_pool.py |
 """
 
 from __future__ import annotations

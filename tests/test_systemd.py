@@ -91,6 +91,21 @@ def test_all_are_hardened_alike() -> None:
         for name in SERVICES
     }
     assert len(lists) == 1 and len(SERVICES) == 7
+    assert "LimitCORE=0" in lists.pop(), "a core dump would hold every secret that the process has opened"
+
+
+def test_a_run_that_takes_all_memory_does_not_take_the_others_with_it() -> None:
+    """Runs are processes of the worker's unit, and systemd's own answer to one that is killed is to stop the unit."""
+    assert read_unit("stackwright-worker.service")["OOMPolicy"] == ["continue"]
+
+
+def test_an_operators_shell_takes_nothing_that_is_the_services_own() -> None:
+    """A root that has their HOME or state folder makes files in them that they cannot write."""
+    told = (FOLDER.parents[1] / "docs" / "one-machine.md").read_text(encoding="utf-8")
+    (wanted,) = re.findall(r"grep -E '([^']+)' /etc/stackwright/prefect.env", told)
+    lines = (FOLDER / "prefect.env.example").read_text().splitlines()
+    names = {line.partition("=")[0] for line in lines if re.search(wanted, line)}
+    assert names == {"PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "STACKWRIGHT_SITES", "STACKWRIGHT_WEBHOOKS"}
 
 
 @pytest.mark.parametrize("name", SERVICES)

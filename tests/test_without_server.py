@@ -5,6 +5,7 @@ Whole runs on the lab: tests/flows/test_without_server.py.
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -214,6 +215,30 @@ def test_a_refused_restore_is_recorded_as_stopped():
         raise ConflictError("the cluster works", where="lab")
     record = spool.read(spool.waiting()[0])
     assert record.end["type"] == "FAILED" and "the cluster works" in record.end["message"]
+
+
+def _no_room(*given: object, **more: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_where_no_record_can_be_begun_nothing_is_done(monkeypatch):
+    """It is refused before anything happened, with what to do; and what was half written does not stay."""
+    monkeypatch.setattr("stackwright.recorder.os.fsync", _no_room)
+    with pytest.raises(ToolError) as refused, recorded(recorder()):
+        pytest.fail("it was begun")
+    assert "No space left" in str(refused.value)
+    assert "Nothing was done" in str(refused.value)
+    assert list(spool.spool().iterdir()) == []
+
+
+def test_a_disk_that_is_full_at_the_end_does_not_make_a_good_restore_a_failed_one(monkeypatch, caplog):
+    """Its record says so little as that it was killed: that is what lies there since the beginning."""
+    one = recorder()
+    with recorded(one):
+        monkeypatch.setattr("stackwright.spool.write_whole", _no_room)
+    assert one.kept is None and "No space left" in caplog.text
+    (path,) = take_over()
+    assert spool.read(path).end["type"] == "CRASHED"
 
 
 CHILD = """

@@ -21,6 +21,8 @@ from stackwright.domain.kinds import Kind
 Fields = Mapping[str, SecretStr]
 Place = tuple[Kind, str]
 SUFFIX = ".json"
+KEPT = "kept-blocks"
+"""Their folder, in the site's own."""
 
 
 class KeptSecrets:

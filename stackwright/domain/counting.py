@@ -82,10 +82,14 @@ class Counting:
     _events: dict[str, float] = field(default_factory=dict)
     _lives: dict[str, _Life] = field(default_factory=dict)
 
-    def know_action(self, site: str, action: str) -> None:
-        """Make the outcomes of a site's action known at 0, so that the first one is seen as one more."""
+    def know_outcomes(self, site: str, action: str) -> None:
+        """Make the outcomes of a site's action known at 0, so that the first one is an increase."""
         for outcome in OUTCOMES:
             self.totals.add("stackwright_runs_ended_total", (site, action, outcome), 0)
+
+    def know_action(self, site: str, action: str) -> None:
+        """Make all that is counted of a site's action known at 0."""
+        self.know_outcomes(site, action)
         self.totals.know("stackwright_run_duration_seconds", (site, action))
 
     def run(self, run: RunSeen, now: float) -> None:

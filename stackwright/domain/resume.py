@@ -19,7 +19,7 @@ class ResumeRules:
 
 @dataclass(frozen=True)
 class LostRun:
-    """A run as the server shows it. `since` is the time of its state; `starts` counts how often it has run.
+    """A run as the server shows it. `since` is when it was last known to live; `starts` counts how often it has run.
 
     `by_worker` says that it was once scheduled for a worker: what a shell started is the shell's. `later` names a run
     of the same deployment and parameters that was asked for after it.

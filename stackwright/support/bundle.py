@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -13,6 +13,7 @@ from typing import Any
 from blocks.site import read_shape, site_names, state_folder
 from blocks.store import BlockSecrets
 from stackwright.clients.connect import connect
+from stackwright.clients.kept_secrets import KEPT, Fields, KeptSecrets, Place, read_written
 from stackwright.clients.site import Site
 from stackwright.domain.errors import Problem, SiteFileError, StackError
 from stackwright.domain.redaction import Known
@@ -20,7 +21,7 @@ from stackwright.domain.spec import StackSpec
 from stackwright.domain.support import Limits, Packed, member_name
 from stackwright.support import archive
 from stackwright.support.gathering import Basket, Work, gather
-from stackwright.support.known import from_blocks, from_environment, from_folder, told, words_of
+from stackwright.support.known import from_blocks, from_environment, from_fields, from_folder, told, words_of
 from stackwright.support.local import local_parts
 from stackwright.support.server import server_parts
 from stackwright.support.site import site_parts
@@ -37,9 +38,15 @@ class Made:
     redaction: dict[str, Any]
 
 
-def make(site: str, limits: Limits, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> Made:
+def make(
+    site: str,
+    limits: Limits,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    given: Mapping[Place, Fields] | None = None,
+) -> Made:
     """Gather everything about a site that can be read now. Nothing is written.
 
+    Hosts are reached with the secrets in `given`, where there are some, and else with those of the server's blocks.
     Raises SiteFileError for a site that is not known, LeakError where a known secret would be in it; nothing else that
     is missing stops it.
     """
@@ -49,9 +56,9 @@ def make(site: str, limits: Limits, now: Callable[[], datetime] = lambda: dateti
     at = now()
     state = state_folder(site)
     words = words_of(_spec(site), site)
-    before, _ = _known(state, words)
-    parts = gather(all_parts(site, state, limits), limits.part_s)
-    after, unread = _known(state, words)  # once more: what was made meanwhile is a secret too
+    before, _ = _known(state, words, given or {})
+    parts = gather(all_parts(site, state, limits, given), limits.part_s)
+    after, unread = _known(state, words, given or {})  # once more: what was made meanwhile is a secret too
     known = list(dict.fromkeys((*before, *after)))
     secrets = told(known, unread)
     packed = archive.pack(site, at.isoformat(timespec="seconds"), parts, known, limits, secrets)
@@ -67,12 +74,12 @@ def save(made: Made, folder: Path) -> tuple[Path, str]:
     return path, hashlib.sha256(data).hexdigest()
 
 
-def all_parts(site: str, state: Path, limits: Limits) -> dict[str, Work]:
+def all_parts(site: str, state: Path, limits: Limits, given: Mapping[Place, Fields] | None = None) -> dict[str, Work]:
     """Return all parts by name, in the order of the index."""
 
     @cache  # one reading of the blocks for all parts that need the hosts
     def load() -> Site:
-        return open_site(site)
+        return open_site(site) if given is None else open_alone(site, given)
 
     return {**local_parts(site, state, limits), **server_parts(site, limits), **site_parts(load, limits)}
 
@@ -82,15 +89,25 @@ def open_site(name: str) -> Site:
     return connect(read_shape(name)[0], BlockSecrets(), state_folder(name))
 
 
-def _known(state: Path, words: frozenset[str]) -> tuple[list[Known], list[str]]:
+def open_alone(name: str, given: Mapping[Place, Fields]) -> Site:
+    """Return the site's clients with secrets that come from elsewhere than the server."""
+    state = state_folder(name)
+    return connect(read_shape(name)[0], KeptSecrets(given, state / KEPT), state)
+
+
+def _known(state: Path, words: frozenset[str], given: Mapping[Place, Fields]) -> tuple[list[Known], list[str]]:
     """Return the known secrets, and what of them could not be read: then only what looks like a secret is masked."""
     found: list[Known] = []
 
-    def read(basket: Basket) -> None:
+    def blocks(basket: Basket) -> None:
         found.extend(from_blocks(words))
 
-    (part,) = gather({"blocks": read}, SECRETS_S)
-    return [*found, *from_environment(), *from_folder(state)], list(part.why)
+    def kept(basket: Basket) -> None:
+        found.extend(from_fields("kept block", read_written(state / KEPT), words))
+
+    parts = gather({"blocks": blocks, "kept blocks": kept}, SECRETS_S)
+    here = [*from_environment(), *from_fields("given block", given, words), *from_folder(state)]
+    return [*found, *here], [why for part in parts for why in part.why]
 
 
 def _spec(site: str) -> StackSpec | None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from prefect.client.orchestration import get_client
 
+from stackwright.clients.kept_secrets import Fields, Place
 from stackwright.domain.redaction import Known, searchable
 from stackwright.domain.site_secrets import is_secret_key
 from stackwright.domain.spec import StackSpec
@@ -104,6 +105,16 @@ def from_folder(folder: Path) -> list[Known]:
         Known(f"file {path.name}", path.read_text(encoding="utf-8", errors="replace"))
         for path in sorted(folder.glob("*kubeconfig"))
         if path.is_file()
+    ]
+
+
+def from_fields(what: str, blocks: Mapping[Place, Fields | None], words: frozenset[str]) -> list[Known]:
+    """Return the secrets of blocks that were opened elsewhere than on a server."""
+    return [
+        Known(f"{what} {kind}/{name}, {place}", value.get_secret_value())
+        for (kind, name), fields in blocks.items()
+        for place, value in (fields or {}).items()
+        if _counts(place, value.get_secret_value(), words)
     ]
 
 

@@ -18,8 +18,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from blocks.site import site_folders
-from stackwright import __version__
-from stackwright.domain.errors import SiteFileError
+from stackwright import __version__, spool
+from stackwright.domain.errors import SiteFileError, StackError
 from stackwright.domain.redaction import MASK
 from stackwright.domain.site_secrets import is_secret_key
 from stackwright.domain.sitefile import parse_site
@@ -51,6 +51,7 @@ def local_parts(site: str, state: Path, limits: Limits) -> dict[str, Work]:
         "site file": lambda basket: read_site_file(basket, site),
         "reports": lambda basket: read_reports(basket, site, limits),
         "databases": lambda basket: read_databases(basket, state),
+        "unsent runs": lambda basket: read_unsent(basket, site),
     }
 
 
@@ -69,6 +70,18 @@ def read_versions(basket: Basket) -> None:
         },
         "versions.json",
     )
+
+
+def read_unsent(basket: Basket, site: str) -> None:
+    """Read the records of runs that were made without the server and are not on it yet."""
+    for path in spool.waiting():
+        try:
+            mine = spool.read(path).head["site"] == site
+        except StackError as error:
+            basket.miss(str(error))
+            continue
+        if mine:
+            basket.put(Member(member_name("unsent-runs", path.name), path.read_text(encoding="utf-8")))
 
 
 def read_settings(basket: Basket) -> None:

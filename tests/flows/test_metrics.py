@@ -49,6 +49,9 @@ def test_runs_are_counted_as_they_went(
     assert {"srv1", "wrk1", "wrk2"} <= nodes and "stranger" not in nodes
     kept = Kept(tmp_path / "sums.json")
     exporter = Exporter(kept)
+    assert asyncio.run(exporter.look())
+    known = Scrape(exporter.text()).labels("action", "stackwright_runs_ended_total")
+    assert WHERE["action"] in known, "a first failure within a look would be no increase"
     run_apart(prefect_server, "tests.flows.metrics_flow", tmp_path)
     seen = asyncio.run(scrape(exporter))
 

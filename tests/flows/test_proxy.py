@@ -137,6 +137,7 @@ SECRETS = [
     ("GET", "/api/block_types/slug/stackwright-secret-text/block_documents/name/x?include_secrets=true"),
     ("GET", "/api/block_types/slug/stackwright-secret-text/block_documents"), ("GET", "/api/admin/settings"),
     ("GET", "/api/flows/x?include_secrets=true"), ("GET", "/api/flows/x?INCLUDE_SECRETS=1"),
+    ("GET", "/api/flows/x?include%5Fsecrets=true"), ("GET", "/api/flows/x?%69nclude_secrets=1"),
 ]  # fmt: skip
 CHANGES = [
     ("POST", f"/api/flow_runs/{RUN}/set_state"), ("POST", "/api/flow_runs/"), ("POST", "/api/flow_runs/bulk_delete"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 import pytest
@@ -12,8 +12,9 @@ from prefect.states import Running
 
 from stackwright import silence
 from stackwright.lab.server import PrefectServer
+from stackwright.run_states import HEARTBEAT
 from stackwright.runs import catalogue
-from stackwright.silence import HEARTBEAT, SILENT, Silence
+from stackwright.silence import SILENT, Silence
 from stackwright.zombies import Heartbeats
 from tests.flows.server import ask, on_server, wait_for
 
@@ -30,9 +31,10 @@ async def running(client: PrefectClient, flow: str) -> FlowRun:
     return await client.read_flow_run(run.id)
 
 
-async def beat(client: PrefectClient, run: UUID, event: str = HEARTBEAT) -> None:
+async def beat(client: PrefectClient, run: UUID, event: str = HEARTBEAT, clock: timedelta = timedelta()) -> None:
+    at = (datetime.now(UTC) + clock).isoformat()
     body = {
-        "id": str(uuid4()), "occurred": datetime.now(UTC).isoformat(), "event": event, "payload": {}, "related": [],
+        "id": str(uuid4()), "occurred": at, "event": event, "payload": {}, "related": [],
         "resource": {"prefect.resource.id": f"prefect.flow-run.{run}"},
     }  # fmt: skip
     (await client.request("POST", "/events", json=[body])).raise_for_status()
@@ -61,9 +63,11 @@ def test_a_silent_run_is_crashed_once_events_are_proved_to_be_recorded(prefect_s
     assert [one for one in told if one["payload"]["run"] == run.name]
 
 
-def test_a_run_that_beats_is_left_alone(prefect_server: PrefectServer) -> None:
+@pytest.mark.parametrize("clock", [timedelta(), timedelta(hours=-1), timedelta(hours=1)])
+def test_a_run_that_beats_is_left_alone(prefect_server: PrefectServer, clock: timedelta) -> None:
+    """Whatever its host takes for the time."""
     run = on_server(lambda client: running(client, FLOW))
-    on_server(lambda client: beat(client, run.id))
+    on_server(lambda client: beat(client, run.id, clock=clock))
     calm = Silence(Heartbeats(every_s=0, silent_s=600))
     wait_for(lambda: on_server(lambda client: calm._beat(client, run)))
     for _ in range(3):

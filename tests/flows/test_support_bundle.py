@@ -27,8 +27,10 @@ from typer.testing import CliRunner
 
 from blocks.store import BlockSecrets
 from stackwright import cli
+from stackwright.clients.kept_secrets import KEPT, KeptSecrets
 from stackwright.lab.rig import ROOT
 from stackwright.lab.server import PrefectServer
+from stackwright.recorder import Recorder, recorded
 from tests.domain.nodes_seen import make_spec
 from tests.fakes.kube import FakeKube
 from tests.flows.careless_flow import END, FOREIGN, GIVEN, LINES, OTHER, UNKNOWN, WORD
@@ -186,9 +188,17 @@ def test_a_list_writes_nothing_and_a_second_bundle_changes_nothing(planted: str,
 
 
 def test_without_a_server_the_rest_is_there(place: Any, tmp_path: Path) -> None:
-    """Each part that needs it is told; what looks like a secret is taken out all the same, and a warning is given."""
+    """Each part that needs it is told; what looks like a secret is taken out all the same, and a warning is given.
+
+    What runs without the server have left is there: their records, and that what they wrote to blocks is a secret.
+    """
+    state = Path(os.environ["STACKWRIGHT_STATE"]) / "stackwright" / "north"
+    KeptSecrets({}, state / KEPT).write("secret-text", "rke2-token", {"value": SecretStr("plain words of a night")})
+    for site in ("north", "south"):
+        with recorded(Recorder("restore-cluster", site, {"site": site}, list)) as record:
+            record.tell("plain words of a night")
     journal = tmp_path / "hosts" / "s1" / "state" / "journal"
-    journal.write_text(f"token {UNKNOWN} end\n")
+    journal.write_text(f"token {UNKNOWN} end\nplain words of a night\n")
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
         files, index, said = bundle(tmp_path / "out", "--deadline", "60")
     assert "token *** end" in files["nodes/s1.txt"]
@@ -196,6 +206,8 @@ def test_without_a_server_the_rest_is_there(place: Any, tmp_path: Path) -> None:
     for part in ("runs", "artifacts", "events", "declared", "health"):
         assert told[part] == "not read"
     assert told["versions"] == told["settings"] == told["reports"] == "read"
+    (unsent,) = (text for name, text in files.items() if name.startswith("unsent-runs/"))
+    assert '"site": "north"' in unsent and "plain words" not in "".join(files.values())
     assert index["redaction"]["not_read"] and "Look through it first" in said
 
 

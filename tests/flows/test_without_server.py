@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,16 +21,17 @@ import pytest
 import yaml
 from prefect.client.orchestration import PrefectClient
 from pydantic import SecretStr
+from typer.testing import CliRunner
 
 from blocks.site import load_site, secrets_from, state_folder
 from blocks.store import BlockSecrets
 from blocks.types import BLOCKS
-from stackwright import send_runs, spool
+from stackwright import cli, send_runs, spool
 from stackwright.clients.connect import connect
 from stackwright.clients.kept_secrets import KeptSecrets, file_of
 from stackwright.clients.site import Site
 from stackwright.domain.plan import Effect, Plan, Step
-from stackwright.domain.run_record import RecordError, RunRecord, parse
+from stackwright.domain.run_record import RunRecord, parse
 from stackwright.lab.control import LabHandle
 from stackwright.lab.layout import Layout
 from stackwright.lab.rig import ROOT, Finished
@@ -345,11 +346,13 @@ def test_records_are_sent_from_the_spool_and_spoilt_ones_are_not(
     monkeypatch.setenv("STACKWRIGHT_STATE", str(tmp_path))
     good, bad = spool.keep(made()), spool.keep(made(name="other"))
     bad.write_bytes(bad.read_bytes().replace(b"line 1", b"line 9"))
-    record, outcome, _ = asyncio.run(send_runs.send_file(good))
-    assert outcome == "sent" and not good.exists() and spool.waiting() == [bad]
-    with pytest.raises(RecordError):
-        asyncio.run(send_runs.send_file(bad))
-    assert bad.exists() and len(sent(prefect_server, record)) == 1
+    record = spool.read(good)
+    bad = bad.rename(bad.with_name(f"0-{bad.name}"))  # it comes first, and stops nothing
+    done = CliRunner().invoke(cli.app, ["runs", "send"])
+    assert done.exit_code == 2 and f"{record.head['name']}: sent" in done.output and str(bad) in done.output
+    assert spool.waiting() == [bad] and len(sent(prefect_server, record)) == 1
+    done = CliRunner().invoke(cli.app, ["runs", "list"])
+    assert done.exit_code == 0 and "seal does not fit" in done.output
 
 
 def test_blocks_that_runs_wrote_go_back_to_the_server_unless_it_knows_newer_ones(
@@ -366,6 +369,8 @@ def test_blocks_that_runs_wrote_go_back_to_the_server_unless_it_knows_newer_ones
     kept.write("secret-text", "newer-one", {"value": SecretStr("by the run")})
     kept.write("cluster-access", "new-one", {"kubeconfig": SecretStr("by the run")})
     kept.remove("secret-text", "gone-one")
+    for path in (tmp_path / "kept").iterdir():  # well after the server's, whose clock may be another
+        os.utime(path, (time.time() + 600, time.time() + 600))
     older = file_of(tmp_path / "kept", "secret-text", "newer-one")
     server.write("secret-text", "newer-one", {"value": SecretStr("on the server")})
     os.utime(older, (time.time() - 3600, time.time() - 3600))
@@ -394,6 +399,21 @@ def test_check_and_plan_look_and_change_nothing(dark: Dark, applied: tuple[Finis
     assert "0 step(s)" in planned.output and "kept by earlier runs" in planned.output
     assert dark.lab.journal(before) == []
     assert dark.run("lease", "lab").code == 0
+
+
+@pytest.mark.lab
+@pytest.mark.slow
+def test_the_hosts_are_in_a_support_bundle_and_no_secret(dark: Dark, applied: tuple[Finished, list[str]]) -> None:
+    """Journals, lease, plan and the records of the night: all with secrets of the file alone."""
+    done = dark.run("support-bundle", "lab", "--output", str(dark.folder / "bundle"))
+    assert done.code == 0, done.output[-2000:]
+    (path,) = (dark.folder / "bundle").iterdir()
+    with tarfile.open(path) as tar:
+        files = {one.name.partition("/")[2]: tar.extractfile(one).read() for one in tar.getmembers()}  # type: ignore[union-attr]
+    assert b"journal" in files["nodes/srv1.txt"] and {"lease.json", "plan.json", "cluster.json"} <= files.keys()
+    assert [name for name in files if name.startswith("unsent-runs/")]
+    raw, secrets = b"".join(files.values()), {**dark.given(), **dark.written()}
+    assert secrets and [name for name, text in secrets.items() if text in raw] == []
 
 
 @pytest.mark.lab

@@ -119,7 +119,6 @@ class Team:
             **os.environ,
             **self.environment,
             **settings("prefect-server"),
-            "PREFECT_SERVER_UI_API_URL": self.url,
             "PREFECT_SERVER_API_AUTH_STRING": self.password,
             "PREFECT_SERVER_DATABASE_CONNECTION_URL": stack,
             "PREFECT_SERVER_ENCRYPTION_KEY": self._key,

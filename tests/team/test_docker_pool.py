@@ -65,6 +65,7 @@ def test_a_run_becomes_a_hardened_container() -> None:
     assert host["Memory"] == host["MemorySwap"] == 2 << 30 and host["PidsLimit"] > 0
     assert set(host["Tmpfs"]) == {"/tmp", "/home/stackwright"} and "nosuid" in host["Tmpfs"]["/tmp"]
     assert "/etc/stackwright/sites:/etc/stackwright/sites:ro" in host["Binds"]
+    assert host["Ulimits"] == [{"Name": "core", "Soft": 0, "Hard": 0}], "a core dump would hold every secret"
     assert not any("docker.sock" in bind for bind in host["Binds"])
 
 

@@ -168,6 +168,14 @@ def test_replicas_survive_a_drain_and_selectors_meet_their_pods(rendered: list[D
     assert sorted(chosen) == sorted(
         one["metadata"]["name"] for one in rendered if one["kind"] in PODS and one["spec"].get("replicas", 1) > 1
     )
+    spread = [
+        name
+        for name, template in pods(rendered).items()
+        for row in template["spec"].get("topologySpreadConstraints", ())
+        if row["topologyKey"] == "kubernetes.io/hostname"
+        and row["labelSelector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+    ]
+    assert sorted(spread) == sorted(chosen), "both on one host would die with it"
     selectors = [one["spec"]["selector"] for one in rendered if one["kind"] == "Service"]
     selectors += [
         one["spec"]["podSelector"]["matchLabels"] for one in rendered
@@ -175,6 +183,24 @@ def test_replicas_survive_a_drain_and_selectors_meet_their_pods(rendered: list[D
     ]  # fmt: skip
     for selector in selectors:
         assert any(selector.items() <= one.items() for one in labels.values()), selector
+
+
+def test_browsers_ask_the_address_that_they_came_by(rendered: list[Document]) -> None:
+    """Without the setting the server tells them to ask 127.0.0.1; links lead to the ingress."""
+    maps = {one["metadata"]["name"]: one["data"] for one in rendered if one["kind"] == "ConfigMap"}
+    (ingress,) = (one["spec"] for one in rendered if one["kind"] == "Ingress")
+    assert maps["prefect-server"]["PREFECT_SERVER_UI_API_URL"] == "/api"
+    assert maps["prefect-client"]["PREFECT_UI_URL"] == f"https://{ingress['rules'][0]['host']}"
+    example = (ROOT / "deployments" / "systemd" / "prefect.env.example").read_text()
+    assert "\nPREFECT_SERVER_UI_API_URL=/api\n" in example
+
+
+def test_a_release_can_be_applied_over_another(rendered: list[Document]) -> None:
+    """A job cannot be changed: those that are applied go by themselves, and the way there deletes them first."""
+    jobs = {one["metadata"]["name"]: one["spec"] for one in rendered if one["kind"] == "Job"}
+    assert all(spec["ttlSecondsAfterFinished"] <= 3600 for spec in jobs.values())
+    told = (ROOT / "docs" / "team.md").read_text()
+    assert jobs and all(f"kubectl delete job {name} " in told for name in jobs)
 
 
 def test_the_settings_are_those_of_the_server_that_is_tested(rendered: list[Document]) -> None:
