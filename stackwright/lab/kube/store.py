@@ -71,6 +71,7 @@ class Store:
     def __init__(self) -> None:
         self.resources: dict[Key, Resource] = {resource.key: resource for resource in builtin()}
         self.by_kind: dict[Key, Resource] = {(item.group, item.kind): item for item in self.resources.values()}
+        self._named: dict[str, Resource] = {}  # what a bare name was found to mean, until the kinds change
         self.version = 100
         self.owned: dict[str, set[tuple[Key, Place]]] = {}  # owner's uid -> what names it as owner
         self.uids: dict[str, tuple[Key, Place]] = {}
@@ -84,11 +85,13 @@ class Store:
     def add_kind(self, resource: Resource) -> None:
         self.resources[resource.key] = resource
         self.by_kind[(resource.group, resource.kind)] = resource
+        self._named.clear()
 
     def drop_kind(self, key: Key) -> None:
         resource = self.resources.pop(key, None)
         if resource:
             self.by_kind.pop((resource.group, resource.kind), None)
+            self._named.clear()
         for queue in self.watchers.get(key, ()):
             queue.put_nowait(None)
 
@@ -105,6 +108,11 @@ class Store:
         plural, _, group = name.partition(".")
         if group:
             return self.resources[(group, plural)]
+        if name not in self._named:
+            self._named[name] = self._meant(name)
+        return self._named[name]
+
+    def _meant(self, name: str) -> Resource:
         found = [item for item in self.resources.values() if name in (item.kind, item.plural, *item.short)]
         found = [item for item in found if item.crd is None] or found
         if len(found) != 1:

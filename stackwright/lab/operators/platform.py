@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 import yaml
@@ -146,7 +147,13 @@ async def _install_storage(world: World) -> None:
 def _settings(world: World) -> dict[str, str]:
     found = world.find("ConfigMap", "longhorn-default-setting", LH_NS)
     text = ((found or {}).get("data") or {}).get("default-setting.yaml", "")
-    return {str(key): str(value) for key, value in (yaml.safe_load(text) or {}).items()}
+    return {str(key): str(value) for key, value in (_yaml(text) or {}).items()}
+
+
+@lru_cache(maxsize=16)
+def _yaml(text: str) -> Any:
+    """Read a text of a ConfigMap, for reading only: the same few are looked at after every change of the cluster."""
+    return yaml.safe_load(text)
 
 
 async def _node(world: World, name: str, *, labelled_only: bool) -> None:
@@ -184,7 +191,7 @@ async def _csi(world: World, tolerations: Any) -> None:
     await world.ensure(driver)
     found = world.find("ConfigMap", "longhorn-storageclass", LH_NS)
     if found is not None:
-        await world.ensure(yaml.safe_load(found["data"]["storageclass.yaml"]))
+        await world.ensure(_yaml(found["data"]["storageclass.yaml"]))
     static = {"provisioner": "driver.longhorn.io", "reclaimPolicy": "Delete", "volumeBindingMode": "Immediate"}
     await world.ensure(custom("storage.k8s.io/v1", "StorageClass", "longhorn-static", static))
 
@@ -192,7 +199,7 @@ async def _csi(world: World, tolerations: Any) -> None:
 async def _target(world: World) -> None:
     found = world.find("ConfigMap", "longhorn-default-resource", LH_NS)
     text = ((found or {}).get("data") or {}).get("default-resource.yaml", "")
-    wanted = yaml.safe_load(text) or {}
+    wanted = _yaml(text) or {}
     url, secret = wanted.get("backup-target", ""), wanted.get("backup-target-credential-secret", "")
     spec = {"backupTargetURL": url, "credentialSecret": secret, "pollInterval": "300s"}
     known = bool(url) and (not secret or bool(world.secret(secret, LH_NS)))

@@ -95,6 +95,7 @@ class World:
 
     def __init__(self, state: State, devices: Callable[[str], Devices | None], clearml: ClearmlHooks | None) -> None:
         self.state, self.devices, self.clearml = state, devices, clearml
+        self._peek: Callable[[str, str, str], Obj | None] = getattr(state, "peek", state.get)
         self.memory: dict[str, Any] = {}
         """What the products themselves keep beside the cluster: sessions, settings, started agents."""
         self.due_s: float | None = None
@@ -112,9 +113,9 @@ class World:
             return []
 
     def find(self, kind: str, name: str, ns: str = "", *, group: str = "") -> Obj | None:
-        """Return one object, or None."""
+        """Return one object, or None: the live one where the cluster gives it, as `objects` does."""
         try:
-            return self.state.get(_kind_name(kind, group), ns, name)
+            return self._peek(_kind_name(kind, group), ns, name)
         except LookupError:
             return None
 
