@@ -21,6 +21,8 @@ from stackwright.lab.operators import AgentFacts, Backend, GatewayFacts, ServerF
 log = logging.getLogger(__name__)
 
 REPORT_S, POLL_S = 5.0, 2.0
+OFTEN_S = 0.5
+"""However fast the lab is, none reports more often, nor polls more than twice as often: idle ones took most of it."""
 UNHURRIED = 10
 """So many agents and gateways together report as often as the lab's speed says; more of them share that pace."""
 
@@ -39,7 +41,7 @@ class LabClearml:
     ) -> None:
         self.state = ClearmlState(record=record)
         self._apps, self._gate, self._ca_file, self._resolve = apps, gate, ca_file, resolve
-        self._report_s, self._poll_s = max(0.2, REPORT_S / speed), max(0.1, POLL_S / speed)
+        self._report_s, self._poll_s = max(OFTEN_S, REPORT_S / speed), max(OFTEN_S / 2, POLL_S / speed)
         self._backends: dict[str, Backend] | None = None
         self._running: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._pods: dict[tuple[str, str], dict[asyncio.Task[None], str]] = {}
