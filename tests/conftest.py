@@ -35,6 +35,12 @@ LONGEST = (
 )  # fmt: skip
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes() -> None:
+    """Where workers collect, this process does not."""
+    gc.enable()
+
+
 def pytest_collection(session: pytest.Session) -> None:
     """Let each worker of xdist begin at another place: what one has compiled is not compiled by the others."""
     worker = os.environ.get("PYTEST_XDIST_WORKER", "gw").removeprefix("gw")

@@ -130,11 +130,7 @@ def _events(client: httpx.Client) -> Iterator[tuple[str, str]]:
 
 
 class ProcessWatch:
-    """Reads the argument lists and environments of all processes while something runs.
-
-    Each look reads all processes that began meanwhile. Those that were there before hold what they held: a tenth of
-    them is read, so another program in one of them is seen once it lives for ten looks.
-    """
+    """Reads the argument lists and environments of all processes while something runs."""
 
     def __init__(self) -> None:
         self.seen: set[str] = set()
@@ -152,16 +148,9 @@ class ProcessWatch:
         self._thread.join()
 
     def _watch(self) -> None:
-        before, looks = set(pids()), 0
-        for pid in before:
-            self._read(pid)
         while not self._stop.wait(0.02):
-            looks += 1
-            there = set(pids())
-            before &= there
-            for pid in there:
-                if pid not in before or int(pid) % 10 == looks % 10:
-                    self._read(pid)
+            for pid in pids():
+                self._read(pid)
 
     def _read(self, pid: str) -> None:
         try:
