@@ -110,6 +110,7 @@ def test_a_block_that_no_key_opens_refuses_all(database, tmp_path, monkeypatch) 
         ("CHANGE-ME\n", 0o600, "no key is in"),
         (f"{NEW}\n{OLD}\n", 0o600, "2 line(s)"),
     ],
+    ids=["readable", "unfilled", "two"],
 )
 def test_a_file_without_one_key_for_its_owner_alone_is_refused(text, mode, said, tmp_path) -> None:
     path = tmp_path / "key"
