@@ -65,9 +65,9 @@ bench-tenant: setup ## One tenant from the signed request to ready, against a ba
 	@mkdir -p build/bench
 	@set -o pipefail; $(BIN)/python -m benchmarks.tenant | tee build/bench/tenant.json
 
-bench-orchestration: setup ## What Prefect costs in a deploy of 50, 200 and 500 nodes, beside the same without (NODES=n,n DB=name,name)
+bench-orchestration: setup ## What Prefect costs in a deploy of 50, 200 and 500 nodes, beside the same without (NODES=n,n DB=name,name WHAT=added,first)
 	@mkdir -p build/bench
-	@set -o pipefail; $(BIN)/python -m benchmarks.orchestration --nodes "$${NODES:-50,200,500}" --db "$${DB:-sqlite,postgres}" | tee build/bench/orchestration.json
+	@set -o pipefail; $(BIN)/python -m benchmarks.orchestration --nodes "$${NODES:-50,200,500}" --db "$${DB:-sqlite,postgres}" --what "$${WHAT:-added}" | tee build/bench/orchestration.json
 
 kill-test: setup ## Kill the deploy and the upgrade at 72 points, start again, compare the end states (POINTS=n or all)
 	@$(BIN)/python -m tests.kill.run --points $(or $(POINTS),72)

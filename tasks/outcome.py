@@ -18,6 +18,7 @@ from prefect.artifacts import acreate_markdown_artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
+from prefect.settings import get_current_settings
 from prefect.states import Failed
 
 from stackwright.clients.tracing import start_tracing
@@ -40,6 +41,8 @@ STOPPED = "Stopped"  # after the first change, or while looking
 REFUSALS = (
     ProblemsError, PlanMovedError, LeaseHeldError, NotApprovedError, WindowClosedError, SecretMissingError,
 )  # fmt: skip
+
+OURS = ("stackwright", "tasks", "flows", "blocks")  # as in prefect.toml
 
 P = ParamSpec("P")
 
@@ -67,7 +70,7 @@ def _told(work: Callable[P, Awaitable[State]], refused: str) -> Callable[P, Coro
     async def run(*args: P.args, **kwargs: P.kwargs) -> State:
         site = str(signature.bind(*args, **kwargs).arguments["site"])
         CURRENT.set(None)
-        _shorten_tracebacks()
+        _prepare_logs()
         await tag_run(f"site:{site}")
         with watched_run(site):
             try:
@@ -118,6 +121,15 @@ class _OursWithoutTraceback(logging.Filter):
 _FILTER = _OursWithoutTraceback()
 
 
-def _shorten_tracebacks() -> None:
+def _prepare_logs() -> None:
+    """Shorten tracebacks, and let our loggers say what Prefect's level lets through.
+
+    Prefect gives `extra_loggers` its handler, so that their lines belong to the run, but no level: they have the
+    root's, WARNING, and nobody reads in the UI what was done to a node. A level that a configuration gave them stays.
+    """
     for name in ("prefect.task_runs", "prefect.flow_runs"):
         logging.getLogger(name).addFilter(_FILTER)  # adding it again changes nothing
+    for name in OURS:
+        logger = logging.getLogger(name)
+        if logger.level == logging.NOTSET:
+            logger.setLevel(get_current_settings().logging.level)

@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 from deployments.image.distributions import ROOT, install, needed, select
@@ -37,6 +38,7 @@ def lay_out(context: Path, python: str, from_environment: bool = False) -> None:
         target = context / "app" / path
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / path, target)
+    name_installed(context / "app")
     tools = ensure_tools()
     (context / "tools").mkdir()
     for tool in (tools.helm, tools.kubectl):
@@ -48,6 +50,19 @@ def lay_out(context: Path, python: str, from_environment: bool = False) -> None:
     for name in ("Dockerfile", "sbom.py"):
         shutil.copy2(HERE / name, context / name)
     (context / ".dockerignore").write_text("lib.made-from\nrequirements-*\n")
+
+
+def name_installed(app: Path) -> None:
+    """Name the program as installed, with its entry points: Prefect's server finds what it loads by them."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    said = app / f"{project['name']}-{project['version']}.dist-info"
+    said.mkdir()
+    (said / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
+    groups = [
+        f"[{group}]\n" + "".join(f"{name} = {module}\n" for name, module in points.items())
+        for group, points in project["entry-points"].items()
+    ]
+    (said / "entry_points.txt").write_text("\n".join(groups))
 
 
 def lay_out_distributions(context: Path, python: str, from_environment: bool) -> None:

@@ -181,6 +181,18 @@ def test_the_run_can_be_found_in_prefect(deployed: Deployed) -> None:
     assert any(re.search("srv1", name) for name in tasks) and any(re.search("rancher", name) for name in tasks)
 
 
+def test_what_was_done_to_a_node_and_layer_is_in_the_runs_log(deployed: Deployed) -> None:
+    """Our own lines reach the server, each with its run: an operator reads them in the UI, not on a shell."""
+    database = deployed.rig.server.home / "prefect.db"
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+        lines = connection.execute(
+            "select log.name, log.message from log join flow_run on flow_run.id = log.flow_run_id"
+            " where flow_run.name = 'deploy-lab'"
+        ).fetchall()
+    assert any(name == "tasks.nodes" and message.startswith("gpu1: ") for name, message in lines)
+    assert any(name == "tasks.layers" for name, _ in lines)
+
+
 def test_no_process_of_the_deploy_is_left(deployed: Deployed) -> None:
     """The deploy leaves no helm, ssh or workload process behind."""
     left = []

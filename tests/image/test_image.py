@@ -219,7 +219,8 @@ class TestImage:
         assert own == {"ref": document["metadata"]["component"]["bom-ref"], "dependsOn": list(parts)}
         assert document["metadata"]["timestamp"] == BUILT["created"] and BUILT["commit"] in own["ref"]
         python = {part["name"]: part["version"] for purl, part in parts.items() if purl.startswith("pkg:pypi/")}
-        base_python, there = json.loads(caged(image, "python3", "-c", DISTRIBUTIONS))
+        base_python, there, loaded = json.loads(caged(image, "python3", "-c", DISTRIBUTIONS))
+        assert there.pop("stackwright") == __version__ and "stackwright" in loaded
         assert python == there == pins(select(LOCK.read_text(), needed(base_python), base_python))
         base_has = caged(image, "dpkg-query", "-W", "-f", "${Package} ${Version}\\n").split("\n")[:-1]
         listed = {f"{part['name']} {part['version']}" for purl, part in parts.items() if purl.startswith("pkg:deb/")}
@@ -300,10 +301,11 @@ DISTRIBUTIONS = """
 import json, platform
 from importlib.metadata import distributions
 from packaging.utils import canonicalize_name
+from prefect.plugins import load_prefect_collections
 there = {canonicalize_name(one.metadata["Name"]): one.version for one in distributions()}
-print(json.dumps([platform.python_version(), there]))
+print(json.dumps([platform.python_version(), there, sorted(load_prefect_collections())]))
 """
-"""What pip list says, on all of Python's path and not only in our folder."""
+"""What pip list says, on all of Python's path and not only in our folder; and what Prefect's server loads."""
 LEFTOVERS = """
 for program in gcc cc make pip pip3 git curl wget; do command -v $program; done
 find / -xdev -type f -perm /6000
