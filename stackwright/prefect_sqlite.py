@@ -1,10 +1,10 @@
 """SQLite below Prefect's server: a transaction takes the write lock at its begin, not at its first write.
 
-Prefect loads this as one of its collections (entry point in pyproject.toml) when its server starts. As shipped (3.8),
-most transactions read first and write later. Where somebody else has written in between, SQLite refuses the write at
-once with "database is locked": a state, a heartbeat or an automation's event is lost or tried again. Worse, the refused
-statement stays open; when the server's event loop drops it while the same connection waits for the lock, the loop waits
-too, and with it whoever holds the lock: nothing is answered for the minute that SQLite waits at most.
+prefect_collection.py loads this in Prefect's server. As shipped (3.8), most transactions read first and write later.
+Where somebody else has written in between, SQLite refuses the write at once with "database is locked": a state, a
+heartbeat or an automation's event is lost or tried again. Worse, the refused statement stays open; when the server's
+event loop drops it while the same connection waits for the lock, the loop waits too, and with it whoever holds the
+lock: nothing is answered for the minute that SQLite waits at most.
 """
 
 from __future__ import annotations

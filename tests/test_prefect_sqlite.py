@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import tomllib
+import subprocess
+import sys
 from contextlib import asynccontextmanager
-from importlib import import_module
 
 import pytest
 import sqlalchemy as sa
 from prefect.server.database.configurations import AioSqliteConfiguration
 
 from stackwright import prefect_sqlite
-from stackwright.lab.rig import ROOT
 
 COUNT, ADD = sa.text("SELECT count(*) FROM told"), sa.text("INSERT INTO told VALUES (:word)")
 
@@ -90,8 +89,28 @@ def test_a_session_inside_anothers_block_reads_at_once(tmp_path, begin):
     assert asyncio.run(asyncio.wait_for(read_inside(), 30)) == 0
 
 
-def test_prefects_server_loads_it():
-    """Its collections are loaded when the server starts; this one is declared, and stands in for what is shipped."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert import_module(project["entry-points"]["prefect.collections"]["stackwright"]) is prefect_sqlite
+LOADED = """
+import sys
+from prefect.plugins import load_prefect_collections
+{first}
+found = load_prefect_collections()["stackwright"]
+assert not isinstance(found, Exception), found
+print("stackwright.prefect_sqlite" in sys.modules, "sqlalchemy" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize(
+    ("first", "said"),
+    [("import prefect.server.api.server", "True True"), ("import prefect.blocks.core", "False False")],
+    ids=["server", "client"],
+)
+def test_prefects_server_loads_it_and_no_other_process(first: str, said: str) -> None:
+    """Its collections are loaded when the server starts, and in each process that opens a block."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED.format(first=first)], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.stdout.split("\n")[-2:] == [said, ""], done.stderr
+
+
+def test_it_stands_in_for_what_is_shipped() -> None:
     assert AioSqliteConfiguration.begin_transaction is prefect_sqlite.begin_transaction
