@@ -57,6 +57,12 @@ class Asking:
         out, _ = self.process.communicate(timeout=120)
         return out.splitlines()[-1]
 
+    def close(self):
+        """Leave no process and no connection, wherever a test ended."""
+        self.process.kill()
+        self.process.communicate()
+        self.api.close()
+
 
 @pytest.fixture
 def asking(prefect_server):
@@ -69,9 +75,7 @@ def asking(prefect_server):
 
     yield start
     for one in made:
-        one.process.kill()
-        one.process.communicate()
-        one.api.close()
+        one.close()
 
 
 def moment(text, before=""):

@@ -194,8 +194,8 @@ def test_the_approval_says_who_was_logged_in(proxy: Proxy, prefect_server: Prefe
     assert APPROVER in Approval.model_fields
     one = Asking(prefect_server)
     try:
-        run = one.paused()
-        path = f"/api/flow_runs/{run['id']}/resume"
+        one.paused()
+        path = f"/api/flow_runs/{one.run}/resume"
         given = {"run_input": {**ANSWER, "approver": "Mallory", "decision": "refuse", "reason": "not today"}}
         assert proxy.status("vera", "POST", path, given) == 403
         assert proxy.ask("bob", "POST", path, {"run_input": {}}).json()["status"] == "REJECT"
@@ -204,9 +204,8 @@ def test_the_approval_says_who_was_logged_in(proxy: Proxy, prefect_server: Prefe
         line = one.end()
         assert "bob: not today" in line and "Mallory" not in line and PLAN.hash
     finally:
-        one.process.kill()
-        one.process.wait()
+        one.close()
     kept = [json.loads(row) for row in proxy.approvals.read_text().splitlines() if row.startswith("{")]
-    assert {"approver": "bob", "run": run["id"], "decision": "refuse", "outcome": "ACCEPT"}.items() <= kept[-1].items()
+    assert {"approver": "bob", "run": one.run, "decision": "refuse", "outcome": "ACCEPT"}.items() <= kept[-1].items()
     access = [json.loads(row) for row in (proxy.folder / "stackwright.log").read_text().splitlines()]
     assert ("bob", "approver", path, 200) in {(row["who"], row["role"], row["path"], row["status"]) for row in access}

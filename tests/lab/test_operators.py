@@ -33,7 +33,7 @@ class Memory:
         meta = obj["metadata"]
         return obj["apiVersion"].rpartition("/")[0], obj["kind"], meta.get("namespace", ""), meta["name"]
 
-    def get(self, kind, namespace, name):
+    def peek(self, kind, namespace, name):
         same = (namespace, name)
         return next(
             (o for o in self.each(kind) if (o["metadata"].get("namespace", ""), o["metadata"]["name"]) == same), None
@@ -157,14 +157,14 @@ def test_certificates_come_only_after_the_programs_run(charts):
     ca = secret("ca", "cert-manager", tls_crt=authority.certificate, tls_key=authority.key)
     memory, world = cluster(*rendered, ca, issuer, lost, leaf)
     settle(memory, world, but=("cert-manager-cainjector",))
-    hook = memory.get("ValidatingWebhookConfiguration", "", "cert-manager-webhook")["webhooks"][0]
-    assert "caBundle" not in hook["clientConfig"] and memory.get("Secret", "apps", "web-tls") is None
+    hook = memory.peek("ValidatingWebhookConfiguration", "", "cert-manager-webhook")["webhooks"][0]
+    assert "caBundle" not in hook["clientConfig"] and memory.peek("Secret", "apps", "web-tls") is None
     settle(memory, world)
-    hook = memory.get("ValidatingWebhookConfiguration", "", "cert-manager-webhook")["webhooks"][0]
+    hook = memory.peek("ValidatingWebhookConfiguration", "", "cert-manager-webhook")["webhooks"][0]
     assert hook["clientConfig"]["caBundle"]
-    assert ready(memory.get("ClusterIssuer", "", "site")) == "True"
-    assert ready(memory.get("ClusterIssuer", "", "lost")) == "False"
-    assert ready(memory.get("Certificate", "apps", "web")) == "True"
+    assert ready(memory.peek("ClusterIssuer", "", "site")) == "True"
+    assert ready(memory.peek("ClusterIssuer", "", "lost")) == "False"
+    assert ready(memory.peek("Certificate", "apps", "web")) == "True"
     made = world.secret("web-tls", "apps")
     roots = Store([x509.load_pem_x509_certificate(authority.certificate.encode())])
     verifier = PolicyBuilder().store(roots).build_server_verifier(x509.DNSName("web.test"))
@@ -177,7 +177,7 @@ def test_metallb_hands_out_addresses_of_its_pools(charts):
     pool = custom("metallb.io/v1beta1", "IPAddressPool", "p", {"spec": {"addresses": ["192.0.2.1-192.0.2.2"]}}, "m")
     memory, world = cluster(*charts("metallb", "0.16.1", "metallb", "metallb-system"), *services, pool)
     settle(memory, world)
-    given = {memory.get("Service", "apps", n)["status"]["loadBalancer"]["ingress"][0]["ip"] for n in "ab"}
+    given = {memory.peek("Service", "apps", n)["status"]["loadBalancer"]["ingress"][0]["ip"] for n in "ab"}
     assert given == {"192.0.2.1", "192.0.2.2"}
 
 
@@ -185,12 +185,12 @@ def test_rancher_installs_its_own_parts(charts):
     """Ping, webhook, fleet and lease come after the Deployment, not with it."""
     memory, world = cluster(*charts("rancher", "2.14.4", "rancher", "cattle-system", {"hostname": "r.test"}))
     asyncio.run(run_operators(world))
-    assert memory.get("Deployment", "cattle-system", "rancher-webhook") is None and not memory.service_backends
+    assert memory.peek("Deployment", "cattle-system", "rancher-webhook") is None and not memory.service_backends
     settle(memory, world)
     assert ask(memory, "cattle-system", "rancher", 80, "GET", "/ping") == (200, "pong")
     for ns, name in (("cattle-system", "rancher-webhook"), ("cattle-fleet-system", "gitjob")):
-        assert memory.get("Deployment", ns, name)
-    assert memory.get("Lease", "kube-system", "cattle-controllers")
+        assert memory.peek("Deployment", ns, name)
+    assert memory.peek("Lease", "kube-system", "cattle-controllers")
 
 
 def test_backups_are_carried_out_and_refused(charts):
@@ -202,9 +202,9 @@ def test_backups_are_carried_out_and_refused(charts):
     bad = custom(api, "Backup", "bad", {"spec": {"resourceSetName": "none"}})
     memory, world = cluster(*charts("rancher-backup", "10.0.8", "rancher-backup", "cattle-resources-system"), good, bad)
     settle(memory, world)
-    done = memory.get("Backup", "", "good")["status"]
+    done = memory.peek("Backup", "", "good")["status"]
     assert done["filename"].endswith(".tar.gz") and done["backupType"] == "Recurring"
-    assert ready(memory.get("Backup", "", "bad")) == "False"
+    assert ready(memory.peek("Backup", "", "bad")) == "False"
 
 
 def test_storage_makes_its_nodes_classes_and_drivers(charts):
@@ -219,8 +219,8 @@ def test_storage_makes_its_nodes_classes_and_drivers(charts):
     nodes = {item["metadata"]["name"]: item for item in world.objects("Node", group="longhorn.io")}
     assert {name: len(item["status"]["diskStatus"]) for name, item in nodes.items()} == {"wrk1": 1, "wrk2": 0}
     assert world.find("Setting", "default-replica-count", "longhorn-system", group="longhorn.io")["value"] == "2"
-    assert memory.get("StorageClass", "", "longhorn")["provisioner"] == "driver.longhorn.io"
-    assert memory.get("Deployment", "longhorn-system", "csi-provisioner")["spec"]["replicas"] == 3
+    assert memory.peek("StorageClass", "", "longhorn")["provisioner"] == "driver.longhorn.io"
+    assert memory.peek("Deployment", "longhorn-system", "csi-provisioner")["spec"]["replicas"] == 3
     assert world.find("BackupTarget", "default", "longhorn-system", group="longhorn.io")["status"]["available"] is False
     memory.put(secret("target", "longhorn-system", AWS_ACCESS_KEY_ID="k"))
     settle(memory, world)
@@ -300,12 +300,12 @@ def test_nvidia_offers_devices_unless_the_values_contradict(charts, version, val
     rendered = charts("gpu-operator", version, "gpu-operator", "gpu-operator", values)
     memory, world = cluster(*rendered, devices={"wrk2": Devices("nvidia", 2, "H100")})
     settle(memory, world)
-    assert memory.get("ClusterPolicy", "", "cluster-policy")["status"]["state"] == state
-    wrk2 = memory.get("Node", "", "wrk2")
+    assert memory.peek("ClusterPolicy", "", "cluster-policy")["status"]["state"] == state
+    wrk2 = memory.peek("Node", "", "wrk2")
     assert (
         wrk2["status"]["allocatable"].get("nvidia.com/gpu") == offered and wrk2["status"]["allocatable"]["cpu"] == "8"
     )
-    assert "nvidia.com/gpu.present" not in memory.get("Node", "", "wrk1")["metadata"]["labels"]
+    assert "nvidia.com/gpu.present" not in memory.peek("Node", "", "wrk1")["metadata"]["labels"]
 
 
 def test_amd_and_intel_offer_devices(charts):
@@ -315,8 +315,8 @@ def test_amd_and_intel_offer_devices(charts):
     gpu = charts("intel-device-plugins-gpu", "0.36.0", "intel-gpu", "intel")
     memory, world = cluster(*amd, *intel, *gpu, devices={"wrk1": Devices("amd", 4), "wrk2": Devices("intel", 1)})
     settle(memory, world)
-    assert memory.get("Node", "", "wrk1")["status"]["allocatable"]["amd.com/gpu"] == "4"
-    assert memory.get("Node", "", "wrk2")["status"]["allocatable"]["gpu.intel.com/i915"] == "1"
+    assert memory.peek("Node", "", "wrk1")["status"]["allocatable"]["amd.com/gpu"] == "4"
+    assert memory.peek("Node", "", "wrk2")["status"]["allocatable"]["gpu.intel.com/i915"] == "1"
     assert memory.each("DeviceConfig")[0]["status"]["devicePlugin"]["availableNumber"] == 1
     assert memory.each("GpuDevicePlugin")[0]["status"]["numberReady"] == 1
 
@@ -397,7 +397,7 @@ def test_many_changes_lead_to_few_looks(charts):
         event = {"type": "MODIFIED", "object": {"kind": "Deployment"}}
         await asyncio.gather(*(react(memory, event) for _ in range(50)))
         deadline = asyncio.get_running_loop().time() + 60
-        while memory.get("Deployment", "cattle-system", "rancher-webhook") is None:
+        while memory.peek("Deployment", "cattle-system", "rancher-webhook") is None:
             assert asyncio.get_running_loop().time() < deadline
             await asyncio.sleep(0.01)
         before = memory.writes
@@ -406,4 +406,4 @@ def test_many_changes_lead_to_few_looks(charts):
         assert memory.writes == before
 
     asyncio.run(burst())
-    assert memory.get("Deployment", "cattle-system", "rancher-webhook")
+    assert memory.peek("Deployment", "cattle-system", "rancher-webhook")

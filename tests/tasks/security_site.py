@@ -30,7 +30,7 @@ class State:
     def __init__(self, kube: FakeKube) -> None:
         self.kube, self.service_backends, self.webhooks = kube, {}, {}
 
-    def get(self, kind, namespace, name):
+    def peek(self, kind, namespace, name):
         return next((one for one in self.each(kind) if one["metadata"]["name"] == name
                      and one["metadata"].get("namespace", "") == namespace), None)  # fmt: skip
 

@@ -292,7 +292,7 @@ def test_a_server_does_not_join_while_one_is_unwell(up):
     looks = iter([(cluster, facts)])
     with (
         pytest.raises(GateTimeoutError, match="healthy voter"),
-        joining(short, server(site, "s3"), lambda: next(looks, (cluster, sick))),
+        joining(replace(site, clock=UntilSeen(lambda: True)), server(site, "s3"), lambda: next(looks, (cluster, sick))),
     ):
         pass  # it says that it has joined, and its etcd does not answer
 

@@ -23,7 +23,7 @@ class State(Protocol):
     service_backends: dict[Any, Any]
     webhooks: dict[str, Any]
 
-    def get(self, kind: str, namespace: str, name: str, /) -> Obj | None: ...
+    def peek(self, kind: str, namespace: str, name: str, /) -> Obj | None: ...
     def each(self, kind: str, /) -> Iterable[Obj]: ...
     def put(self, obj: Obj, /) -> Any: ...
     def delete(self, kind: str, namespace: str, name: str, /) -> Any: ...
@@ -96,7 +96,6 @@ class World:
 
     def __init__(self, state: State, devices: Callable[[str], Devices | None], clearml: ClearmlHooks | None) -> None:
         self.state, self.devices, self.clearml = state, devices, clearml
-        self._peek: Callable[[str, str, str], Obj | None] = getattr(state, "peek", state.get)
         self.memory: dict[str, Any] = {}
         """What the products themselves keep beside the cluster: sessions, settings, started agents."""
         self.due_s: float | None = None
@@ -114,9 +113,9 @@ class World:
             return []
 
     def find(self, kind: str, name: str, ns: str = "", *, group: str = "") -> Obj | None:
-        """Return one object, or None: the live one where the cluster gives it, as `objects` does."""
+        """Return one object, or None: the live one, as `objects` does."""
         try:
-            return self._peek(_kind_name(kind, group), ns, name)
+            return self.state.peek(_kind_name(kind, group), ns, name)
         except LookupError:
             return None
 
